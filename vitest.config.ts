@@ -7,6 +7,7 @@ const ON_ALL_DEVICES = [
   "bnb",
   "conformance",
   "core",
+  "eval",
   "generate",
   "laws",
   "load",

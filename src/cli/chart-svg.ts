@@ -27,7 +27,10 @@ export const COLOURS: readonly string[] = [
   "#8b5a2b",
 ];
 
-/** Text for SVG and HTML, without control characters. */
+const DARK =
+  "@media (prefers-color-scheme:dark){text{fill:#e6e6e6}.group{fill:#c4c4c4}.note{fill:#a8a8a8}.axis{stroke:#666}rect.ground{fill:#16181c}}";
+
+/** Text from outside for SVG and HTML, without control characters. */
 export function escaped(text: string): string {
   const plain = text.replace(/\p{Cc}/gu, " ");
   return plain.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
@@ -75,7 +78,7 @@ function drawPanel(panel: Panel, x: number, y: number, names: readonly string[])
 }
 
 /** The chart as one SVG document. Panels without groups are left out. */
-export function svgChart(panels: readonly Panel[], { title, notes }: ChartText): string {
+export function svgChart(panels: readonly Panel[], { title, notes, dark }: ChartText): string {
   const shown = panels.filter(({ groups }) => groups.length > 0);
   const names = namesOf(shown);
   const columns = Math.max(2, shown.length); // notes need the width of two
@@ -86,8 +89,9 @@ export function svgChart(panels: readonly Panel[], { title, notes }: ChartText):
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${escaped(title)}">`,
     "<style>text{font-family:system-ui,'DejaVu Sans',sans-serif;fill:#222}.title{font-size:22px;font-weight:600}" +
       ".panel{font-size:16px;font-weight:600}.group{font-size:13px;font-weight:600;fill:#444}.note{font-size:12px;fill:#666}" +
-      ".name{font-size:12px;text-anchor:end}.number{font-size:12px}.axis{stroke:#bbb}</style>",
-    `<rect width="${width}" height="${height}" fill="#fff"/>`,
+      ".name{font-size:12px;text-anchor:end}.number{font-size:12px}.axis{stroke:#bbb}" +
+      `${dark ? DARK : ""}</style>`,
+    `<rect width="${width}" height="${height}" class="ground" fill="#fff"/>`,
     text(MARGIN, 44, "title", title),
     ...shown.flatMap((panel, i) => drawPanel(panel, MARGIN + i * (PANEL.width + PANEL.gap), HEAD.chart, names)),
     ...(shown.length === 0 ? [text(MARGIN, HEAD.chart + 16, "note", "nothing was measured")] : []),

@@ -19,6 +19,8 @@ export interface ChartText {
   readonly title: string;
   /** Lines under the charts: the machine, its limits. */
   readonly notes: readonly string[];
+  /** Whether the chart follows the reader's choice of dark pages; otherwise it is always light. */
+  readonly dark?: boolean;
 }
 
 /** True for a number that a bar can show. */

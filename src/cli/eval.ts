@@ -1,7 +1,8 @@
-// octavo eval: perplexity of a text in several storages, side by side, with the size of each.
+// octavo eval: perplexity of a text in several storages, side by side, with the size of each; with --tasks, eval-tasks.ts.
 
 import { fileURLToPath } from "node:url";
 import { Command, InvalidArgumentError, Option } from "commander";
+import { OptionError } from "../core/errors.js";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
@@ -17,24 +18,24 @@ import {
   type KVCacheName,
   optionsOf,
   positive,
+  real,
   sourceOptions,
   threadsOption,
+  whole,
 } from "./arguments.js";
+import { evaluateTasks, type TaskFlags } from "./eval-tasks.js";
 import { bytes, isInteractive, note, print, printJson, table, warner } from "./output.js";
 import { PercentBar } from "./progress.js";
 import { readText } from "./text.js";
 
-interface EvalFlags {
+interface EvalFlags extends Omit<TaskFlags, "tasks"> {
+  tasks?: readonly string[];
   ppl?: string;
   compare: string;
   window: number;
   stride: number;
   maxTokens?: number;
   kvCache?: readonly KVCacheName[];
-  device?: string;
-  threads?: number;
-  json?: boolean;
-  quiet?: boolean;
 }
 
 interface Result extends Perplexity {
@@ -49,10 +50,20 @@ const STORYTELLER_TEXT = fileURLToPath(new URL("../../models/storyteller-eval.tx
 
 export function evalCommand(): Command {
   const command = new Command("eval")
-    .description("measure perplexity in several storages")
+    .description("measure perplexity, or accuracy on tasks, in several storages")
     .argument("[model]", `${A_MODEL} (default: the storyteller)`)
     .option("--ppl <file>", "text to evaluate on (default: the storyteller's own)")
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")}`, "f32,int8,nf4")
+    .option("--tasks <list>", "tasks of lm-evaluation-harness, such as hellaswag,piqa, or storyteller_cloze", words)
+    .option("--data-dir <folder>", "data of the tasks: <folder>/<data set>/<split>.jsonl, .json, .csv")
+    .option("--include-path <folder>", "task files of one's own (YAML)")
+    .option("--num-fewshot <n>", "examples in front of each question (default: what each task says)", natural)
+    .option("--limit <n>", "only the first n items of each task, or a share below 1", share)
+    .option("--batch-size <n>", "requests that are computed together; results do not depend on it", positive)
+    .option("--bootstrap-iters <n>", "resamples for standard errors without a formula (default: 100000)", natural)
+    .option("--use-cache <file>", "keep answers there; an evaluation that was interrupted goes on from it")
+    .option("--log-samples <file>", "write each item with its answers there, as JSON lines")
+    .option("--html <file>", "write a report with charts there")
     .option("--window <n>", "tokens that the model sees at once", positive, 512)
     .option("--stride <n>", "tokens that the window moves on by", positive, 256)
     .option("--max-tokens <n>", "stop after this many tokens of the text", positive)
@@ -67,10 +78,33 @@ export function evalCommand(): Command {
   return sourceOptions(command).addOption(jsonOption()).option("-q, --quiet", "no progress on stderr").action(evaluate);
 }
 
-async function evaluate(model: string | undefined, flags: EvalFlags): Promise<void> {
+/** Flags of the perplexity of a text, and of tasks. */
+const OF_TEXTS = ["ppl", "window", "stride", "maxTokens", "kvCache"];
+const OF_TASKS = [
+  "dataDir",
+  "includePath",
+  "numFewshot",
+  "limit",
+  "batchSize",
+  "bootstrapIters",
+  "useCache",
+  "logSamples",
+  "html",
+];
+
+async function evaluate(model: string | undefined, flags: EvalFlags, command: Command): Promise<void> {
   const name = model ?? STORYTELLER;
   const place = optionsOf("eval", SOURCE, flags);
   const names = variantNames(flags.compare);
+  const { tasks } = flags;
+  const strange = (tasks ? OF_TEXTS : OF_TASKS).find((flag) => command.getOptionValueSource(flag) === "cli");
+  if (strange !== undefined) {
+    const flag = command.options.find((option) => option.attributeName() === strange)!.long!;
+    throw new OptionError(
+      tasks ? `${flag} is for the perplexity of a text, not for --tasks` : `${flag} is for --tasks`,
+    );
+  }
+  if (tasks) return await evaluateTasks(name, names, place, { ...flags, tasks });
   const text = await readText(flags.ppl ?? STORYTELLER_TEXT);
   const tokenizer = await AutoTokenizer.from_pretrained(name, place);
   const ids = tokenizer(text).input_ids;
@@ -138,6 +172,27 @@ async function evaluate(model: string | undefined, flags: EvalFlags): Promise<vo
     ),
   );
   if (!flags.quiet) note(`${results[0]!.tokens} tokens, windows of ${flags.window} moved by ${flags.stride}`);
+}
+
+/** @throws InvalidArgumentError */
+function natural(text: string): number {
+  const value = whole(text);
+  if (value < 0) throw new InvalidArgumentError("It must be a whole number of at least 0.");
+  return value;
+}
+
+/** @throws InvalidArgumentError */
+function share(text: string): number {
+  const value = real(text);
+  if (value > 0 && (value < 1 || Number.isSafeInteger(value))) return value;
+  throw new InvalidArgumentError("It must be a number of items, or a share between 0 and 1.");
+}
+
+/** @throws InvalidArgumentError */
+function words(list: string): string[] {
+  const names = list.split(",").map((name) => name.trim());
+  if (names.every((name) => name !== "")) return names;
+  throw new InvalidArgumentError("It must be a list of names with commas between them.");
 }
 
 /** @throws InvalidArgumentError */

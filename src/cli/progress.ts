@@ -2,7 +2,7 @@
 // It fits any width.
 
 import type { PromptProgress } from "../generate/prefill.js";
-import { amountsLine, line, ProgressLine, percent } from "../hub/bar.js";
+import { amountsLine, line, ProgressLine, percent, remaining } from "../hub/bar.js";
 import type { ProgressEvent } from "../load/fill.js";
 
 /** The line while weights are downloaded or read. */
@@ -54,5 +54,24 @@ export class PercentBar extends ProgressLine<{ readonly share: number }> {
   /** @param share from 0 to 1 */
   update(share: number): void {
     this.show({ share }, share, 1);
+  }
+}
+
+/** The progress of work in many parts: how much, and how long the rest takes at the speed so far. */
+export class CountBar extends ProgressLine<{ readonly done: number; readonly total: number }> {
+  constructor(name: string) {
+    let first: { readonly at: number; readonly done: number } | undefined;
+    super(({ done, total }, columns) => {
+      const at = performance.now() / 1000;
+      first ??= { at, done };
+      const speed = (done - first.done) / Math.max(1e-3, at - first.at);
+      const left = speed > 0 ? [remaining((total - done) / speed)] : [];
+      const count = `${done.toLocaleString("en-US")} of ${total.toLocaleString("en-US")}`;
+      return line(columns, name, total > 0 ? done / total : 1, [percent(done / Math.max(1, total)), ...left, count]);
+    });
+  }
+
+  update(done: number, total: number): void {
+    this.show({ done, total }, done, total);
   }
 }

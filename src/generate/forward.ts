@@ -72,6 +72,15 @@ export class RowForward implements Disposable {
     });
   }
 
+  get vocab(): number {
+    return this.#model.geometry.vocab;
+  }
+
+  /** Records the logits [n,vocab] of hidden states [n,hidden]. */
+  head(states: Tensor): Tensor {
+    return plain(() => this.#model.head(states));
+  }
+
   /** Records the logits [N,vocab] of all tokens of a chunk. */
   logits(chunk: FlatChunk): Tensor {
     const { ids, lanes } = chunk;

@@ -121,17 +121,18 @@ function checkBlanks(source: string): void {
 
 /**
  * Reads a template.
+ * @param chat blocks on lines of their own leave none, and the newline at the end goes first; false: the text stays as it is
  * @throws FormatError for what is no template, longer than a million characters, or nested too deeply
  */
-export function readTemplate(source: string): Block {
+export function readTemplate(source: string, chat = true): Block {
   if (source.length > LONGEST_SOURCE) {
     refuse(`it has ${source.length} characters, at most ${LONGEST_SOURCE} are read`);
   }
   checkBlanks(source);
   try {
     // The newline at the end goes first, as in Jinja.
-    const text = source.endsWith("\n") ? source.slice(0, -1) : source;
-    const prepared = withGenerations(withoutBlockLines(text));
+    const text = chat && source.endsWith("\n") ? source.slice(0, -1) : source;
+    const prepared = chat ? withGenerations(withoutBlockLines(text)) : text;
     return parse(tokenize(prepared.endsWith("\n") ? `${prepared}\n` : prepared)) as unknown as Block;
   } catch (cause) {
     const reason =

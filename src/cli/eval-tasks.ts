@@ -1,0 +1,197 @@
+// octavo eval --tasks: tasks of lm-evaluation-harness in several storages on the same items, and whether they differ by more than
+// chance.
+
+import { writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import type { Options } from "../core/options.js";
+import { compare_results } from "../eval/harness/compare.js";
+import { type EvaluateOptions, simple_evaluate } from "../eval/harness/evaluate.js";
+import { LM } from "../eval/harness/lm.js";
+import { openRequestCache, type RequestCache } from "../eval/harness/request-cache.js";
+import { TaskManager } from "../eval/harness/task-manager.js";
+import { VARIANTS } from "../eval/variants.js";
+import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
+import { NODE } from "../load/node.js";
+import type { SOURCE } from "../load/options.js";
+import { onOwnDevice } from "../load/platform.js";
+import { writing } from "../sources/file-errors.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { htmlReport } from "./eval-html.js";
+import { type Evaluated, resultRows, sizeRows } from "./eval-rows.js";
+import { isInteractive, note, print, printJson, table, warner } from "./output.js";
+import { CountBar } from "./progress.js";
+
+const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
+
+export interface TaskFlags {
+  tasks: readonly string[];
+  numFewshot?: number;
+  limit?: number;
+  batchSize?: number;
+  bootstrapIters?: number;
+  dataDir?: string;
+  includePath?: string;
+  html?: string;
+  logSamples?: string;
+  useCache?: string;
+  device?: string;
+  threads?: number;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** Evaluates a model in each storage, and tells the results. */
+export async function evaluateTasks(
+  name: string,
+  storages: readonly string[],
+  place: Options<typeof SOURCE>,
+  flags: TaskFlags,
+): Promise<void> {
+  const options: EvaluateOptions = {
+    tasks: flags.tasks,
+    ...(flags.numFewshot === undefined ? {} : { num_fewshot: flags.numFewshot }),
+    ...(flags.limit === undefined ? {} : { limit: flags.limit }),
+    ...(flags.bootstrapIters === undefined ? {} : { bootstrap_iters: flags.bootstrapIters }),
+    task_manager: new TaskManager({
+      ...(flags.dataDir === undefined ? {} : { data_dir: flags.dataDir }),
+      ...(flags.includePath === undefined ? {} : { include_path: flags.includePath }),
+    }),
+  };
+  await options.task_manager!.load(flags.tasks); // a wrong name is told before a model is loaded
+  const tokenizer = await AutoTokenizer.from_pretrained(name, place);
+  const cache = flags.useCache === undefined ? undefined : await openRequestCache(flags.useCache);
+  const done: Evaluated[] = [];
+  for (const storage of storages) {
+    done.push(await evaluateIn(storage, { name, place, flags, options, tokenizer, cache, before: done[0] }));
+  }
+  if (flags.logSamples !== undefined) await writeSamples(flags.logSamples, done);
+  if (flags.html !== undefined) await write(flags.html, htmlReport(name, done));
+  if (flags.json) {
+    const [only] = done.length === 1 ? done : [];
+    printJson(
+      only
+        ? schemaOf(only)
+        : {
+            storages: Object.fromEntries(done.map((one) => [one.storage, schemaOf(one)])),
+            comparisons: done.flatMap(({ storage, comparisons }) => comparisons.map((one) => ({ storage, ...one }))),
+          },
+    );
+    return;
+  }
+  print(table(resultRows(done), [3, 4, 5, 6, 7]));
+  print(`\n${table(sizeRows(done), [1, 2])}`);
+}
+
+interface Work {
+  readonly name: string;
+  readonly place: Options<typeof SOURCE>;
+  readonly flags: TaskFlags;
+  readonly options: EvaluateOptions;
+  readonly tokenizer: PreTrainedTokenizer;
+  readonly cache: RequestCache | undefined;
+  /** The first storage's evaluation. */
+  readonly before: Evaluated | undefined;
+}
+
+async function evaluateIn(storage: string, work: Work): Promise<Evaluated> {
+  const { name, place, flags, options, tokenizer, cache, before } = work;
+  const { dtype, quantization, compute, head, cache: cache_dtype } = VARIANTS[storage]!;
+  const start = performance.now();
+  const date = Math.floor(Date.now() / 1000);
+  // Each storage has a device of its own: "auto" may find that only some of them fit the GPU.
+  const loaded = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, (device) =>
+    AutoModelForCausalLM.from_pretrained(name, {
+      device,
+      dtype,
+      quantization_config: quantization,
+      compute_dtype: compute,
+      head_dtype: head,
+      ...place,
+    }),
+  );
+  await using device = loaded.device;
+  await using _owned = loaded;
+  loaded.warnings.forEach(warner(flags.quiet));
+  if (device.reason && !flags.quiet) note(`${storage}: on ${device.name} (${device.reason})`);
+  const lm = new LM(loaded, tokenizer, {
+    ...(flags.batchSize === undefined ? {} : { batch_size: flags.batchSize }),
+    ...(cache_dtype ? { cache_dtype } : {}),
+    ...(cache ? { use_cache: cache } : {}),
+  });
+  const bar = flags.quiet || !isInteractive() ? undefined : new CountBar(storage);
+  try {
+    const results = await simple_evaluate(lm, { ...options, progress: (done, total) => bar?.update(done, total) });
+    return {
+      storage,
+      results,
+      weight_bytes: loaded.weight_bytes,
+      tokens: lm.computed_tokens,
+      tokens_per_second: lm.seconds > 0 && lm.computed_tokens > 0 ? lm.computed_tokens / lm.seconds : undefined,
+      about: aboutOf(work, lm, storage, date, (performance.now() - start) / 1000),
+      comparisons: before ? compare_results(before.results, results) : [],
+    };
+  } finally {
+    bar?.stop();
+  }
+}
+
+/** What lm-evaluation-harness writes beside the results, by its names. */
+function aboutOf({ name, flags, place }: Work, lm: LM, storage: string, date: number, seconds: number) {
+  const { model, tokenizer } = lm;
+  const token = (text: string | null, id: number | null) => (text === null || id === null ? null : [text, String(id)]);
+  return {
+    config: {
+      model: "octavo",
+      model_args: { pretrained: name, storage },
+      model_num_parameters: [...model.module.parameters()].reduce(
+        (sum, { shape }) => sum + shape.reduce((n, size) => n * size, 1),
+        0,
+      ),
+      model_dtype: model.dtype,
+      model_revision: place.revision ?? "main",
+      batch_size: lm.batch_size,
+      batch_sizes: [],
+      device: model.device.name,
+      use_cache: flags.useCache ?? null,
+      limit: flags.limit ?? null,
+      bootstrap_iters: flags.bootstrapIters ?? 100_000,
+      gen_kwargs: null,
+      random_seed: 0,
+      numpy_seed: 1234,
+      torch_seed: 1234,
+      fewshot_seed: 1234,
+    },
+    date,
+    octavo_version: version,
+    tokenizer_pad_token: token(tokenizer.pad_token, tokenizer.pad_token_id),
+    tokenizer_eos_token: token(tokenizer.eos_token, tokenizer.eos_token_id),
+    tokenizer_bos_token: token(tokenizer.bos_token, tokenizer.bos_token_id),
+    eot_token_id: tokenizer.eos_token_id,
+    max_length: lm.max_length,
+    model_source: "octavo",
+    model_name: name,
+    model_name_sanitized: name.replace(/[<>:"/\\|?*[\]]/g, "__"),
+    total_evaluation_time_seconds: String(seconds),
+  };
+}
+
+/** The result in lm-evaluation-harness's form; samples are written apart. */
+function schemaOf({ results, about, weight_bytes, tokens, tokens_per_second }: Evaluated): object {
+  const { samples: _, ...rest } = results;
+  return { ...rest, ...about, weight_bytes, tokens, tokens_per_second: tokens_per_second ?? null };
+}
+
+const HINTS = { full: "free some space", otherwise: "choose another file" };
+
+async function write(file: string, text: string): Promise<void> {
+  await writing(file, HINTS, () => writeFile(file, text));
+}
+
+async function writeSamples(file: string, done: readonly Evaluated[]): Promise<void> {
+  const lines = done.flatMap(({ storage, results }) =>
+    Object.entries(results.samples).flatMap(([task, samples]) =>
+      samples.map(({ values, ...sample }) => `${JSON.stringify({ task, storage, ...sample, ...values })}\n`),
+    ),
+  );
+  await write(file, lines.join(""));
+}

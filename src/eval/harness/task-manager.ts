@@ -1,0 +1,206 @@
+// Which tasks there are by which names: those built in, and the files of users' folders. Files are read as YAML with the tag
+// `!function`, and may include others.
+
+import { readdir, readFile, stat } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { parse } from "yaml";
+import { ConfigError, NotFoundError, suggestion } from "../../core/errors.js";
+import { readOptions, text } from "../../core/options.js";
+import { show } from "../../core/show.js";
+import { systemCode } from "../../sources/file-errors.js";
+import { isText, listed } from "./arguments.js";
+import { BUILT_IN } from "./builtin.js";
+import { splitsOf } from "./datasets.js";
+import { FunctionName } from "./functions.js";
+import { Task } from "./task.js";
+import { type GroupConfig, known, readGroup, readTask, wordsOf } from "./task-config.js";
+
+type File = Readonly<Record<string, unknown>>;
+
+/** A task or group that was found, and the folder that its paths are relative to. */
+interface Found {
+  readonly file: File;
+  readonly place: string;
+  readonly base: string;
+}
+
+/** Tasks that were asked for, and the groups that they were asked for by. */
+export interface LoadedTasks {
+  readonly tasks: readonly Task[];
+  readonly groups: readonly LoadedGroup[];
+}
+export interface LoadedGroup {
+  readonly config: GroupConfig;
+  /** Names of its tasks and groups. */
+  readonly children: readonly string[];
+  /** Names of all tasks in it. */
+  readonly tasks: readonly string[];
+}
+
+const MANAGER = {
+  /** A folder with task files, `*.yaml`, or one such file. */
+  include_path: text(),
+  /** The folder of the data sets: `<data_dir>/<data set>/<split>.jsonl`. */
+  data_dir: text(),
+};
+export interface TaskManagerOptions {
+  readonly include_path?: string;
+  readonly data_dir?: string;
+}
+
+const LONGEST_INCLUDE = 8;
+
+export class TaskManager {
+  readonly #options: TaskManagerOptions;
+  #found: Promise<ReadonlyMap<string, Found>> | undefined;
+
+  /** @throws OptionError */
+  constructor(options: TaskManagerOptions = {}) {
+    this.#options = readOptions("TaskManager", MANAGER, options);
+  }
+
+  /** The names of all tasks and groups. @throws NotFoundError, ConfigError for what is no task file */
+  async all_tasks(): Promise<string[]> {
+    return [...(await this.#all()).keys()].sort();
+  }
+
+  /**
+   * Tasks by name, by the name of a group or tag, or by a pattern with `*`.
+   * @throws NotFoundError for a name that is not known; ConfigError for files that cannot be used
+   */
+  async load(names: readonly string[]): Promise<LoadedTasks> {
+    const wanted = listed<string>("TaskManager.load", names, isText, "names");
+    const all = await this.#all();
+    const tasks = new Map<string, Task>();
+    const groups = new Map<string, LoadedGroup>();
+    const open = new Set<string>();
+    const add = (name: string): readonly string[] => {
+      const found = all.get(name);
+      if (!found) {
+        const members = membersOf(all, name);
+        if (members.length > 0) return members.flatMap(add);
+        const near = suggestion(name, [...all.keys()]);
+        throw new NotFoundError(`no task is called ${show(name)}${near ? `; did you mean "${near}"?` : ""}`, {
+          hint: `known: ${known([...all.keys()].filter((one) => !/^mmlu_/.test(one)))}; others: --include-path <folder>`,
+        });
+      }
+      if (!isGroup(found.file)) {
+        if (!tasks.has(name)) tasks.set(name, this.#task(found));
+        return [name];
+      }
+      if (open.has(name)) throw new ConfigError(`${found.place}: the group "${name}" contains itself`);
+      open.add(name);
+      const config = readGroup(found.place, found.file);
+      const inside = config.members.map((member) =>
+        typeof member === "string" ? member : inline(found, member, all, tasks, this),
+      );
+      const own = inside.flatMap((member) => (tasks.has(member) && !all.has(member) ? [member] : add(member)));
+      const children = inside.flatMap((member) =>
+        all.has(member) || tasks.has(member) ? [member] : membersOf(all, member),
+      );
+      groups.set(name, { config, children, tasks: [...new Set(own)] });
+      open.delete(name);
+      return own;
+    };
+    for (const name of wanted) add(name);
+    return { tasks: [...tasks.values()], groups: [...groups.values()] };
+  }
+
+  /** @internal */
+  _make(place: string, file: File, base: string): Task {
+    return this.#task({ file, place, base });
+  }
+
+  #task({ file, place, base }: Found): Task {
+    const config = readTask(place, file);
+    return new Task(config, splitsOf(config, this.#options.data_dir, base));
+  }
+
+  #all(): Promise<ReadonlyMap<string, Found>> {
+    this.#found ??= findAll(this.#options.include_path);
+    return this.#found;
+  }
+}
+
+const isGroup = (file: File): boolean => typeof file.group === "string";
+
+/** Names of the tasks with a tag, or that fit a pattern. */
+function membersOf(all: ReadonlyMap<string, Found>, name: string): string[] {
+  const pattern = name.includes("*")
+    ? new RegExp(`^${name.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*")}$`)
+    : undefined;
+  return [...all].flatMap(([task, { file }]) => {
+    if (pattern) return pattern.test(task) && !isGroup(file) ? [task] : [];
+    return wordsOf(file.tag as string | string[] | undefined).includes(name) ? [task] : [];
+  });
+}
+
+/** A task that stands in its group: one of its own, or a known one with some keys changed. Returns its name. */
+function inline(
+  group: Found,
+  member: File,
+  all: ReadonlyMap<string, Found>,
+  tasks: Map<string, Task>,
+  manager: TaskManager,
+): string {
+  const name = String(member.task);
+  const base = all.get(name);
+  if (Array.isArray(member.task)) {
+    throw new ConfigError(`${group.place}: a group within a group must be a file of its own`);
+  }
+  const made = manager._make(group.place, { ...base?.file, ...member }, base?.base ?? group.base);
+  const own = base ? `${String(group.file.group)}_${name}` : name;
+  tasks.set(own, made);
+  return own;
+}
+
+async function findAll(include_path: string | undefined): Promise<ReadonlyMap<string, Found>> {
+  const found = new Map<string, Found>();
+  const add = (file: File, place: string, base: string): void => {
+    const name = isGroup(file) ? file.group : file.task;
+    if (typeof name === "string") found.set(name, { file, place, base });
+  };
+  for (const file of BUILT_IN) add(file, `task "${String(file.task ?? file.group)}"`, ".");
+  if (include_path === undefined) return found;
+  const info = await stat(include_path).catch((cause: unknown) => {
+    throw new NotFoundError(`${include_path}: no folder or file of tasks is there (${systemCode(cause)})`, { cause });
+  });
+  const files = info.isDirectory()
+    ? (await readdir(include_path, { recursive: true }))
+        .filter((name) => /\.ya?ml$/.test(name))
+        .map((name) => join(include_path, name))
+    : [include_path];
+  for (const path of files.sort()) {
+    const file = await readYaml(path, 0);
+    add(file, path, dirname(resolve(path)));
+  }
+  return found;
+}
+
+/** A file with those that it includes; its own keys count. */
+async function readYaml(path: string, depth: number): Promise<File> {
+  if (depth > LONGEST_INCLUDE)
+    throw new ConfigError(`${path}: files include each other more than ${LONGEST_INCLUDE} times`);
+  const source = await readFile(path, "utf8").catch((cause: unknown) => {
+    throw new NotFoundError(`${path}: the task file cannot be read (${systemCode(cause)})`, { cause });
+  });
+  let file: unknown;
+  try {
+    file = parse(source, {
+      customTags: [{ tag: "!function", resolve: (name: string) => new FunctionName(name) }],
+      prettyErrors: true,
+      maxAliasCount: 100,
+    });
+  } catch (cause) {
+    throw new ConfigError(`${path}: it is no YAML: ${(cause as Error).message.split("\n")[0]}`, { cause });
+  }
+  if (typeof file !== "object" || file === null || Array.isArray(file)) {
+    throw new ConfigError(`${path}: a task file has keys and values, got ${show(file)}`);
+  }
+  const { include, ...own } = file as Record<string, unknown>;
+  let merged: File = own;
+  for (const name of wordsOf(include as string | string[] | undefined).toReversed()) {
+    merged = { ...(await readYaml(resolve(dirname(path), name), depth + 1)), ...merged };
+  }
+  return merged;
+}

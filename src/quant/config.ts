@@ -6,8 +6,7 @@ import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, readOptions, such } from "../core/options.js";
 import { SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";
 
-/** The fields of a BitsAndBytesConfig. */
-export const BITS_AND_BYTES = {
+const OWN = {
   /** Quantize the linears to LLM.int8(). */
   load_in_8bit: flag(),
   /** Quantize the linears to 4 bits. */
@@ -37,10 +36,12 @@ export const BITS_AND_BYTES = {
   }),
   /** Quantize the scales of 4-bit blocks as well. */
   bnb_4bit_use_double_quant: flag({ flag: "double-quant", help: "quantize the scales of 4-bit blocks as well" }),
-  ...SHARED,
 };
 
-export interface BitsAndBytesOptions extends Options<typeof BITS_AND_BYTES> {}
+/** The fields of a BitsAndBytesConfig. */
+export const BITS_AND_BYTES = { ...OWN, ...SHARED };
+
+export interface BitsAndBytesOptions extends Options<typeof OWN>, Options<typeof SHARED> {}
 
 /** Old spellings, and their current names. */
 const OLD_NAMES: Readonly<Record<string, string>> = {

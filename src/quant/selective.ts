@@ -36,8 +36,7 @@ export function isCodes(scheme: string): scheme is CodesName {
   return (CODES as readonly string[]).includes(scheme);
 }
 
-/** The fields of a SelectiveConfig. */
-export const SELECTIVE = {
+const OWN = {
   /** Only "octavo". */
   quant_method: option<typeof SELECTIVE_METHOD>(z.literal(SELECTIVE_METHOD), `"${SELECTIVE_METHOD}"`),
   /**
@@ -51,10 +50,12 @@ export const SELECTIVE = {
   ),
   /** The scheme of linears that no pattern matches, except the output head (default: "auto", they stay in the model's dtype). */
   default: such<SchemeName>((value) => schemeNamed(value) !== undefined, `one of ${SCHEMES.join(", ")}`),
-  ...withoutFlags(SHARED),
 };
 
-export interface SelectiveOptions extends Options<typeof SELECTIVE> {}
+/** The fields of a SelectiveConfig. */
+export const SELECTIVE = { ...OWN, ...withoutFlags(SHARED) };
+
+export interface SelectiveOptions extends Options<typeof OWN>, Options<typeof SHARED> {}
 
 /** One entry of `modules`. */
 interface Rule {

@@ -51,6 +51,8 @@ test("both entries give the same names, but for what one platform lacks", () => 
   const missing = (of: object, from: object) => Object.keys(of).filter((name) => !(name in from));
   // A cache of files, devices without a promise, and the memory of this machine.
   expect(missing(node, browser).sort()).toEqual([
+    "cpu_offload",
+    "disk_offload",
     "get_balanced_memory",
     "get_max_memory",
     "infer_auto_device_map",

@@ -10,6 +10,7 @@ import { GENERATION } from "../../src/generate/config.js";
 import { FORWARD, FROM_PRETRAINED, GENERATE, TOKENIZER_FROM_PRETRAINED } from "../../src/generate/options.js";
 import { DEVICE } from "../../src/load/options.js";
 import { BITS_AND_BYTES } from "../../src/quant/config.js";
+import { SELECTIVE } from "../../src/quant/selective.js";
 import { CALL } from "../../src/tokenizer/options.js";
 import { READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
 import { temporary } from "../support/temporary.js";
@@ -45,7 +46,9 @@ test.each([
   ["generate/options.d.ts", GENERATE, ["INPUTS", "RUN"]],
   ["generate/inputs.d.ts", FORWARD, ["PACKED"]],
   ["generate/python.d.ts", FROM_PRETRAINED, ["PYTHON"]],
-  ["quant/config.d.ts", BITS_AND_BYTES, ["BITS_AND_BYTES"]],
+  ["quant/config.d.ts", BITS_AND_BYTES, ["OWN"]],
+  ["quant/_shared.d.ts", BITS_AND_BYTES, ["SHARED"]],
+  ["quant/selective.d.ts", SELECTIVE, ["OWN"]],
   ["tokenizer/options.d.ts", CALL, ["CALL"]],
   ["load/options.d.ts", DEVICE, ["DEVICE"]],
   ["load/options.d.ts", FROM_PRETRAINED, ["SOURCE"]],
@@ -77,7 +80,8 @@ test("the options that users name come from those parts, not from a table whose 
       "generate/options.d.ts",
       "GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof STRUCTURED>, Options<typeof RUN>",
     ],
-    ["quant/config.d.ts", "BitsAndBytesOptions extends Options<typeof BITS_AND_BYTES>"],
+    ["quant/config.d.ts", "BitsAndBytesOptions extends Options<typeof OWN>, Options<typeof SHARED>"],
+    ["quant/selective.d.ts", "SelectiveOptions extends Options<typeof OWN>, Options<typeof SHARED>"],
   ] as const) {
     expect(declared(file)).toContain(words);
   }

@@ -68,11 +68,11 @@ export class TrainProgress implements TrainerCallback {
     this.#bar = !quiet && isInteractive() ? new ProgressLine(trainingLine) : undefined;
   }
 
-  /** Seconds and tokens of this run, one that went on without what came before. */
-  get work(): { readonly seconds: number; readonly tokens: number; readonly steps: number } {
+  /** The last update, and seconds and tokens of this run: of one that went on, without what came before. */
+  get work(): { readonly step: number; readonly seconds: number; readonly tokens: number } {
     const { at, step, tokens } = this.#ended;
     const begun = this.#begun;
-    return { seconds: (at - begun.at) / 1000, tokens: tokens - begun.tokens, steps: step - begun.step };
+    return { step, seconds: (at - begun.at) / 1000, tokens: tokens - begun.tokens };
   }
 
   on_train_begin(_: unknown, state: TrainerState): void {

@@ -81,6 +81,11 @@ async function train(name: string, flags: TrainFlags): Promise<void> {
     ...given,
     max_length: given.max_length === undefined ? Math.min(MAX_LENGTH, context) : given.max_length,
   };
+  if (sft.max_length === null || sft.max_length > context) {
+    warner(flags.quiet)(
+      `the model was trained on texts of at most ${context} tokens, and --max-length lets longer ones in`,
+    );
+  }
   const rows = tokenized(examples, tokenizer, sft);
   manual_seed(args.seed);
   if (adapter) model.add_adapter(adapter);
@@ -127,22 +132,50 @@ async function train(name: string, flags: TrainFlags): Promise<void> {
   const peak = model.device.memory.peak;
   const saved = await model.save_pretrained(out!);
   if (!adapter) await tokenizer.save_pretrained(out!);
+  await writeCurve(out!, name, progress);
+  await finish({
+    name,
+    flags,
+    args,
+    plan,
+    progress,
+    saved,
+    peak,
+    full: !adapter,
+    chat: tokenizer.chat_template !== null,
+  });
+}
+
+/** What is known at the end. */
+interface Finished {
+  readonly name: string;
+  readonly flags: TrainFlags;
+  readonly args: TrainingArguments;
+  readonly plan: Plan;
+  readonly progress: TrainProgress;
+  readonly saved: { readonly files: readonly string[]; readonly bytes: number };
+  /** Bytes of the device. */
+  readonly peak: number;
+  readonly full: boolean;
+  readonly chat: boolean;
+}
+
+/** Writes the card, and says what came of it. */
+async function finish({ name, flags, args, plan, progress, saved, peak, full, chat }: Finished): Promise<void> {
+  const out = args.output_dir;
+  const { trained, trainable, all } = plan;
   const losses = progress.metrics.flatMap(({ loss }) => (loss === undefined ? [] : [loss]));
   const eval_loss = progress.metrics.findLast((one) => one.eval_loss !== undefined)?.eval_loss;
-  await writeCurve(out!, name, progress);
   const [first_loss, last_loss] = [losses[0], losses.at(-1)];
-  const { global_step: steps } = trainer.state;
+  const { seconds, tokens, step: steps } = progress.work;
   const card = cardOf({
-    ...{ model: name, trained: plan.trained, trainable: plan.trainable, all: plan.all, full: !adapter, folder: out! },
+    ...{ model: name, trained, trainable, all, full, folder: out, chat, steps, first_loss, last_loss, eval_loss },
     data: dataText(flags, plan),
     options: setOptions(args),
-    ...{ steps, first_loss, last_loss, eval_loss, chat: tokenizer.chat_template !== null },
   });
-  await writeFile(join(out!, "README.md"), card);
-  const { seconds, tokens } = progress.work;
+  await writeFile(join(out, "README.md"), card);
   const tokens_per_second = seconds > 0 ? tokens / seconds : 0;
   if (flags.json) {
-    const { trainable, all } = plan;
     printJson({
       ...{ model: name, folder: out, files: saved.files, bytes: saved.bytes },
       ...{ trainable_parameters: trainable, all_parameters: all, steps, first_loss, last_loss, eval_loss },
@@ -156,12 +189,9 @@ async function train(name: string, flags: TrainFlags): Promise<void> {
       : `loss ${first_loss.toFixed(3)} → ${last_loss.toFixed(3)}, `;
   const evaluated = eval_loss === undefined ? "" : `eval loss ${eval_loss.toFixed(3)}, `;
   print(`${out}: ${change}${evaluated}${plural(steps, "update")}, ${duration(seconds)}, ${bytes(saved.bytes)}\n`);
-  if (talks) {
-    note(`peak memory ${bytes(peak)}, ${Math.round(tokens_per_second).toLocaleString("en-US")} tokens/s`);
-    note(
-      `try it: octavo generate ${adapter ? `${name} "Once upon a time" --adapter ${out}` : `${out} "Once upon a time"`}`,
-    );
-  }
+  if (flags.quiet) return;
+  note(`peak memory ${bytes(peak)}, ${Math.round(tokens_per_second).toLocaleString("en-US")} tokens/s`);
+  note(`try it: octavo generate ${full ? out : name} "Once upon a time"${full ? "" : ` --adapter ${out}`}`);
 }
 
 /** The folder to write; undefined for a dry run without one. @throws OptionError for one that holds files */

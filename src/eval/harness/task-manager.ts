@@ -69,7 +69,7 @@ export class TaskManager {
    * @throws NotFoundError for a name that is not known; ConfigError for files that cannot be used
    */
   async load(names: readonly string[]): Promise<LoadedTasks> {
-    const wanted = listed<string>("TaskManager.load", names, isText, "names");
+    const wanted = listed("TaskManager.load", names, isText, "names");
     const all = await this.#all();
     const tasks = new Map<string, Task>();
     const groups = new Map<string, LoadedGroup>();

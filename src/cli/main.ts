@@ -60,6 +60,7 @@ Examples:
   octavo quantize ./llama ./llama-int8 --load-in-8bit
   octavo merge ./llama ./my-adapter ./llama-merged
   octavo eval --compare f32,int8,nf4
+  octavo eval --tasks storyteller_cloze --compare bf16,int8
   octavo bench --shape S
   octavo doctor
   octavo pull bigscience/bloom-560m

@@ -7,7 +7,8 @@ import { DEVICES } from "../support/devices.js";
 import { STORYTELLER } from "../support/models.js";
 import { all } from "../support/odd-calls.js";
 
-const { LM, TaskManager, compare_results, mcnemar, openRequestCache, paired_test, simple_evaluate } = evaluation;
+const { LM, TaskManager, compare_results, mcnemar, openRequestCache, paired_test, perplexity, simple_evaluate } =
+  evaluation;
 
 test("odd arguments", { timeout: 120_000 }, async () => {
   const device = DEVICES.includes("cpu") ? "cpu" : "wasm";
@@ -31,6 +32,12 @@ test("odd arguments", { timeout: 120_000 }, async () => {
     await all(`generate_until({ ${name} })`, (odd) =>
       stopped.generate_until([["a", { max_gen_toks: 2, [name]: odd }]]),
     );
+  }
+  await all("perplexity(it)", (odd) => perplexity(odd as typeof model, [1, 2, 3]));
+  await all("perplexity(model, it)", (odd) => perplexity(model, odd as number[], { signal: AbortSignal.abort() }));
+  await all("perplexity({ it })", (odd) => perplexity(model, [1, 2, 3], odd as object));
+  for (const option of ["window", "stride", "cache_dtype", "signal", "progress"]) {
+    await all(`perplexity({ ${option} })`, (odd) => perplexity(model, [1, 2, 3], { [option]: odd }));
   }
   await all("encode(it)", (odd) => lm.encode(odd as string));
   await all("encode_pair(it, it)", (odd) => lm.encode_pair(odd as string, odd as string));

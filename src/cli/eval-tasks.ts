@@ -65,9 +65,12 @@ export async function evaluateTasks(
   const cache = flags.useCache === undefined ? undefined : await openRequestCache(flags.useCache);
   const { tasks } = await architectureOf(await AutoConfig.from_pretrained(name, place));
   const seq2seq = tasks["causal-lm"] === undefined && tasks["seq2seq-lm"] !== undefined;
+  const warn = warner(flags.quiet);
   const done: Evaluated[] = [];
   for (const storage of storages) {
-    done.push(await evaluateIn(storage, { name, place, flags, options, tokenizer, seq2seq, cache, before: done[0] }));
+    done.push(
+      await evaluateIn(storage, { name, place, flags, options, tokenizer, seq2seq, cache, warn, before: done[0] }),
+    );
   }
   if (flags.logSamples !== undefined) await writeSamples(flags.logSamples, done);
   if (flags.html !== undefined) await write(flags.html, htmlReport(name, done));
@@ -95,6 +98,7 @@ interface Work {
   readonly tokenizer: PreTrainedTokenizer;
   readonly seq2seq: boolean;
   readonly cache: RequestCache | undefined;
+  readonly warn: (message: string) => void;
   /** The first storage's evaluation. */
   readonly before: Evaluated | undefined;
 }
@@ -117,7 +121,7 @@ async function evaluateIn(storage: string, work: Work): Promise<Evaluated> {
   );
   await using device = loaded.device;
   await using _owned = loaded;
-  loaded.warnings.forEach(warner(flags.quiet));
+  loaded.warnings.forEach(work.warn);
   if (device.reason && !flags.quiet) note(`${storage}: on ${device.name} (${device.reason})`);
   const lm = new LM(loaded, tokenizer, {
     ...(flags.batchSize === undefined ? {} : { batch_size: flags.batchSize }),

@@ -3,7 +3,7 @@
 
 import { isOf } from "../../core/checks.js";
 import { OptionError, throwIfAborted } from "../../core/errors.js";
-import { flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
+import { choice, flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { LoadedModel } from "../../generate/base.js";
 import { PreTrainedModel } from "../../generate/model.js";
@@ -33,11 +33,11 @@ const LM_OPTIONS = {
   max_length: whole(1),
   /** Whether the tokenizer adds its special tokens; by default as it does for any text. */
   add_bos_token: flag(),
-  /** Dtype of keys and values; f32 by default, which computes what a pass without a cache does. */
-  cache_dtype: such<CacheDType>(
-    (value) => ["f32", "bf16", "f16", "i8"].includes(value as string),
-    "f32, bf16, f16 or i8",
-  ),
+  /**
+   * Dtype of keys and values. By default f32 for log-likelihoods, which computes what a pass without a cache does, and generate()'s
+   * own for texts.
+   */
+  cache_dtype: choice<CacheDType>(["f32", "bf16", "f16", "i8"]),
   /** Answers that were given before. */
   use_cache: such<RequestCache>(isRequestCache, "what openRequestCache gives"),
   signal: signal(),
@@ -52,6 +52,7 @@ const BATCH = 64;
 /** Longest text of a model that does not say its own, as in lm-evaluation-harness. */
 const USUAL_LENGTH = 2048;
 const MAX_GEN_TOKS = 256;
+const DTYPE_NAMES = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const;
 /** Tokens of a text whose scores stand for a model's weights in keys of the cache. */
 const PROBE = 24;
 
@@ -189,7 +190,11 @@ export class LM {
       if (typeof known === "string") {
         answers[request] = known;
         done++;
-      } else groups.set(kwargs, [...(groups.get(kwargs) ?? []), { ids, request, key }]);
+        continue;
+      }
+      const group = groups.get(kwargs);
+      if (group) group.push({ ids, request, key });
+      else groups.set(kwargs, [{ ids, request, key }]);
     }
     for (const group of groups.values()) {
       const kwargs = generationOf(requests[group[0]!.request]![1]);
@@ -230,6 +235,7 @@ export class LM {
       return seq2seq ? [...values, ...padding] : [...padding, ...values];
     };
     const { max_gen_toks = MAX_GEN_TOKS, options } = kwargs;
+    const { signal: stopped, cache_dtype } = this.#options;
     const start = performance.now();
     const given = {
       input_ids: rows.map((ids) => padded(ids, pad)),
@@ -243,8 +249,9 @@ export class LM {
       pad_token_id: pad,
       tokenizer: this.tokenizer,
       ...(until.length > 0 ? { stop_strings: until } : {}),
-      ...(this.#options.signal ? { signal: this.#options.signal } : {}),
-      ...(this.#options.cache_dtype === "i8" ? { cache_implementation: "quantized" as const } : {}),
+      ...(stopped ? { signal: stopped } : {}),
+      ...(cache_dtype === "i8" ? { cache_implementation: "quantized" as const } : {}),
+      ...(cache_dtype && cache_dtype !== "i8" ? { cache_dtype: DTYPE_NAMES[cache_dtype] } : {}),
       ...options,
     };
     const sequences = seq2seq ? await model.generate(given) : await model.generate(given);

@@ -10,10 +10,13 @@ import { LM } from "../eval/harness/lm.js";
 import { openRequestCache, type RequestCache } from "../eval/harness/request-cache.js";
 import { TaskManager } from "../eval/harness/task-manager.js";
 import { VARIANTS } from "../eval/variants.js";
-import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
+import { AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer } from "../generate/auto.js";
+import type { PreTrainedModel } from "../generate/model.js";
+import type { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import { NODE } from "../load/node.js";
 import type { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
+import { architectureOf } from "../models/index.js";
 import { writing } from "../sources/file-errors.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { htmlReport } from "./eval-html.js";
@@ -60,9 +63,14 @@ export async function evaluateTasks(
   await options.task_manager!.load(flags.tasks); // a wrong name is told before a model is loaded
   const tokenizer = await AutoTokenizer.from_pretrained(name, place);
   const cache = flags.useCache === undefined ? undefined : await openRequestCache(flags.useCache);
+  const { tasks } = await architectureOf(await AutoConfig.from_pretrained(name, place));
+  const seq2seq = tasks["causal-lm"] === undefined && tasks["seq2seq-lm"] !== undefined;
+  const warn = warner(flags.quiet);
   const done: Evaluated[] = [];
   for (const storage of storages) {
-    done.push(await evaluateIn(storage, { name, place, flags, options, tokenizer, cache, before: done[0] }));
+    done.push(
+      await evaluateIn(storage, { name, place, flags, options, tokenizer, seq2seq, cache, warn, before: done[0] }),
+    );
   }
   if (flags.logSamples !== undefined) await writeSamples(flags.logSamples, done);
   if (flags.html !== undefined) await write(flags.html, htmlReport(name, done));
@@ -88,7 +96,9 @@ interface Work {
   readonly flags: TaskFlags;
   readonly options: EvaluateOptions;
   readonly tokenizer: PreTrainedTokenizer;
+  readonly seq2seq: boolean;
   readonly cache: RequestCache | undefined;
+  readonly warn: (message: string) => void;
   /** The first storage's evaluation. */
   readonly before: Evaluated | undefined;
 }
@@ -99,19 +109,19 @@ async function evaluateIn(storage: string, work: Work): Promise<Evaluated> {
   const start = performance.now();
   const date = Math.floor(Date.now() / 1000);
   // Each storage has a device of its own: "auto" may find that only some of them fit the GPU.
-  const loaded = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, (device) =>
-    AutoModelForCausalLM.from_pretrained(name, {
-      device,
-      dtype,
-      quantization_config: quantization,
-      compute_dtype: compute,
-      head_dtype: head,
-      ...place,
-    }),
+  const how = { dtype, quantization_config: quantization, compute_dtype: compute, head_dtype: head, ...place };
+  const loaded = await onOwnDevice(
+    NODE,
+    flags.device,
+    { threads: flags.threads },
+    async (device): Promise<PreTrainedModel | PreTrainedSeq2SeqLM> =>
+      work.seq2seq
+        ? await AutoModelForSeq2SeqLM.from_pretrained(name, { device, ...how })
+        : await AutoModelForCausalLM.from_pretrained(name, { device, ...how }),
   );
   await using device = loaded.device;
   await using _owned = loaded;
-  loaded.warnings.forEach(warner(flags.quiet));
+  loaded.warnings.forEach(work.warn);
   if (device.reason && !flags.quiet) note(`${storage}: on ${device.name} (${device.reason})`);
   const lm = new LM(loaded, tokenizer, {
     ...(flags.batchSize === undefined ? {} : { batch_size: flags.batchSize }),

@@ -63,6 +63,7 @@ Examples:
   octavo train octavo/storyteller --data stories.jsonl --lora-r 8 --out adapter
   octavo merge ./llama ./my-adapter ./llama-merged
   octavo eval --compare f32,int8,nf4
+  octavo eval --tasks storyteller_cloze --compare bf16,int8
   octavo explain --html report.html
   octavo bench --shape S
   octavo doctor

@@ -1,25 +1,30 @@
 // Perplexity of a text: windows that overlap, each token counted once, with as much context as its window gives.
 
+import { isWhole, numbersIn } from "../core/checks.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
+import { callback, choice, type Options, readOptions, signal, whole } from "../core/options.js";
+import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
+import { LoadedModel } from "../generate/base.js";
 import { cacheShape } from "../generate/cache-options.js";
-import type { PreTrainedModel } from "../generate/model.js";
+import { PreTrainedModel } from "../generate/model.js";
 import { type CacheDType, KVCache } from "../nn/cache.js";
 import { layerDevices } from "../nn/placement.js";
 import { TextLengths } from "../nn/text-lengths.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
 
-export interface PerplexityOptions {
-  /** Tokens per window. */
-  window?: number;
-  /** Tokens by which the window advances; the others are context only. */
-  stride?: number;
+const PERPLEXITY = {
+  /** Tokens per window; by default 512. */
+  window: whole(1),
+  /** Tokens by which the window advances, by default 256; the others are context only. */
+  stride: whole(1),
   /** Run each window through a key-value cache of this dtype, as generation does; default: no cache. */
-  cache_dtype?: CacheDType;
-  signal?: AbortSignal;
+  cache_dtype: choice<CacheDType>(["f32", "bf16", "f16", "i8"]),
+  signal: signal(),
   /** Called with the finished share, 0 to 1. */
-  progress?: (done: number) => void;
-}
+  progress: callback<(done: number) => void>(),
+};
+export interface PerplexityOptions extends Readonly<Options<typeof PERPLEXITY>> {}
 
 export interface Perplexity {
   /** Number of predicted tokens. */
@@ -33,32 +38,37 @@ export interface Perplexity {
 
 /**
  * Perplexity of token ids under a model. The first token is context only.
- * @throws OptionError for fewer than two tokens or a stride larger than the window; AbortError
+ * @throws OptionError for fewer than two tokens, a stride larger than the window, and wrong options; AbortError
  */
 export async function perplexity(
   model: PreTrainedModel,
   ids: ArrayLike<number>,
-  options: PerplexityOptions = {},
+  given: PerplexityOptions = {},
 ): Promise<Perplexity> {
-  const window = options.window ?? 512;
-  const stride = options.stride ?? 256;
-  if (ids.length < 2) throw new OptionError(`perplexity needs at least two tokens, got ${ids.length}`);
+  if (!LoadedModel.is(model) || !(model instanceof PreTrainedModel)) {
+    throw new OptionError(`perplexity: the model must be a causal language model, got ${show(model)}`);
+  }
+  const options = readOptions("perplexity", PERPLEXITY, given);
+  const { window = 512, stride = 256 } = options;
+  const list = numbersIn(ids, isWhole);
+  if (!list) throw new OptionError(`perplexity: ids must be a list of token ids, got ${show(ids)}`);
+  if (list.length < 2) throw new OptionError(`perplexity needs at least two tokens, got ${list.length}`);
   if (!(stride >= 1 && stride < window)) throw new OptionError(`stride must be from 1 to ${window - 1}, got ${stride}`);
   let sum = 0;
   let squares = 0;
   let counted = 1; // tokens up to here have been predicted
-  for (let start = 0; counted < ids.length; start += stride) {
+  for (let start = 0; counted < list.length; start += stride) {
     throwIfAborted(options.signal, "evaluation");
-    const end = Math.min(start + window, ids.length);
-    const part = Array.from({ length: end - start }, (_, i) => ids[start + i]!);
+    const end = Math.min(start + window, list.length);
+    const part = list.slice(start, end);
     for (const value of await windowLogprobs(model, part, counted - start, options.cache_dtype)) {
       sum -= value;
       squares += value * value;
     }
     counted = end;
-    options.progress?.(counted / ids.length);
+    options.progress?.(counted / list.length);
   }
-  const tokens = ids.length - 1;
+  const tokens = list.length - 1;
   const loss = sum / tokens;
   const variance = Math.max(0, squares / tokens - loss * loss);
   return { tokens, loss, perplexity: Math.exp(loss), standard_error: Math.exp(loss) * Math.sqrt(variance / tokens) };

@@ -139,6 +139,10 @@ describe("encoder-decoders", () => {
     ]);
     const [whole] = await scores(model, [{ ids: [1, 4, 6, 1], from: 1 }]);
     expect(await lm.loglikelihood_rolling(["w4 w6"])).toEqual([whole!.loglikelihood]);
+    // What lm-evaluation-harness 0.4.13 gives for the same model and tokenizer (HFLM with backend "seq2seq").
+    expect(found![0]).toBeCloseTo(-19.614288, 4);
+    expect(alone![0]).toBeCloseTo(-7.485696, 4);
+    expect(whole!.loglikelihood).toBeCloseTo(-17.164993, 4);
     const asked = ["w3", "w20 w31 w42 w8"].map((text) => [text, { max_gen_toks: 5 }] as const);
     const together = await lm.generate_until(asked);
     expect(together.every((text) => text.length > 0)).toBe(true);

@@ -134,11 +134,19 @@ describe("a task's file", () => {
   });
 
   test("groups hold tasks, tags and tasks in place, and not themselves", async () => {
-    const group = "group: all\ntask:\n  - mine\n  - my_tag\n  - task: mine\n    doc_to_text: answer\n";
+    const fresh = `  - task: fresh\n${TASK.split("\n")
+      .slice(1, -1)
+      .map((line) => `    ${line}\n`)
+      .join("")}`;
+    const group = `group: all\ntask:\n  - my_tag\n  - task: mine\n    doc_to_text: answer\n${fresh}`;
     const files = { "mine.yaml": TASK, "b.yaml": `${TASK.replace("mine", "other")}tag: my_tag\n`, "g.yaml": group };
     const { tasks, groups } = await new TaskManager({ include_path: folderOf(files) }).load(["all"]);
-    expect(tasks.map(({ config }) => config.task)).toEqual(["mine", "other", "mine"].sort());
-    expect(groups[0]!.tasks).toHaveLength(3);
+    expect(tasks.map(({ name, config }) => [name, config.doc_to_text])).toEqual([
+      ["mine", "answer"],
+      ["all::fresh", "question"],
+      ["other", "question"],
+    ]);
+    expect(groups[0]!.tasks).toEqual(["other", "mine", "all::fresh"]);
     const round = new TaskManager({ include_path: folderOf({ "g.yaml": "group: g\ntask: [g]\n" }) });
     await expect(round.load(["g"])).rejects.toThrow("contains itself");
     const mmlu = await new TaskManager().load(["mmlu"]);

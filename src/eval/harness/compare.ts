@@ -52,7 +52,8 @@ export function mcnemar(only_first: number, only_second: number): number {
   return Math.min(1, 2 * sum);
 }
 
-const isValue = (value: unknown): boolean => typeof value === "number" || (isList(value) && value.length === 2);
+const isValue = (value: unknown): value is MetricValue =>
+  typeof value === "number" || (isList(value) && value.length === 2);
 
 /**
  * Whether two lists of a metric's values for the same items differ by more than chance.
@@ -64,9 +65,10 @@ export function paired_test(
   others: readonly MetricValue[],
   aggregation: string,
 ): PairedTest {
-  const [first, second] = [values, others].map((one) =>
-    listed<MetricValue>("paired_test", one, isValue, "a metric's values"),
-  ) as [MetricValue[], MetricValue[]];
+  const [first, second] = [values, others].map((one) => listed("paired_test", one, isValue, "a metric's values")) as [
+    MetricValue[],
+    MetricValue[],
+  ];
   if (typeof aggregation !== "string") {
     throw new OptionError(`paired_test: aggregation must be a name, got ${show(aggregation)}`);
   }

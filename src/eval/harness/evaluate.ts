@@ -2,10 +2,12 @@
 // lm-evaluation-harness's.
 
 import { createHash } from "node:crypto";
+import { isOf } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import { callback, number, type Options, readOptions, such, text, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { renderFields } from "../../tokenizer/chat/fields.js";
+import { isOptions, isTexts } from "./arguments.js";
 import { LM } from "./lm.js";
 import { aggregate, pooledError, standardError } from "./metrics.js";
 import type { Task } from "./task.js";
@@ -14,10 +16,7 @@ import type { Doc, Instance, MetricValue, OutputType, Response } from "./types.j
 
 const EVALUATE = {
   /** Names of tasks, groups and tags, or patterns with `*`. */
-  tasks: such<readonly string[]>(
-    (value) => Array.isArray(value) && value.length > 0 && value.every((one) => typeof one === "string"),
-    "a list of names",
-  ),
+  tasks: such<readonly string[]>((value) => isTexts(value) && (value as unknown[]).length > 0, "a list of names"),
   /** Examples in front of each question; by default what each task says. */
   num_fewshot: whole(0),
   /** Only the first documents of each task: their number, or below 1 their share. */
@@ -30,12 +29,9 @@ const EVALUATE = {
   /** Seed of the choice of examples; by default 1234. */
   fewshot_random_seed: whole(0),
   /** Changes to the tasks' generation_kwargs. */
-  gen_kwargs: such<Readonly<Record<string, unknown>>>(
-    (value) => typeof value === "object" && value !== null,
-    "an object",
-  ),
+  gen_kwargs: such<Readonly<Record<string, unknown>>>(isOptions, "an object"),
   /** Where tasks and data are; by default those built in. */
-  task_manager: such<TaskManager>((value) => value instanceof TaskManager, "a TaskManager"),
+  task_manager: such<TaskManager>((value) => isOf(value, TaskManager), "a TaskManager"),
   /** A folder with task files of one's own, and the folder of the data; for a TaskManager of these. */
   include_path: text(),
   data_dir: text(),
@@ -90,7 +86,7 @@ const hash = (value: string): string => createHash("sha256").update(value).diges
  * @throws OptionError, ConfigError, NotFoundError, FormatError for tasks and data that cannot be used; AbortError
  */
 export async function simple_evaluate(lm: LM, options: EvaluateOptions): Promise<EvalResults> {
-  if (!(lm instanceof LM)) {
+  if (!isOf(lm, LM)) {
     throw new OptionError(`simple_evaluate: the model must be an LM, got ${show(lm)}`, {
       hint: "new LM(model, tokenizer)",
     });

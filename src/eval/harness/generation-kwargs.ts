@@ -9,6 +9,22 @@ export type GenerationKwargs = Readonly<Record<string, unknown>>;
 /** Names of the most new tokens, the first that is given counts. */
 const LENGTHS = ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"];
 
+/** A copy of what a caller gives. @throws OptionError for what JSON does not hold */
+export function copyOf(kwargs: unknown): GenerationKwargs {
+  try {
+    const text = JSON.stringify(kwargs, (name, value: unknown) => {
+      if (["function", "bigint", "symbol"].includes(typeof value))
+        throw new TypeError(`a ${typeof value} in "${name}"`);
+      return value;
+    });
+    const copy: unknown = JSON.parse(text);
+    if (typeof copy !== "object" || copy === null || Array.isArray(copy)) throw new TypeError("no object");
+    return copy as GenerationKwargs;
+  } catch (cause) {
+    throw new OptionError(`generation_kwargs must be an object of JSON's values, got ${show(kwargs)}`, { cause });
+  }
+}
+
 /**
  * What a task asks for. Temperature 0 is the likeliest token at each step, as `do_sample: false` is.
  * @throws OptionError for an `until` that is no text or list of texts, or a length that is no whole number above 0

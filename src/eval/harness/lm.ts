@@ -1,8 +1,9 @@
 // The requests of lm-evaluation-harness over a loaded language model and its tokenizer. The rules by which texts become tokens are
 // those of its HFLM; the tokens are computed by scorer.ts and generate().
 
+import { isOf } from "../../core/checks.js";
 import { OptionError, throwIfAborted } from "../../core/errors.js";
-import { flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
+import { choice, flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { LoadedModel } from "../../generate/base.js";
 import { PreTrainedModel } from "../../generate/model.js";
@@ -11,9 +12,9 @@ import type { CacheDType } from "../../nn/cache.js";
 import { PreTrainedTokenizer } from "../../tokenizer/api.js";
 import { strip } from "../../tokenizer/chat/blanks.js";
 import { isOptions, isText, isTexts, listed, pairs } from "./arguments.js";
-import { type GenerationKwargs, generationOf, textUntil } from "./generation-kwargs.js";
+import { copyOf, type GenerationKwargs, generationOf, textUntil } from "./generation-kwargs.js";
 import type { TokenText } from "./prefix-tree.js";
-import { keyOf, type RequestCache } from "./request-cache.js";
+import { isRequestCache, keyOf, type RequestCache } from "./request-cache.js";
 import { type Scored, type ScoreOptions, scoreTexts } from "./scorer.js";
 import { scoreContinuations } from "./seq2seq-scorer.js";
 import { endOf, rollingWindows } from "./windows.js";
@@ -32,13 +33,13 @@ const LM_OPTIONS = {
   max_length: whole(1),
   /** Whether the tokenizer adds its special tokens; by default as it does for any text. */
   add_bos_token: flag(),
-  /** Dtype of keys and values; f32 by default, which computes what a pass without a cache does. */
-  cache_dtype: such<CacheDType>(
-    (value) => ["f32", "bf16", "f16", "i8"].includes(value as string),
-    "f32, bf16, f16 or i8",
-  ),
+  /**
+   * Dtype of keys and values. By default f32 for log-likelihoods, which computes what a pass without a cache does, and generate()'s
+   * own for texts.
+   */
+  cache_dtype: choice<CacheDType>(["f32", "bf16", "f16", "i8"]),
   /** Answers that were given before. */
-  use_cache: such<RequestCache>((value) => typeof (value as RequestCache)?.get === "function", "a request cache"),
+  use_cache: such<RequestCache>(isRequestCache, "what openRequestCache gives"),
   signal: signal(),
 };
 export interface LMOptions extends Readonly<Options<typeof LM_OPTIONS>> {}
@@ -51,6 +52,7 @@ const BATCH = 64;
 /** Longest text of a model that does not say its own, as in lm-evaluation-harness. */
 const USUAL_LENGTH = 2048;
 const MAX_GEN_TOKS = 256;
+const DTYPE_NAMES = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const;
 /** Tokens of a text whose scores stand for a model's weights in keys of the cache. */
 const PROBE = 24;
 
@@ -78,7 +80,7 @@ export class LM {
         hint: "await AutoModelForCausalLM.from_pretrained(name), or AutoModelForSeq2SeqLM",
       });
     }
-    if (!(tokenizer instanceof PreTrainedTokenizer)) {
+    if (!isOf(tokenizer, PreTrainedTokenizer)) {
       throw new OptionError(`LM: the tokenizer must be the model's, got ${show(tokenizer)}`, {
         hint: "await AutoTokenizer.from_pretrained(name)",
       });
@@ -103,7 +105,7 @@ export class LM {
   /** Log-likelihoods of continuations, in the order of the requests. @throws OptionError, AbortError, KernelError */
   async loglikelihood(requests: readonly LoglikelihoodRequest[], progress?: Progress): Promise<Loglikelihood[]> {
     const wanted = "pairs [context, continuation] of texts";
-    const read = pairs<LoglikelihoodRequest>("loglikelihood", requests, isText, isText, wanted);
+    const read = pairs("loglikelihood", requests, isText, isText, wanted);
     const texts = read.map(([context, continuation]) => {
       const [before, after] = this.encode_pair(context, continuation);
       if (after.length === 0) throw new OptionError(`loglikelihood: ${show(continuation)} has no tokens`);
@@ -125,7 +127,7 @@ export class LM {
   /** Log-likelihoods of the choices of each question. @throws what `loglikelihood` throws */
   async multiple_choice(requests: readonly ChoiceRequest[], progress?: Progress): Promise<Loglikelihood[][]> {
     const wanted = "pairs [context, choices] of a text and texts";
-    const read = pairs<ChoiceRequest>("multiple_choice", requests, isText, isTexts, wanted);
+    const read = pairs("multiple_choice", requests, isText, isTexts, wanted);
     const all = await this.loglikelihood(
       read.flatMap(([context, choices]) => choices.map((choice): LoglikelihoodRequest => [context, choice])),
       progress,
@@ -139,7 +141,7 @@ export class LM {
 
   /** Log-likelihoods of whole texts, of any length: each token once, in windows of the model's length. */
   async loglikelihood_rolling(texts: readonly string[], progress?: Progress): Promise<number[]> {
-    const read = listed<string>("loglikelihood_rolling", texts, isText, "texts");
+    const read = listed("loglikelihood_rolling", texts, isText, "texts");
     const windows = read.map((text) => rollingWindows(this.encode(text), this.prefix_token_id, this.max_length));
     const all = windows.flat();
     const scored = await this.#score(all, (done) =>
@@ -159,7 +161,9 @@ export class LM {
    */
   async generate_until(given: readonly GenerateRequest[], progress?: Progress): Promise<string[]> {
     const wanted = "pairs [context, generation_kwargs] of a text and an object";
-    const requests = pairs<GenerateRequest>("generate_until", given, isText, isOptions, wanted);
+    const requests = pairs("generate_until", given, isText, isOptions, wanted).map(
+      ([context, kwargs]): GenerateRequest => [context, copyOf(kwargs)],
+    );
     const answers = new Array<string>(requests.length);
     const { use_cache, signal: stopped } = this.#options;
     const identity = use_cache && (await this.#id());
@@ -186,7 +190,11 @@ export class LM {
       if (typeof known === "string") {
         answers[request] = known;
         done++;
-      } else groups.set(kwargs, [...(groups.get(kwargs) ?? []), { ids, request, key }]);
+        continue;
+      }
+      const group = groups.get(kwargs);
+      if (group) group.push({ ids, request, key });
+      else groups.set(kwargs, [{ ids, request, key }]);
     }
     for (const group of groups.values()) {
       const kwargs = generationOf(requests[group[0]!.request]![1]);
@@ -227,6 +235,7 @@ export class LM {
       return seq2seq ? [...values, ...padding] : [...padding, ...values];
     };
     const { max_gen_toks = MAX_GEN_TOKS, options } = kwargs;
+    const { signal: stopped, cache_dtype } = this.#options;
     const start = performance.now();
     const given = {
       input_ids: rows.map((ids) => padded(ids, pad)),
@@ -240,8 +249,9 @@ export class LM {
       pad_token_id: pad,
       tokenizer: this.tokenizer,
       ...(until.length > 0 ? { stop_strings: until } : {}),
-      ...(this.#options.signal ? { signal: this.#options.signal } : {}),
-      ...(this.#options.cache_dtype === "i8" ? { cache_implementation: "quantized" as const } : {}),
+      ...(stopped ? { signal: stopped } : {}),
+      ...(cache_dtype === "i8" ? { cache_implementation: "quantized" as const } : {}),
+      ...(cache_dtype && cache_dtype !== "i8" ? { cache_dtype: DTYPE_NAMES[cache_dtype] } : {}),
       ...options,
     };
     const sequences = seq2seq ? await model.generate(given) : await model.generate(given);

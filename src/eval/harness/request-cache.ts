@@ -14,6 +14,15 @@ export interface RequestCache {
   set(entries: readonly (readonly [key: string, answer: unknown])[]): Promise<void>;
 }
 
+export function isRequestCache(value: unknown): boolean {
+  try {
+    const { get, set } = value as RequestCache;
+    return typeof get === "function" && typeof set === "function";
+  } catch {
+    return false; // nothing with members, or with members that cannot be read
+  }
+}
+
 const HINTS = { full: "free some space", otherwise: "choose another file for the cache" };
 
 /** The key of an answer: SHA-256 of what it depends on. */

@@ -69,7 +69,7 @@ export class TaskManager {
    * @throws NotFoundError for a name that is not known; ConfigError for files that cannot be used
    */
   async load(names: readonly string[]): Promise<LoadedTasks> {
-    const wanted = listed<string>("TaskManager.load", names, isText, "names");
+    const wanted = listed("TaskManager.load", names, isText, "names");
     const all = await this.#all();
     const tasks = new Map<string, Task>();
     const groups = new Map<string, LoadedGroup>();
@@ -148,8 +148,8 @@ function inline(
   if (Array.isArray(member.task)) {
     throw new ConfigError(`${group.place}: a group within a group must be a file of its own`);
   }
-  const made = manager._make(group.place, { ...base?.file, ...member }, base?.base ?? group.base);
-  const own = base ? `${String(group.file.group)}_${name}` : name;
+  const own = base ? name : `${String(group.file.group)}::${name}`;
+  const made = manager._make(group.place, { ...base?.file, ...member, task: own }, base?.base ?? group.base);
   tasks.set(own, made);
   return own;
 }

@@ -3,6 +3,7 @@
 
 import { ConfigError, OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
+import { warnOnce } from "../../generate/warn.js";
 import { renderFields } from "../../tokenizer/chat/fields.js";
 import type { Splits } from "./datasets.js";
 import { type Filter, filterOf } from "./filters.js";
@@ -72,6 +73,9 @@ export class Task {
       return { name, steps: filter.map((step) => filterOf(place, step)) };
     });
     if (config.process_docs) docFunction(this.name, config.process_docs);
+    if (config.should_decontaminate) {
+      warnOnce("should_decontaminate", `${place}: should_decontaminate has no effect: training data is not searched`);
+    }
   }
 
   get version(): unknown {

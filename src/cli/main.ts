@@ -65,6 +65,7 @@ Examples:
   octavo eval --compare f32,int8,nf4
   octavo eval --tasks storyteller_cloze --compare bf16,int8
   octavo explain --html report.html
+  octavo eval --tasks storyteller_cloze --compare bf16,int8
   octavo bench --shape S
   octavo doctor
   octavo pull bigscience/bloom-560m

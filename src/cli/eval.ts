@@ -55,7 +55,7 @@ export function evalCommand(): Command {
     .option("--ppl <file>", "text to evaluate on (default: the storyteller's own)")
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")}`, "f32,int8,nf4")
     .option("--tasks <list>", "tasks of lm-evaluation-harness, such as hellaswag,piqa, or storyteller_cloze", words)
-    .option("--data-dir <folder>", "data of the tasks: <folder>/<data set>/<split>.jsonl, .json, .csv")
+    .option("--data-dir <folder>", "data of the tasks: <folder>/<data set>/<split>.jsonl, .json, .csv, .tsv, .parquet")
     .option("--include-path <folder>", "task files of one's own (YAML)")
     .option("--num-fewshot <n>", "examples in front of each question (default: what each task says)", natural)
     .option("--limit <n>", "only the first n items of each task, or a share below 1", share)

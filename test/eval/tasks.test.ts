@@ -13,6 +13,7 @@ import { pythonRegex } from "../../src/eval/harness/python-regex.js";
 import { rollingWindows } from "../../src/eval/harness/windows.js";
 import { mcnemar, paired_test, TaskManager } from "../../src/eval/index.js";
 import { renderFields } from "../../src/tokenizer/chat/fields.js";
+import { FIXTURES } from "../support/fixtures.js";
 import { temporary } from "../support/temporary.js";
 
 /** A folder with these files. */
@@ -76,7 +77,16 @@ describe("a task's file", () => {
       ["Where?", "3"],
     ]);
     const broken = await refusal({ "mine.yaml": own, "data/mine/test.csv": "question,answer,n\n1,2\n" });
-    expect(broken.message).toContain("row 2 has 2 cells, its first row 3");
+    expect(broken.message).toContain("line 2: 2 fields, and there are 3 columns");
+  });
+
+  test("takes Parquet files, as train's load_dataset reads them", async () => {
+    const own = TASK.replace("question", "prompt").replace("{{answer}}", "{{messages[1].content}}");
+    const data = join(FIXTURES, "training", "rows.parquet");
+    const named = `${own}dataset_path: parquet\ndataset_kwargs:\n  data_files:\n    test: ${data}\n`;
+    const { tasks } = await new TaskManager({ include_path: folderOf({ "mine.yaml": named }) }).load(["mine"]);
+    await tasks[0]!.build({ limit: 1 });
+    expect(tasks[0]!.instances.map((one) => one.arguments)).toEqual([["The king said: ", " A fox."]]);
   });
 
   test("limits, examples and their order", async () => {
@@ -126,9 +136,9 @@ describe("a task's file", () => {
     const { message, hint } = await refusal({ "mine.yaml": TASK });
     expect(message).toContain('has no split "test" here');
     expect(hint).toContain("looked for test.jsonl");
-    expect((await refusal({ "mine.yaml": TASK, "data/mine/test-0.parquet": "PAR1" })).hint).toContain("is Parquet");
+    expect((await refusal({ "mine.yaml": TASK, "data/mine/test.parquet": "PAR1" })).code).toBe("ERR_FORMAT");
     expect((await refusal({ "mine.yaml": TASK, "data/mine/test.jsonl": "{}\n[1]\n" })).message).toContain(
-      "line 2 is no object",
+      "line 2: expected an object",
     );
     await expect(new TaskManager().load(["hellaswg"])).rejects.toThrow('did you mean "hellaswag"');
   });

@@ -1,18 +1,27 @@
-// The items of a task's data set, from files on this machine: JSON lines, JSON, CSV or TSV. Not here: Parquet files and the hub.
+// The items of a task's data set, from files on this machine. Not here: reading them (train/data/), and data sets of the hub.
 
-import { readdir, readFile, stat } from "node:fs/promises";
-import { basename, join, resolve } from "node:path";
+import { stat } from "node:fs/promises";
+import { basename, extname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { ConfigError, FormatError, NotFoundError } from "../../core/errors.js";
 import { listed, show } from "../../core/show.js";
-import { systemCode } from "../../sources/file-errors.js";
+import { DISK_FILES } from "../../load/disk.js";
+import { loaderOf } from "../../train/data/load.js";
 import { CLOZE } from "./builtin.js";
 import type { TaskConfig } from "./task-config.js";
 import type { Doc } from "./types.js";
 
+const load_dataset = loaderOf(DISK_FILES);
+
 const CLOZE_FILE = fileURLToPath(new URL("../../../models/storyteller-cloze.jsonl", import.meta.url));
-/** Endings of files, the first that is there counts. */
-const ENDINGS = ["jsonl", "json", "csv", "tsv"];
+/** Formats by the endings of files; of a split's files, the first that is there counts. */
+const FORMATS: ReadonlyMap<string, string> = new Map([
+  ["jsonl", "json"],
+  ["json", "json"],
+  ["csv", "csv"],
+  ["tsv", "csv"],
+  ["parquet", "parquet"],
+]);
 
 export type Splits = (split: string) => Promise<readonly Doc[]>;
 
@@ -45,19 +54,16 @@ async function find(
   if (task === CLOZE) return await readFiles(task, [CLOZE_FILE]);
   const folders = data_dir === undefined ? [] : foldersOf(config, data_dir);
   for (const folder of folders) {
-    for (const ending of ENDINGS) {
+    for (const ending of FORMATS.keys()) {
       const file = join(folder, `${split}.${ending}`);
       if (await stat(file).catch(() => undefined)) return await readFiles(task, [file]);
     }
   }
-  const packed = await parquetIn(folders);
   throw new NotFoundError(`task "${task}": its data set ${show(dataset_path ?? task)} has no split "${split}" here`, {
     hint:
-      packed !== undefined
-        ? `${packed} is Parquet, which is not read yet: write it as JSON lines, ${split}.jsonl`
-        : data_dir === undefined
-          ? `name the folder of the data: --data-dir <folder> with ${basename(dataset_path ?? task)}/${split}.jsonl in it`
-          : `looked for ${split}.jsonl, .json, .csv and .tsv in ${listed(folders)}`,
+      data_dir === undefined
+        ? `name the folder of the data: --data-dir <folder> with ${basename(dataset_path ?? task)}/${split}.jsonl in it`
+        : `looked for ${split}.jsonl, .json, .csv, .tsv and .parquet in ${listed(folders)}`,
     details: { task, split },
   });
 }
@@ -66,14 +72,6 @@ function foldersOf({ task, dataset_path, dataset_name }: TaskConfig, data_dir: s
   const names = [task, ...(dataset_path === undefined ? [] : [dataset_path, basename(dataset_path)])];
   const folders = [...new Set(names)].map((name) => join(data_dir, name));
   return [...(dataset_name === undefined ? [] : folders.map((folder) => join(folder, dataset_name))), ...folders];
-}
-
-async function parquetIn(folders: readonly string[]): Promise<string | undefined> {
-  for (const folder of folders) {
-    const found = (await readdir(folder).catch(() => [])).find((name) => name.endsWith(".parquet"));
-    if (found !== undefined) return join(folder, found);
-  }
-  return undefined;
 }
 
 /** The files of a split: all of them, or those under its name. */
@@ -85,88 +83,34 @@ function filesOf(task: string, given: unknown, split: string): string[] {
 }
 
 async function readFiles(task: string, files: readonly string[]): Promise<readonly Doc[]> {
-  const docs: Doc[] = [];
+  const missing = await firstMissing(files);
+  if (missing !== undefined) throw new NotFoundError(`task "${task}": ${missing} is not there`);
+  const parts: Doc[] = [];
   for (const file of files) {
-    const text = await readFile(file, "utf8").catch((cause: unknown) => {
-      throw new NotFoundError(`task "${task}": ${file} cannot be read (${systemCode(cause)})`, { cause });
-    });
-    for (const doc of itemsOf(file, text.replace(/^\ufeff/, ""))) docs.push(doc);
+    const format = FORMATS.get(extname(file).slice(1));
+    if (format === undefined) {
+      throw new ConfigError(
+        `task "${task}": ${file} is none of the files that are read: ${[...FORMATS.keys()].join(", ")}`,
+      );
+    }
+    const rows = [...(await load_dataset(format, { data_files: { all: file }, split: "all" }))];
+    for (const doc of format === "csv" ? withNumbers(rows) : rows) parts.push(doc);
   }
-  if (docs.length === 0) throw new FormatError(`task "${task}": ${listed(files)} has no items`);
-  return docs;
+  if (parts.length === 0) throw new FormatError(`task "${task}": ${listed(files)} has no items`);
+  return parts;
 }
 
-/** @throws FormatError for what is no list of objects, with the line */
-function itemsOf(file: string, text: string): Doc[] {
-  if (/\.[ct]sv$/.test(file)) return rowsOf(file, text, file.endsWith(".tsv") ? "\t" : ",");
-  const object = (value: unknown, where: string): Doc => {
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Doc;
-    throw new FormatError(`${file}: ${where} is no object, got ${show(value)}`);
-  };
-  const parsed = (source: string, where: string): unknown => {
-    try {
-      return JSON.parse(source) as unknown;
-    } catch (cause) {
-      throw new FormatError(`${file}: ${where} is no JSON: ${(cause as Error).message}`, { cause });
-    }
-  };
-  const isList = file.endsWith(".json") && text.trimStart().startsWith("[");
-  if (isList) return (parsed(text, "it") as unknown[]).map((value, n) => object(value, `item ${n + 1}`));
-  return text
-    .split("\n")
-    .map((line, n) => [line, `line ${n + 1}`] as const)
-    .filter(([line]) => line.trim() !== "")
-    .map(([line, where]) => object(parsed(line, where), where));
+async function firstMissing(files: readonly string[]): Promise<string | undefined> {
+  for (const file of files) if (!(await stat(file).catch(() => undefined))) return file;
+  return undefined;
 }
 
-/** Rows of a CSV file (RFC 4180) with names in its first row. A column of numbers alone has numbers. */
-function rowsOf(file: string, text: string, comma: string): Doc[] {
-  const [names = [], ...rows] = cellsOf(file, text, comma);
-  const columns = names.map((name, n) => {
-    const cells = rows.map((row) => row[n] ?? "");
-    const numeric = cells.length > 0 && cells.every((cell) => /^-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/.test(cell));
-    return [name, numeric ? cells.map(Number) : cells] as const;
-  });
-  return rows.map((row, r) => {
-    if (row.length !== names.length) {
-      throw new FormatError(`${file}: row ${r + 2} has ${row.length} cells, its first row ${names.length}`);
-    }
-    return Object.fromEntries(columns.map(([name, cells]) => [name, cells[r]]));
-  });
-}
-
-function cellsOf(file: string, text: string, comma: string): string[][] {
-  const rows: string[][] = [];
-  const plain = comma === "," ? /[^,\r\n]*/y : /[^\t\r\n]*/y;
-  let row: string[] = [];
-  for (let at = 0; at < text.length; ) {
-    let cell = "";
-    if (text[at] === '"') {
-      for (;;) {
-        const end = text.indexOf('"', at + 1);
-        if (end < 0) throw new FormatError(`${file}: the quoted cell in row ${rows.length + 1} does not end`);
-        cell += text.slice(at + 1, end);
-        at = end + 1;
-        if (text[at] !== '"') break;
-        cell += '"';
-      }
-    } else {
-      plain.lastIndex = at;
-      cell = plain.exec(text)![0];
-      at += cell.length;
-    }
-    row.push(cell);
-    if (text[at] === comma) {
-      at++;
-      if (at < text.length) continue;
-      row.push("");
-    }
-    if (text[at] === "\r") at++;
-    if (at < text.length && text[at] !== "\n")
-      throw new FormatError(`${file}: row ${rows.length + 1} goes on behind a quote`);
-    at++;
-    rows.push(row);
-    row = [];
-  }
-  return rows.filter((cells) => cells.length > 1 || cells[0] !== "");
+/** Rows of a table whose columns of numbers alone have numbers, as Python reads them. */
+function withNumbers(rows: readonly Doc[]): Doc[] {
+  const names = Object.keys(rows[0] ?? {});
+  const isNumber = (value: unknown): boolean => /^-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$/.test(String(value));
+  const numeric = new Set(names.filter((name) => rows.every((row) => isNumber(row[name]))));
+  return rows.map((row) =>
+    Object.fromEntries(Object.entries(row).map(([name, value]) => [name, numeric.has(name) ? Number(value) : value])),
+  );
 }

@@ -230,7 +230,7 @@ const REFUSALS: readonly Refusal[] = [
     options: { load_in_8bit: true, quantization_config: { load_in_4bit: true } },
     code: "ERR_OPTION",
     message: /cannot be passed together with quantization_config/,
-    hint: /BitsAndBytesConfig/,
+    hint: /inside quantization_config/,
   },
   {
     name: "a misspelt field of quantization_config",

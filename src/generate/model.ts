@@ -233,6 +233,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
 
   /** The adapters of a session's rows: those of a prompt lie together, and the texts without its condition behind all of them. */
   #adaptersOf({ adapter_names }: Prepared["options"], prompts: number, config: GenerationConfig) {
+    if (adapter_names === undefined) return undefined; // there may be very many rows
     const rows = prompts * rowsOf(config);
     const copies = config.mode.guidance_scale === undefined ? rowsOf(config) : rowsOf(config) / 2;
     const promptOf = (_: unknown, row: number): number => Math.floor(row / copies) % prompts;
@@ -275,7 +276,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkStructured(constraint?.option, config.host ?? {});
     checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);
     if (options.past_key_values) checkKept(config);
-    this.#adaptersOf(options, batch.rows, config)?.dispose(); // what it would refuse later
+    adaptersOfRows(this, options.adapter_names, batch.rows)?.dispose(); // what it would refuse later
     return {
       batch,
       unconditional,

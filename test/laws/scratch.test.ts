@@ -51,7 +51,7 @@ describe.skipIf(why !== undefined)(why ? `scratch memory (${why})` : "scratch me
   });
 
   test("attention and its gradients take memory that grows with the length of a text, not with its square", async () => {
-    const args = ["--lengths", "2048,8192", "--heads", "4", "--json"];
+    const args = ["--lengths", "2048,4096", "--heads", "4", "--json"];
     const { code, stdout, stderr } = await run(["bench/attention-memory.mjs", ...args]);
     expect(code, stderr).toBe(0);
     const { rows } = JSON.parse(stdout) as {
@@ -62,6 +62,6 @@ describe.skipIf(why !== undefined)(why ? `scratch memory (${why})` : "scratch me
       expect(forward.bytes).toBeLessThan(11 * tensor + SLACK);
       expect(both.bytes).toBeLessThan(16 * tensor + SLACK);
     }
-    expect(rows[1]!.both.bytes).toBeLessThan(rows[1]!.scores / 4);
+    expect(rows[1]!.both.bytes).toBeLessThan(rows[1]!.scores / 2);
   });
 });

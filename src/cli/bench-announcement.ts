@@ -7,17 +7,10 @@ import { TASK_SHAPES } from "../eval/tasks.js";
 import { variantNames } from "../eval/variants.js";
 import { requestDevice } from "../load/device.js";
 import { limitsLine } from "./bench-report.js";
-import { BATCHES, measureStorage, PLANS, type TaskReport } from "./bench-tasks.js";
+import { BATCHES, measureStorage, PLANS, type TaskFlags, type TaskReport } from "./bench-tasks.js";
 import { bytes, note, print, printJson, table } from "./output.js";
 
-export interface AnnouncementFlags {
-  compare?: string;
-  quick?: boolean;
-  device?: string;
-  threads?: number;
-  json?: boolean;
-  quiet?: boolean;
-}
+export type AnnouncementFlags = Omit<TaskFlags, "shape">;
 
 /** The first storage is what the others are compared with. */
 const STORAGES = "bf16,int8,nf4";

@@ -43,22 +43,26 @@ export function lengthOf(dataset: Dataset, plan: BatchPlan, args: TrainingArgume
 /** Shares of all updates as numbers of them. */
 const stepsFrom = (value: number, all: number): number => (value < 1 ? Math.ceil(all * value) : value);
 
+/** The state of a trainer that has not run. */
+export function blankState(): TrainerState {
+  return {
+    ...{ epoch: 0, global_step: 0, max_steps: 0, num_train_epochs: 0 },
+    ...{ logging_steps: 500, eval_steps: 500, save_steps: 500, train_batch_size: 0, num_input_tokens_seen: 0 },
+    ...{ best_metric: null, best_global_step: null, best_model_checkpoint: null },
+    log_history: [],
+    stateful_callbacks: {},
+  };
+}
+
 /** The state that a run begins with. */
 export function newState(args: TrainingArguments, { max_steps, epochs }: Length): TrainerState {
   return {
-    epoch: 0,
-    global_step: 0,
+    ...blankState(),
     max_steps,
     num_train_epochs: epochs,
     logging_steps: stepsFrom(args.logging_steps, max_steps),
     eval_steps: stepsFrom(args.eval_steps ?? args.logging_steps, max_steps),
     save_steps: stepsFrom(args.save_steps, max_steps),
     train_batch_size: args.per_device_train_batch_size,
-    num_input_tokens_seen: 0,
-    log_history: [],
-    best_metric: null,
-    best_global_step: null,
-    best_model_checkpoint: null,
-    stateful_callbacks: {},
   };
 }

@@ -14,6 +14,7 @@ import { paddingCollator } from "./collate.js";
 import type { DataCollator, Dataset } from "./data/types.js";
 import { evaluation } from "./evaluation.js";
 import { CallbackHandler, callbacksOf, checkedCallback } from "./handler.js";
+import { blankState } from "./length.js";
 import { Run } from "./run.js";
 import type { LRScheduler } from "./schedules.js";
 import { Subject } from "./subject.js";
@@ -40,23 +41,6 @@ const NAMES = [
   "optimizers",
   "checkpoints",
 ] as const;
-
-const EMPTY: TrainerState = {
-  epoch: 0,
-  global_step: 0,
-  max_steps: 0,
-  num_train_epochs: 0,
-  logging_steps: 500,
-  eval_steps: 500,
-  save_steps: 500,
-  train_batch_size: 0,
-  num_input_tokens_seen: 0,
-  log_history: [],
-  best_metric: null,
-  best_global_step: null,
-  best_model_checkpoint: null,
-  stateful_callbacks: {},
-};
 
 /** @throws OptionError */
 function functionOr<T>(name: string, value: unknown): T | undefined {
@@ -104,7 +88,7 @@ export class Trainer {
   readonly model: TrainableModel;
   readonly args: TrainingArguments;
   /** Where the last run is, or was. */
-  state: TrainerState = { ...EMPTY, log_history: [] };
+  state: TrainerState = blankState();
   readonly train_dataset: Dataset | undefined;
   readonly eval_dataset: TrainerOptions["eval_dataset"];
   readonly processing_class: unknown;

@@ -84,7 +84,7 @@ describe.each(["llama", "gemma3_text", "bloom", "phi3-longrope"])("%s", (name) =
     const ids = Array.from({ length: 20 }, (_, i) => 4 + i);
     expect(await call(ids)).toBe(0);
     const fresh = name.includes("longrope"); // as above
-    const shares = (shared: number, count: number): void => expect(shared).toBe(fresh ? shared : count);
+    const shares = (shared: number, count: number): void => expect([fresh ? 0 : count, count]).toContain(shared);
     shares(await call([...ids.slice(0, 12), 89, 88]), 12);
     expect(await call([50])).toBe(0);
     await call(ids);

@@ -39,6 +39,23 @@ interface Held extends HeldTexts {
 /** Tokens for which there is room at first. */
 const FIRST = 1024;
 
+/** What calls of models do with a cache; users have no use for it. */
+interface Keeping {
+  /** True while a call uses it. */
+  busy(cache: DynamicCache): boolean;
+  /** Bytes that a call will take beside those that are held. @throws as `during` */
+  missing(cache: DynamicCache, needs: CacheNeeds): number;
+  /**
+   * A call, which has the cache for itself. After a failure its texts are forgotten; what was read before an abort stays.
+   * @throws OptionError for another model, other texts, or another dtype; OutOfMemoryError; OctavoError while another call uses it
+   */
+  during<T>(cache: DynamicCache, needs: CacheNeeds, call: (held: HeldTexts) => AsyncGenerator<T>): AsyncGenerator<T>;
+  /** Forgets the texts of a model that is disposed. A call that uses them fails, and forgets them then. */
+  abandon(cache: DynamicCache, model: CausalLM): void;
+}
+
+export let keptTexts: Keeping;
+
 /**
  * The keys and values of one model's texts, to be passed as `past_key_values` of `generate` and `stream`. The first call makes them
  * for its batch; a later one passes its whole texts, of which it reads what is new. A text that outgrows the cache moves it to one of
@@ -57,11 +74,6 @@ export class DynamicCache implements Disposable {
 
   static is(value: unknown): value is DynamicCache {
     return typeof value === "object" && value !== null && #held in value;
-  }
-
-  /** True while a call uses it. */
-  get busy(): boolean {
-    return this.#busy;
   }
 
   /** Tokens that the cache holds of a text. */
@@ -109,22 +121,12 @@ export class DynamicCache implements Disposable {
     this.#forget();
   }
 
-  /** Forgets the texts of a model that is disposed. A call that uses them fails, and forgets them then. */
-  abandon(model: CausalLM): void {
-    if (!this.#busy && this.#held?.model === model) this.#forget();
-  }
-
-  /** Bytes that a call will take beside those that are held. @throws as `during` */
-  missing(needs: CacheNeeds): number {
+  #missing(needs: CacheNeeds): number {
     this.#check(needs);
     return this.#fits(needs) ? 0 : cacheBytes(this.#shape(needs));
   }
 
-  /**
-   * A call, which has the cache for itself. After a failure its texts are forgotten; what was read before an abort stays.
-   * @throws OptionError for another model, other texts, or another dtype; OutOfMemoryError; OctavoError while another call uses it
-   */
-  async *during<T>(needs: CacheNeeds, call: (held: HeldTexts) => AsyncGenerator<T>): AsyncGenerator<T> {
+  async *#during<T>(needs: CacheNeeds, call: (held: HeldTexts) => AsyncGenerator<T>): AsyncGenerator<T> {
     const held = this.#begin(needs);
     let failed = false;
     try {
@@ -187,6 +189,17 @@ export class DynamicCache implements Disposable {
     this.#held?.cache.dispose();
     this.#held?.lengths.dispose();
     this.#held = undefined;
+  }
+
+  static {
+    keptTexts = {
+      busy: (cache) => cache.#busy,
+      missing: (cache, needs) => cache.#missing(needs),
+      during: (cache, needs, call) => cache.#during(needs, call),
+      abandon(cache, model) {
+        if (!cache.#busy && cache.#held?.model === model) cache.#forget();
+      },
+    };
   }
 
   /** @throws OctavoError while a call uses it */

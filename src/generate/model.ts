@@ -17,7 +17,7 @@ import { type CausalLMLoss, type CausalLMOutput, causalForward } from "./causal-
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
-import { type CacheNeeds, checkKept, type DynamicCache } from "./dynamic-cache.js";
+import { type CacheNeeds, checkKept, type DynamicCache, keptTexts } from "./dynamic-cache.js";
 import { type Ends, endingOf } from "./ending.js";
 import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
 import { unconditionalOf } from "./guidance.js";
@@ -227,7 +227,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
 
   #cacheOf(prepared: Prepared): { dtype: CacheDType; bytes: number } {
     const { batch, config, tokens, cache_dtype: dtype, options } = prepared;
-    const own = options.past_key_values?.missing(this.#needs(prepared));
+    const own = options.past_key_values && keptTexts.missing(options.past_key_values, this.#needs(prepared));
     return { dtype, bytes: own ?? cacheBytes(cacheShape(this.module, batch.rows * rowsOf(config), tokens, dtype)) };
   }
 
@@ -302,7 +302,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     try {
       if (past) this.#keep(past);
       const steps = past
-        ? past.during(this.#needs(prepared), (texts) => this.#run(prepared, kept, texts))
+        ? keptTexts.during(past, this.#needs(prepared), (texts) => this.#run(prepared, kept, texts))
         : this.#run(prepared, kept);
       for await (const step of steps) {
         check();
@@ -365,7 +365,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   }
 
   #abandon(): void {
-    for (const cache of this.#kept) cache.abandon(this.module);
+    for (const cache of this.#kept) keptTexts.abandon(cache, this.module);
     this.#kept.clear();
   }
 

@@ -4,7 +4,7 @@ import { OctavoError, OptionError } from "../core/errors.js";
 import { trainedContext } from "../nn/architecture.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { type GenerationOptions, generationConfig } from "./config.js";
-import { DynamicCache } from "./dynamic-cache.js";
+import { DynamicCache, keptTexts } from "./dynamic-cache.js";
 import { modeOption } from "./mode-options.js";
 import type { PreTrainedModel } from "./model.js";
 import type { PromptProgress } from "./prefill.js";
@@ -53,7 +53,7 @@ export class Turns implements AsyncDisposable {
    */
   async *next(ids: readonly number[], given: GenerationOptions, options: TurnOptions = {}): AsyncGenerator<TurnToken> {
     this.#model.checkUsable();
-    if (this.#cache.busy)
+    if (keptTexts.busy(this.#cache))
       throw new OctavoError("ERR_IN_USE", "a turn is under way", { hint: "wait until it has ended" });
     const { module, generation_config, config } = this.#model;
     const read = generationConfig(given, generation_config, config, ids.length, module.geometry.vocab);

@@ -1,6 +1,5 @@
 // octavo eval: perplexity of a text in several storages, side by side, with the size of each; with --tasks, eval-tasks.ts.
 
-import { fileURLToPath } from "node:url";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { OptionError } from "../core/errors.js";
 import { type Perplexity, perplexity } from "../eval/perplexity.js";
@@ -26,7 +25,7 @@ import {
 import { evaluateTasks, type TaskFlags } from "./eval-tasks.js";
 import { bytes, isInteractive, note, print, printJson, table, warner } from "./output.js";
 import { PercentBar } from "./progress.js";
-import { readText } from "./text.js";
+import { readText, STORYTELLER_TEXT } from "./text.js";
 
 interface EvalFlags extends Omit<TaskFlags, "tasks"> {
   tasks?: readonly string[];
@@ -45,8 +44,6 @@ interface Result extends Perplexity {
   readonly change: number;
   readonly seconds: number;
 }
-
-const STORYTELLER_TEXT = fileURLToPath(new URL("../../models/storyteller-eval.txt", import.meta.url));
 
 export function evalCommand(): Command {
   const command = new Command("eval")

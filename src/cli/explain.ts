@@ -1,7 +1,6 @@
 // octavo explain: what quantization does to a model, on a text: outliers, errors of layers and logits, memory.
 
 import { writeFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { Command } from "commander";
 import { torchName } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
@@ -27,7 +26,7 @@ import { explainText } from "./explain-text.js";
 import { interruption } from "./load-flags.js";
 import { isInteractive, note, print, printJson, warner } from "./output.js";
 import { LoadingBar, PercentBar } from "./progress.js";
-import { readText } from "./text.js";
+import { readText, STORYTELLER_TEXT } from "./text.js";
 
 interface ExplainFlags {
   html?: string;
@@ -39,8 +38,6 @@ interface ExplainFlags {
   json?: boolean;
   quiet?: boolean;
 }
-
-const DEFAULT_TEXT = fileURLToPath(new URL("../../models/storyteller-eval.txt", import.meta.url));
 
 export function explainCommand(): Command {
   const command = new Command("explain")
@@ -72,7 +69,7 @@ Examples:
 async function run(model: string | undefined, file: string | undefined, flags: ExplainFlags): Promise<void> {
   const name = model ?? STORYTELLER;
   const place = optionsOf("explain", SOURCE, flags);
-  const text = await readText(file ?? DEFAULT_TEXT);
+  const text = await readText(file ?? STORYTELLER_TEXT);
   const signal = interruption();
   const warn = warner(flags.quiet);
   const tokenizer = await AutoTokenizer.from_pretrained(name, place);

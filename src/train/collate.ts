@@ -4,6 +4,7 @@ import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { IGNORED } from "../ops/cross-entropy.js";
+import { padRows } from "./data/collator-options.js";
 import type { Batch, DataCollator, Feature } from "./data/types.js";
 
 /** What padding needs of a tokenizer. */
@@ -67,13 +68,14 @@ export function paddingCollator(tokenizer: unknown, keep: (name: string) => bool
           details: { got: show(fill) },
         });
       }
-      const padded = (list: readonly number[], one: number): number[] => {
-        const rest = new Array<number>(longest - list.length).fill(one);
-        return padding_side === "left" ? [...rest, ...list] : [...list, ...rest];
-      };
-      batch[name] = lists.map((list) => padded(list!, fill as number));
+      const side = padding_side === "left" ? "left" : "right";
+      const padded = (rows: readonly number[][], value: number): number[][] => padRows(rows, longest, value, side);
+      batch[name] = padded(lists as number[][], fill as number);
       if (uneven && name === "input_ids" && !names.includes("attention_mask")) {
-        batch.attention_mask = lists.map((list) => padded(new Array<number>(list!.length).fill(1), 0));
+        batch.attention_mask = padded(
+          lists.map((list) => list!.map(() => 1)),
+          0,
+        );
       }
     }
     return batch as Batch;

@@ -1,9 +1,10 @@
 // attention_back: two passes without a T x S matrix. The first owns queries: it computes their softmax statistics and dq. The
 // second owns keys: it computes dk and dv, over all query heads that share them. Both recompute the scores in blocks of queries
-// and keys, so no result depends on the distribution of work.
+// and keys, so no result depends on the distribution of work. The first keeps the blocks of few keys between its two rounds.
 
 #include "../parallel.h"
 #include "../registry.h"
+#include "../simd/outer.h"
 #include "../simd/transpose.h"
 
 namespace octavo::OCTAVO_ISA {
@@ -12,23 +13,29 @@ namespace {
 
 constexpr int64_t kQueries = 32;  // of a block
 constexpr int64_t kKeys = 64;     // of a block
+constexpr int64_t kKept = 16;     // most blocks that are kept: 384 KiB
+constexpr int64_t kCells = kQueries * kKeys;
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-// A worker's buffers: keys and values of a block with the keys side by side, and [query][key] tables.
-struct Room {
-  float *keys, *values, *scores, *products, *slopes;
+// What is known of a block, as [query][key] tables: scores, dy · v, and the factor from a score's gradient to that of q · k
+// (only with a soft cap; without one it is the scale).
+struct Block {
+  float *scores, *products, *slopes;
 
-  static int64_t floats(int64_t D, int64_t E) { return kKeys * (D + E) + 3 * kQueries * kKeys; }
-  Room(float* at, int64_t D, int64_t E) {
-    keys = at;
-    values = keys + kKeys * D;
-    scores = values + kKeys * E;
-    products = scores + kQueries * kKeys;
-    slopes = products + kQueries * kKeys;
-  }
+  explicit Block(float* at) : scores(at), products(at + kCells), slopes(at + 2 * kCells) {}
+};
+
+// A worker's buffers: keys and values of a block with the keys side by side, [dim][key], and blocks.
+struct Room {
+  float *keys, *values, *blocks;
+
+  static int64_t floats(int64_t D, int64_t E, int64_t kept) { return kKeys * (D + E) + 3 * kCells * kept; }
+  Room(float* at, int64_t D, int64_t E) : keys(at), values(at + kKeys * D), blocks(at + kKeys * (D + E)) {}
+
+  Block block(int64_t i) const { return Block(blocks + 3 * kCells * i); }
 };
 
 struct Problem {
@@ -87,55 +94,32 @@ struct Problem {
     return !segments || segments.as<int32_t>()[b * S + j] == segments.as<int32_t>()[b * S + i];
   }
 
-  // Keys j .. j + count as [16 keys][width][16].
+  // Keys j .. j + count as [width][kKeys], zeros beyond.
   void turn(const Tensor& x, int64_t b, int64_t g, int64_t j, int64_t count, int64_t width, float* to) const {
-    for (int64_t at = 0; at < kKeys; at += 16) {
-      const int64_t rows = most(0, least(16, count - at));
-      if (rows == 0) continue;
-      rows_to_steps((const char*)row(x, b, g, j + at), x.stride[2] * 4, (int)rows, width * 4,
-                    (uint32_t*)(to + at * width), 16, AsIs{});
-    }
+    rows_to_steps((const char*)row(x, b, g, j), x.stride[2] * 4, (int)count, width * 4, (uint32_t*)to, kKeys, AsIs{});
+  }
+  void turn(int64_t b, int64_t g, int64_t j, int64_t count, const Room& room) const {
+    turn(k, b, g, j, count, D, room.keys);
+    turn(v, b, g, j, count, E, room.values);
   }
 
-  // dots[r][j] of rows with transposed keys.
-  OCTAVO_INLINE void dots(const float* from, int64_t stride, int64_t rows, const float* turned, int64_t count,
-                          int64_t width, float* to) const {
-    for (int64_t at = 0; at < count; at += 16) {
-      const float* keys = turned + at * width;
-      for (int64_t r = 0; r < rows; r += 4) {
-        const int64_t last = rows - 1;
-        const float* x[4];
-        for (int64_t i = 0; i < 4; i++) x[i] = from + least(r + i, last) * stride;
-        f32x16 a = zero(), b = zero(), c = zero(), d = zero();
-        for (int64_t e = 0; e < width; e++) {
-          const f32x16 key = load(keys + e * 16);
-          a = fma(splat(x[0][e]), key, a);
-          b = fma(splat(x[1][e]), key, b);
-          c = fma(splat(x[2][e]), key, c);
-          d = fma(splat(x[3][e]), key, d);
-        }
-        const f32x16 sums[4] = {a, b, c, d};
-        for (int64_t i = 0; i < least(4, rows - r); i++) store(to + (r + i) * kKeys + at, sums[i]);
-      }
-    }
-  }
-
-  // Scores (-inf where hidden), dy · v, and the factor from a score's gradient to that of q · k.
-  void block(int64_t b, int64_t h, int64_t t, int64_t queries, int64_t j, int64_t keys, const Room& room) const {
-    dots(query(b, t, h), q.stride[1], queries, room.keys, keys, D, room.scores);
-    dots(gradient(b, t, h), dy.stride[1], queries, room.values, keys, E, room.products);
+  // Scores are -inf where keys are hidden.
+  void block(int64_t b, int64_t h, int64_t t, int64_t queries, int64_t j, int64_t keys, const Room& room,
+             const Block& to) const {
+    std::memset(to.scores, 0, sizeof(float) * 2 * kCells);
+    add_outer({query(b, t, h), q.stride[1], 1}, {room.keys, kKeys}, {to.scores, kKeys}, queries, D, kKeys);
+    add_outer({gradient(b, t, h), dy.stride[1], 1}, {room.values, kKeys}, {to.products, kKeys}, queries, E, kKeys);
     for (int64_t r = 0; r < queries; r++) {
       const int64_t i = past + t + r;
-      float *score = room.scores + r * kKeys, *slope = room.slopes + r * kKeys;
+      float* score = to.scores + r * kKeys;
       for (int64_t at = 0; at < keys; at += 16) {
-        f32x16 value = load(score + at) * scale, factor = splat(scale);
+        f32x16 value = load(score + at) * scale;
         if (softcap > 0) {
           const f32x16 cap = vtanh(value / softcap);
           value = softcap * cap;
-          factor = scale * (1.0f - cap * cap);
+          store(to.slopes + r * kKeys + at, scale * (1.0f - cap * cap));
         }
         store(score + at, value);
-        store(slope + at, factor);
       }
       if (slopes) {
         const float m = slopes.as<float>()[h];
@@ -156,61 +140,40 @@ struct Problem {
   }
 
   // Turns scores into weights and products into gradients of q · k, for queries whose statistics are known.
-  void weigh(int64_t b, int64_t h, int64_t t, int64_t queries, int64_t keys, const Room& room) const {
+  void weigh(int64_t b, int64_t h, int64_t t, int64_t queries, int64_t keys, const Block& block) const {
     for (int64_t r = 0; r < queries; r++) {
       const int64_t at = statistic(b, h, t + r);
       for (int64_t j = 0; j < keys; j += 16) {
-        float *score = room.scores + r * kKeys + j, *product = room.products + r * kKeys + j;
+        float *score = block.scores + r * kKeys + j, *product = block.products + r * kKeys + j;
+        const f32x16 slope = softcap > 0 ? load(block.slopes + r * kKeys + j) : splat(scale);
         const f32x16 p = vexp(load(score) - lse[at]);
         store(score, p);
-        store(product, p * (load(product) - mean[at]) * load(room.slopes + r * kKeys + j));
+        store(product, p * (load(product) - mean[at]) * slope);
       }
     }
   }
 };
-
-// to[d] += sum over i of weight[i * step] * rows[i][d], four vectors of dims at a time.
-template <int kVectors>
-OCTAVO_INLINE void mix_some(const float* weight, int64_t step, int64_t count, const float* rows, int64_t stride,
-                            int n, float* to) {
-  f32x16 sum[kVectors];
-  for (int v = 0; v < kVectors; v++) sum[v] = n == 16 ? load(to + v * 16) : load_n(to, n);
-  for (int64_t i = 0; i < count; i++) {
-    const f32x16 w = splat(weight[i * step]);
-    const float* row = rows + i * stride;
-    for (int v = 0; v < kVectors; v++) sum[v] = fma(w, n == 16 ? load(row + v * 16) : load_n(row, n), sum[v]);
-  }
-  for (int v = 0; v < kVectors; v++) {
-    if (n == 16) store(to + v * 16, sum[v]);
-    else store_n(to, sum[v], n);
-  }
-}
-
-OCTAVO_INLINE void mix(const float* weight, int64_t step, int64_t count, const float* rows, int64_t stride,
-                       int64_t width, float* to) {
-  int64_t d = 0;
-  for (; d + 64 <= width; d += 64) mix_some<4>(weight, step, count, rows + d, stride, 16, to + d);
-  for (; d + 16 <= width; d += 16) mix_some<1>(weight, step, count, rows + d, stride, 16, to + d);
-  if (d < width) mix_some<1>(weight, step, count, rows + d, stride, (int)(width - d), to + d);
-}
 
 void own_queries(const Problem& p, int64_t b, int64_t h, int64_t t, const Room& room, float* dq) {
   const int64_t queries = least(kQueries, p.T - t), g = h / (p.H / p.G);
   const int64_t first = p.first_key(t) / kKeys * kKeys, end = p.end_key(t, queries);
   float top[kQueries], mass[kQueries], mean[kQueries];
   for (int64_t r = 0; r < queries; r++) top[r] = -INFINITY, mass[r] = mean[r] = 0;
-  const auto each_block = [&](const auto& body) {
+  const bool kept = end - first <= kKept * kKeys;
+  const auto each_block = [&](bool known, const auto& body) {
     for (int64_t j = first; j < end; j += kKeys) {
       const int64_t keys = least(kKeys, end - j);
-      p.turn(p.k, b, g, j, keys, p.D, room.keys);
-      p.turn(p.v, b, g, j, keys, p.E, room.values);
-      p.block(b, h, t, queries, j, keys, room);
-      body(j, keys);
+      const Block block = room.block(kept ? (j - first) / kKeys : 0);
+      if (!known) {
+        p.turn(b, g, j, keys, room);
+        p.block(b, h, t, queries, j, keys, room, block);
+      }
+      body(block, j, keys);
     }
   };
-  each_block([&](int64_t, int64_t keys) {
+  each_block(false, [&](const Block& block, int64_t, int64_t keys) {
     for (int64_t r = 0; r < queries; r++) {
-      const float *score = room.scores + r * kKeys, *product = room.products + r * kKeys;
+      const float *score = block.scores + r * kKeys, *product = block.products + r * kKeys;
       float high = top[r];
       for (int64_t j = 0; j < keys; j++) high = score[j] > high ? score[j] : high;
       if (high == -INFINITY) continue;
@@ -237,11 +200,10 @@ void own_queries(const Problem& p, int64_t b, int64_t h, int64_t t, const Room& 
   }
   for (int64_t r = 0; r < queries; r++)
     std::memset(dq + ((b * p.T + t + r) * p.H + h) * p.D, 0, sizeof(float) * (size_t)p.D);
-  each_block([&](int64_t j, int64_t keys) {
-    p.weigh(b, h, t, queries, keys, room);
-    for (int64_t r = 0; r < queries; r++)
-      mix(room.products + r * kKeys, 1, keys, p.row(p.k, b, g, j), p.k.stride[2], p.D,
-          dq + ((b * p.T + t + r) * p.H + h) * p.D);
+  each_block(kept, [&](const Block& block, int64_t j, int64_t keys) {
+    p.weigh(b, h, t, queries, keys, block);
+    add_outer({block.products, kKeys, 1}, {p.row(p.k, b, g, j), p.k.stride[2]},
+              {dq + ((b * p.T + t) * p.H + h) * p.D, p.H * p.D}, queries, keys, p.D);
   });
 }
 
@@ -250,18 +212,16 @@ void own_keys(const Problem& p, int64_t b, int64_t g, int64_t j, const Room& roo
   float *to_k = dk + ((b * p.G + g) * p.S + j) * p.D, *to_v = dv + ((b * p.G + g) * p.S + j) * p.E;
   std::memset(to_k, 0, sizeof(float) * (size_t)(keys * p.D));
   std::memset(to_v, 0, sizeof(float) * (size_t)(keys * p.E));
-  p.turn(p.k, b, g, j, keys, p.D, room.keys);
-  p.turn(p.v, b, g, j, keys, p.E, room.values);
+  p.turn(b, g, j, keys, room);
+  const Block block = room.block(0);
   for (int64_t h = g * share; h < (g + 1) * share; h++) {
     for (int64_t t = 0; t < p.T; t += kQueries) {
       const int64_t queries = least(kQueries, p.T - t);
       if (p.first_key(t) >= j + keys || p.end_key(t, queries) <= j) continue;
-      p.block(b, h, t, queries, j, keys, room);
-      p.weigh(b, h, t, queries, keys, room);
-      for (int64_t at = 0; at < keys; at++) {
-        mix(room.scores + at, kKeys, queries, p.gradient(b, t, h), p.dy.stride[1], p.E, to_v + at * p.E);
-        mix(room.products + at, kKeys, queries, p.query(b, t, h), p.q.stride[1], p.D, to_k + at * p.D);
-      }
+      p.block(b, h, t, queries, j, keys, room, block);
+      p.weigh(b, h, t, queries, keys, block);
+      add_outer({block.scores, 1, kKeys}, {p.gradient(b, t, h), p.dy.stride[1]}, {to_v, p.E}, keys, queries, p.E);
+      add_outer({block.products, 1, kKeys}, {p.query(b, t, h), p.q.stride[1]}, {to_k, p.D}, keys, queries, p.D);
     }
   }
 }
@@ -273,7 +233,7 @@ const char* attention_back(const Call& call) {
   for (int i = 0; i < 4; i++)
     if (call.t[i].dim[3] > 1 && call.t[i].stride[3] != 1) return "the last dim of q, k, v and dy must be contiguous";
   const int workers = call.pool ? call.pool->threads() : 1;
-  const int64_t statistics = padded(p.B * p.H * p.T), each = padded(Room::floats(p.D, p.E));
+  const int64_t statistics = padded(p.B * p.H * p.T), each = padded(Room::floats(p.D, p.E, least(kKept, (p.S + kKeys - 1) / kKeys)));
   float* scratch = (float*)call.need(sizeof(float) * (size_t)(2 * statistics + workers * each));
   if (!scratch) return "no memory for the scratch of an attention's gradient";
   p.lse = scratch;

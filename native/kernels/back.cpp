@@ -1,9 +1,10 @@
-// Gradients of products: dx = dy · W for matrices in floats, LLM.int8() codes and 4-bit codes. A piece of work owns some
-// columns of dx; it decodes a block of W for them, multiplies all its rows with it, and goes on to the next outputs, so there
-// is never a decoded matrix. Every sum is one chain in the order of the outputs.
+// isa: portable avx2 avx512 avx512bf16 amx
+// Gradients of products: dx = dy · W for matrices in floats, LLM.int8() codes and 4-bit codes. To the loops of the forward
+// products (simd/product.h) Wᵀ is a matrix whose panels, 16 columns of W over its outputs, are decoded run by run: there is
+// never a decoded matrix. Every sum is one chain in the order of the outputs. If the caller allows it and the machine
+// multiplies pairs of bf16, both operands are rounded to bf16.
 
-#include "../parallel.h"
-#include "../registry.h"
+#include "../simd/float_product.h"
 #include "../simd/four_bit.h"
 #include "../simd/narrow.h"
 #include "../simd/stored.h"
@@ -12,15 +13,10 @@ namespace octavo::OCTAVO_ISA {
 
 namespace {
 
-constexpr int64_t kColumns = 64;   // columns of a piece
-constexpr int64_t kOutputs = 32;   // outputs decoded at a time: two panels
-constexpr int64_t kTaskRows = 128; // rows of a piece if columns alone give too few pieces
-constexpr int64_t kEnough = 16;    // this many pieces are enough
+constexpr int64_t kColumns = kPanelRows;  // columns of W that are decoded together
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// Decoders: decode() writes W[n + i][k + c] to block[i * kColumns + c] for i < outputs and c < columns. Columns beyond are
-// undefined; `room` is scratch.
+// Decoders: decode() writes W[n + i][k + c] to block[i * kColumns + c] for i < outputs and c < columns. n and k are multiples
+// of 16; `room` is scratch.
 
 template <class W>
 struct FloatRows {
@@ -32,9 +28,7 @@ struct FloatRows {
   OCTAVO_INLINE void decode(int64_t n, int64_t outputs, int64_t k, int64_t columns, float* block, char*) const {
     for (int64_t i = 0; i < outputs; i++) {
       const typename W::T* from = data + (n + i) * width + k;
-      int64_t c = 0;
-      for (; c + 16 <= columns; c += 16) store(block + i * kColumns + c, W::load(from + c));
-      if (c < columns) store(block + i * kColumns + c, W::load_n(from + c, (int)(columns - c)));
+      store(block + i * kColumns, columns == kColumns ? W::load(from) : W::load_n(from, (int)columns));
     }
   }
 };
@@ -51,7 +45,7 @@ struct FromSteps {
     for (int64_t i = 0; i < outputs; i += kPanelRows) {
       const char* steps = weights.fetch((n + i) / kPanelRows, k, run, room);
       steps_to_rows((const uint32_t*)steps, (char*)(block + i * kColumns), kColumns * 4,
-                    (int)least(kPanelRows, outputs - i), columns * 4, AsIs{});
+                    (int)at_most(kPanelRows, outputs - i), columns * 4, AsIs{});
     }
   }
 };
@@ -71,7 +65,7 @@ struct Int8 {
 
   OCTAVO_INLINE void decode(int64_t n, int64_t outputs, int64_t k, int64_t columns, float* block, char* room) const {
     for (int64_t i = 0; i < outputs; i += kPanelRows) {
-      const int64_t rows = least(kPanelRows, outputs - i);
+      const int64_t rows = at_most(kPanelRows, outputs - i);
       const int8_t* from = (const int8_t*)data + (n + i) * width + k;
       int64_t stride = width;
       if (panels) {
@@ -84,135 +78,164 @@ struct Int8 {
       for (int64_t r = 0; r < rows; r++) {
         const float scale = scb[n + i + r] * (1.0f / 127.0f);
         float* to = block + (i + r) * kColumns;
-        for (int64_t c = 0; c < columns; c++) to[c] = (float)from[r * stride + c] * scale;
+        if (columns == kColumns) {
+          OCTAVO_UNROLL for (int p = 0; p < kParts; p++)
+              store_part(to + p * kPartLanes,
+                         load_floats<DType::i8>(from + r * stride + p * kPartLanes) * splat_part(scale));
+        } else {
+          for (int64_t c = 0; c < columns; c++) to[c] = (float)from[r * stride + c] * scale;
+        }
       }
     }
   }
 };
 
-// Vectors of columns that stay in registers beside the rows.
-#if defined(__AVX512F__)
-constexpr int kVectors = 4;
-#else
-constexpr int kVectors = 2;
+// Any of them: the loops below are compiled once, not for each.
+struct Decoder {
+  const void* self;
+  void (*call)(const void* self, int64_t n, int64_t outputs, int64_t k, int64_t columns, float* block, char* room);
+  int64_t room;
+
+  template <class D>
+  explicit Decoder(const D& d)
+      : self(&d),
+        call([](const void* of, int64_t n, int64_t outputs, int64_t k, int64_t columns, float* block, char* to) {
+          ((const D*)of)->decode(n, outputs, k, columns, block, to);
+        }),
+        room(d.scratch()) {}
+};
+
+// Wᵀ for product.h, in f32: step n of a panel is W[n] in its 16 columns.
+struct Turned {
+  using Dot = DotF32;
+  Decoder decoder;
+  int64_t width, steps, align = 1;
+  bool in_place = false;
+  const float* table = nullptr;
+
+  Turned(const Decoder& d, int64_t outputs, int64_t inputs) : decoder(d), width(inputs), steps(outputs) {}
+
+  int64_t scratch(int64_t run) const { return run * kStepBytes + decoder.room; }
+
+  OCTAVO_INLINE const char* fetch(int64_t panel, int64_t step, int64_t count, char* to) const {
+    const int64_t k = panel * kColumns;
+    if (k + kColumns > width)
+      for (int64_t s = 0; s < count; s++) store_wide(to + s * kStepBytes, WideF{});
+    decoder.call(decoder.self, step, count, k, at_most(kColumns, width - k), (float*)to, to + count * kStepBytes);
+    return to;
+  }
+  OCTAVO_INLINE void scales(int64_t, int64_t, int64_t, float*) const {}
+};
+
+#if defined(OCTAVO_BF16_DOT)
+// The same in pairs of bf16: step i holds outputs 2i and 2i + 1.
+template <class D>
+struct TurnedPairs {
+  using Dot = D;
+  Turned floats;
+  int64_t steps, align = 1;
+  bool in_place = false;
+  const float* table = nullptr;
+
+  TurnedPairs(const Decoder& d, int64_t outputs, int64_t inputs) : floats(d, outputs, inputs), steps(outputs / 2) {}
+
+  int64_t scratch(int64_t run) const { return run * kStepBytes + floats.scratch(2 * run); }
+
+  OCTAVO_INLINE const char* fetch(int64_t panel, int64_t step, int64_t count, char* to) const {
+    const char* from = floats.fetch(panel, 2 * step, 2 * count, to + count * kStepBytes);
+    for (int64_t s = 0; s < count; s++)
+      store_part(to + s * kStepBytes, bf16_pairs(load_part(from + 2 * s * kStepBytes),
+                                                 load_part(from + (2 * s + 1) * kStepBytes)));
+    return to;
+  }
+  OCTAVO_INLINE void scales(int64_t, int64_t, int64_t, float*) const {}
+};
 #endif
-constexpr int kRows = 4;
-static_assert(kColumns % (kVectors * kPartLanes) == 0, "columns of a piece are whole tiles");
 
-// sums[r][c] += sum over i of dy[r][i] * block[i][c], for a tile of columns.
-template <int kSome>
-OCTAVO_INLINE void tile(const float* dy, int64_t n, int64_t outputs, const float* block, float* sums) {
-  f32p acc[kSome][kVectors];
-  OCTAVO_UNROLL for (int r = 0; r < kSome; r++)
-      OCTAVO_UNROLL for (int v = 0; v < kVectors; v++) acc[r][v] = load_part(sums + r * kColumns + v * kPartLanes);
-  for (int64_t i = 0; i < outputs; i++) {
-    f32p w[kVectors];
-    OCTAVO_UNROLL for (int v = 0; v < kVectors; v++) w[v] = load_part(block + i * kColumns + v * kPartLanes);
-    OCTAVO_UNROLL for (int r = 0; r < kSome; r++) {
-      const f32p g = splat_part(dy[r * n + i]);
-      OCTAVO_UNROLL for (int v = 0; v < kVectors; v++) acc[r][v] = fma_part(g, w[v], acc[r][v]);
-    }
+// dx at `dx_at` among the operands; two absent operands stand before it, as bias and residual of a forward product.
+template <class D>
+const char* product(const Call& call, const D& decode, int dx_at, bool rounded) {
+  const Decoder decoder(decode);
+  const Tensor& dx = call.t[dx_at];
+  const int64_t n = call.t[0].last(), k = dx.last();
+  if (call.t[0].rows() == 0 || k == 0) return nullptr;
+  Call turned;
+  turned.t[0] = call.t[0];
+  turned.t[1].dim[0] = k;
+  turned.t[1].dim[1] = n;
+  turned.t[4] = dx;
+  turned.pool = call.pool;
+  turned.scratch = call.scratch;
+  turned.scratch_owner = call.scratch_owner;
+#if defined(OCTAVO_BF16_DOT)
+  if (rounded && n % 8 == 0) {
+#if defined(OCTAVO_AMX)
+    if (dx.rows() > kTileRows)
+      return float_product(turned, TurnedPairs<MatrixBf16<1, 1>>(decoder, n, k), 4, 0, true);
+#endif
+    return float_product(turned, TurnedPairs<DotBf16Pair>(decoder, n, k), 4, 0, true);
   }
-  OCTAVO_UNROLL for (int r = 0; r < kSome; r++)
-      OCTAVO_UNROLL for (int v = 0; v < kVectors; v++) store_part(sums + r * kColumns + v * kPartLanes, acc[r][v]);
-}
-
-OCTAVO_INLINE void some_rows(int64_t rows, const float* dy, int64_t n, int64_t outputs, const float* block,
-                             float* sums) {
-  for (int64_t c = 0; c < kColumns; c += kVectors * kPartLanes) {
-    switch (rows) {
-      case 1: tile<1>(dy, n, outputs, block + c, sums + c); break;
-      case 2: tile<2>(dy, n, outputs, block + c, sums + c); break;
-      case 3: tile<3>(dy, n, outputs, block + c, sums + c); break;
-      default: tile<kRows>(dy, n, outputs, block + c, sums + c); break;
-    }
+#endif
+#if defined(OCTAVO_AMX)
+  if (dx.rows() > kTileRows) {
+    const Turned floats(decoder, n, k);
+    return float_product(turned, Split<Turned, 3>(floats), 4, 0, true);
   }
-}
-
-template <class Decoder>
-const char* product(const Call& call, const Decoder& decoder, int dx_at) {
-  const Tensor &dy = call.t[0], &dx = call.t[dx_at];
-  const int64_t m = dy.rows(), n = dy.last(), k = dx.last();
-  if (m == 0 || k == 0) return nullptr;
-  const int64_t columns = (k + kColumns - 1) / kColumns;
-  const int64_t task_rows = columns >= kEnough || m <= kTaskRows ? m : kTaskRows;
-  const int64_t tasks = columns * ((m + task_rows - 1) / task_rows);
-  const int64_t block_bytes = kOutputs * kColumns * 4, sums_bytes = task_rows * kColumns * 4;
-  const int64_t worker_bytes = block_bytes + sums_bytes + (decoder.scratch() + 63) / 64 * 64;
-  const int workers = call.pool ? call.pool->threads() : 1;
-  char* scratch = call.need((size_t)(worker_bytes * workers));
-  if (!scratch) return "no memory for the scratch of a product";
-  parallel(call, tasks, 1, [&](int64_t begin, int64_t end, int worker) {
-    float* block = (float*)(scratch + worker * worker_bytes);
-    float* sums = block + kOutputs * kColumns;
-    char* room = (char*)sums + sums_bytes;
-    for (int64_t i = 0; i < kOutputs * kColumns; i++) block[i] = 0;
-    for (int64_t task = begin; task < end; task++) {
-      const int64_t column = task % columns * kColumns, row = task / columns * task_rows;
-      const int64_t some = least(kColumns, k - column), rows = least(task_rows, m - row);
-      for (int64_t i = 0; i < rows * kColumns; i++) sums[i] = 0;
-      for (int64_t at = 0; at < n; at += kOutputs) {
-        const int64_t outputs = least(kOutputs, n - at);
-        decoder.decode(at, outputs, column, some, block, room);
-        for (int64_t r = 0; r < rows; r += kRows)
-          some_rows(least(kRows, rows - r), dy.as<float>() + (row + r) * n + at, n, outputs, block,
-                    sums + r * kColumns);
-      }
-      for (int64_t r = 0; r < rows; r++)
-        std::memcpy(dx.as<float>() + (row + r) * k + column, sums + r * kColumns, sizeof(float) * (size_t)some);
-    }
-  });
-  return nullptr;
+#endif
+  (void)rounded;
+  return float_product(turned, Turned(decoder, n, k), 4, 0, true);
 }
 
 const char* linear_back(const Call& call) {
   const Tensor& w = call.t[1];
+  const bool rounded = call.attr[0].i == 1 && w.dtype == DType::bf16;
   if (!w.panels) {
     switch (w.dtype) {
-      case DType::f16: return product(call, FloatRows<F16>(w), 2);
-      case DType::bf16: return product(call, FloatRows<BF16>(w), 2);
-      default: return product(call, FloatRows<F32>(w), 2);
+      case DType::f16: return product(call, FloatRows<F16>(w), 2, rounded);
+      case DType::bf16: return product(call, FloatRows<BF16>(w), 2, rounded);
+      default: return product(call, FloatRows<F32>(w), 2, rounded);
     }
   }
   switch (w.dtype) {
     case DType::f16: {
       using Weights = Widened<DotF16>;
-      return product(call, FromSteps<Weights, 2>(Weights(Stored<DotF16>(w))), 2);
+      return product(call, FromSteps<Weights, 2>(Weights(Stored<DotF16>(w))), 2, rounded);
     }
     case DType::bf16: {
       using Weights = Widened<DotBf16>;
-      return product(call, FromSteps<Weights, 2>(Weights(Stored<DotBf16>(w))), 2);
+      return product(call, FromSteps<Weights, 2>(Weights(Stored<DotBf16>(w))), 2, rounded);
     }
-    default: return product(call, FromSteps<Stored<DotF32>, 1>(Stored<DotF32>(w)), 2);
+    default: return product(call, FromSteps<Stored<DotF32>, 1>(Stored<DotF32>(w)), 2, rounded);
   }
 }
 
-const char* llm_int8_back(const Call& call) { return product(call, Int8(call.t[1], call.t[2]), 3); }
+const char* llm_int8_back(const Call& call) { return product(call, Int8(call.t[1], call.t[2]), 3, call.attr[0].i == 1); }
 
 const char* four_bit_back(const Call& call) {
   const Tensor& codes = call.t[1];
   const int kind = call.attr[0].i;
   const int64_t blocksize = call.attr[1].i;
   const int rounding = call.attr[2].i;
+  const bool rounded = call.attr[3].i != 0;  // products in 8-bit codes allow it too
   if (const char* wrong = wrong_format(kind, blocksize, rounding)) return wrong;
   const Absmax absmax(call.t[2], call.t[3], call.t[4], call.t[5]);
   if (const char* wrong = absmax.wrong()) return wrong;
   if (!FourBit::fits(codes.dim[1], blocksize)) {
     if (codes.panels) return "panels of 4-bit codes need K and the blocksize to be multiples of 8";
-    return product(call, FromSteps<FourBitRows, 1>(FourBitRows(codes, absmax, kind, blocksize, rounding)), 6);
+    return product(call, FromSteps<FourBitRows, 1>(FourBitRows(codes, absmax, kind, blocksize, rounding)), 6, rounded);
   }
   using Weights = FourBitDecoded<DotF32>;
-  return product(call, FromSteps<Weights, 8>(Weights(FourBit(codes, absmax, kind, blocksize), rounding)), 6);
+  return product(call, FromSteps<Weights, 8>(Weights(FourBit(codes, absmax, kind, blocksize), rounding)), 6, rounded);
 }
 
 }  // namespace
 
 OCTAVO_KERNELS(back,
-    {"linear_back", "linear_back: dy[..,N]:f32 weight[N,K]:f32|f16|bf16@ -> dx[..,K]:f32", linear_back},
-    {"llm_int8_back", "llm_int8_back: dy[..,N]:f32 codes[N,K]:i8@ scb[N]:f32 -> dx[..,K]:f32", llm_int8_back},
+    {"linear_back", "linear_back: dy[..,N]:f32 weight[N,K]:f32|f16|bf16@ ; compute:i32 -> dx[..,K]:f32", linear_back},
+    {"llm_int8_back", "llm_int8_back: dy[..,N]:f32 codes[N,K]:i8@ scb[N]:f32 ; compute:i32 -> dx[..,K]:f32", llm_int8_back},
     {"four_bit_back",
      "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; "
-     "kind:i32 blocksize:i32 rounding:i32 -> dx[..,K]:f32",
+     "kind:i32 blocksize:i32 rounding:i32 compute:i32 -> dx[..,K]:f32",
      four_bit_back})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -143,7 +143,7 @@ const char* llm_int8_expert_linear(const Call& call) {
 OCTAVO_KERNELS(llm_int8,
                {"llm_int8_linear",
                 "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? "
-                "residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[..,N]:f32",
+                "residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 backward:i32 -> y[..,N]:f32",
                 llm_int8_linear},
                {"llm_int8_expert_linear",
                 "llm_int8_expert_linear: x[M,X,K]:f32 codes[E,N,K]:i8@ scb[E,N]:f32 experts[M,A]:i32 "

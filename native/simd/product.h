@@ -65,14 +65,15 @@ constexpr int kMostRows = kTileRows;
 #endif
 
 template <class Weights>
-Tiling product_tiling(const Call& call, int64_t m, int64_t n, const Weights& weights) {
+Tiling product_tiling(const Call& call, int64_t m, int64_t n, const Weights& weights,
+                      int64_t block_rows = Weights::Dot::kMatrix ? kSlabRows : kBlockRows) {
   using Dot = typename Weights::Dot;
   Tiling t;
   t.rows = Dot::kMatrix ? (m > 16 ? 32 : 16) : tile_size(m).rows;
   t.tiles = ceil_div(m, t.rows);
   t.panels = Dot::kMatrix ? 2 : tile_panels(t.rows);
   t.slab = ceil_div(t.tiles, ceil_div(t.tiles, kSlabRows / t.rows));  // slabs of nearly equal size
-  t.block = at_most(t.slab, (Dot::kMatrix ? kSlabRows : kBlockRows) / t.rows);
+  t.block = at_most(t.slab, block_rows / t.rows);
   t.total_panels = ceil_div(n, kPanelRows);
   t.workers = call.pool ? call.pool->threads() : 1;
   if (!Dot::kMatrix && t.rows == 1 && t.total_panels >= kGroupsEach * wide_panels<Dot>() * t.workers)

@@ -290,6 +290,57 @@ void test_four_bit(std::vector<std::unique_ptr<Machine>>& machines) {
   }
 }
 
+// dx = dy · W: sums over the outputs.
+void test_back(std::vector<std::unique_ptr<Machine>>& machines) {
+  const std::vector<Shape> shapes = {{1, 1, 1}, {1, 40, 24}, {5, 18, 17}, {13, 72, 33}, {64, 31, 40}, {70, 400, 50}, {600, 48, 24}};
+  const auto check = [&](const Entry& e, const char* what, const Shape& s, int compute, const std::vector<const Array*>& matrix,
+                         std::vector<Call::Word> attrs, const std::function<double(int64_t)>& w, double& worst) {
+    Array dy(DType::f32, {s.m, s.n});
+    dy.fill_gauss();
+    std::vector<const Array*> operands = {&dy};
+    operands.insert(operands.end(), matrix.begin(), matrix.end());
+    attrs.push_back(word(compute));
+    const Array dx = run_all(e.isa, e.kernel, machines, operands, attrs, s.m, s.k);
+    const double error = compare(dx, [&](int64_t m, int64_t k, double& size) {
+      double sum = 0;
+      for (int64_t n = 0; n < s.n; n++) {
+        const double p = (double)dy.f()[m * s.n + n] * w(n * s.k + k);
+        sum += p;
+        size += std::fabs(p);
+      }
+      return sum;
+    });
+    worst = std::fmax(worst, error);
+    if (!(error < (compute ? 8e-3 : 1e-6))) fail(e.isa, text("%s compute %d %ldx%ldx%ld: %g", what, compute, s.m, s.n, s.k, error));
+  };
+  for (const char* name : {"linear_back", "llm_int8_back", "four_bit_back"})
+    for (const Entry& e : kernels_named(name)) {
+      double worst[2] = {0, 0};
+      for (const Shape& s : shapes)
+        for (bool panels : {true, false})
+          for (int compute : {0, 1}) {
+            const auto stored = [&](const Array& rows) { return panels ? naive_panels(rows) : rows; };
+            if (!strcmp(name, "linear_back")) {
+              for (DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+                const Array rows = random_rows(dtype, s.n, s.k), w = stored(rows);
+                check(e, name, s, compute, {&w}, {}, [&](int64_t i) { return rows.at(i); }, worst[compute]);
+              }
+            } else if (!strcmp(name, "llm_int8_back")) {
+              const Array rows = random_rows(DType::i8, s.n, s.k), w = stored(rows);
+              Array scb(DType::f32, {s.n});
+              for (int64_t i = 0; i < s.n; i++) scb.f()[i] = std::fabs(gauss()) * 0.1f;
+              check(e, name, s, compute, {&w, &scb}, {}, [&](int64_t i) { return rows.c()[i] * (double)scb.f()[i / s.k] / 127; }, worst[compute]);
+            } else if (!panels || s.k % 8 == 0) {
+              const FourBitMatrix matrix(s.n, s.k, 0, 64, compute == 1);
+              const Array w = stored(matrix.rows);
+              check(e, name, s, compute, {&w, matrix.a(0), matrix.a(1), matrix.a(2), matrix.a(3)}, {word(0), word(64), word(0)},
+                    [&](int64_t i) { return matrix.dense[(size_t)i]; }, worst[compute]);
+            }
+          }
+      std::printf("  %-20s %-12s %.1e  (bf16 products allowed: %.1e)\n", name, e.isa, worst[0], worst[1]);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -301,6 +352,7 @@ int main() {
   test_linear(machines);
   test_llm_int8(machines);
   test_four_bit(machines);
+  test_back(machines);
   std::printf(failures ? "%d failures\n" : "all well\n", failures);
   return failures ? 1 : 0;
 }

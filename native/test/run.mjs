@@ -54,7 +54,7 @@ mkdirSync(objects, { recursive: true });
 // The suites: kernel files, and the files of the programs.
 const GROUPS = {
   matrix: {
-    kernels: ["linear", "llm_int8", "four_bit", "quantize", "pack"],
+    kernels: ["linear", "llm_int8", "four_bit", "back", "quantize", "pack"],
     test: ["matrix_test", "matrix_codes_test"],
     bench: ["matrix_bench", "limits"],
   },

@@ -132,8 +132,8 @@ export function selfTestCases(): SelfTestCase[] {
     const codes = codes8([39, 133]);
     const parts = [floats([39], "bf16"), floats([rows, 39]), zeros([133], "u8")];
     const scb = positive([39], 0.2);
-    add("llm_int8_linear", `${rows} rows`, FLOAT, [x, codes, scb, ...parts], [6, ACT.none]);
-    add("llm_int8_linear", `${rows} rows, panels`, FLOAT, [x, packed(codes), scb, ...parts], [6, ACT.gelu]);
+    add("llm_int8_linear", `${rows} rows`, FLOAT, [x, codes, scb, ...parts], [6, ACT.none, 0]);
+    add("llm_int8_linear", `${rows} rows, panels`, FLOAT, [x, packed(codes), scb, ...parts], [6, ACT.gelu, 0]);
   }
   add("llm_int8_quantize", "f32", 0, [floats([18, 45]), zeros([18, 45], "i8"), zeros([18], "f32")], [0]);
   add(
@@ -357,10 +357,18 @@ export function selfTestCases(): SelfTestCase[] {
     ["rows", (operand: CaseOperand) => operand],
     ["panels", packed],
   ] as const) {
-    add("linear_back", what, FLOAT, [floats([MANY, 37]), place(floats([37, 104], "bf16", 0.1))]);
-    add("llm_int8_back", what, FLOAT, [floats([MANY, 37]), place(codes8([37, 104])), positive([37], 0.1)]);
-    const blocks = [positive([74], 0.1), undefined, undefined, undefined];
-    add("four_bit_back", what, FLOAT, [floats([MANY, 37]), place(codes4([37, 128])), ...blocks], [FOUR_BIT.nf4, 64, 0]);
+    const rounded: readonly (readonly [string, number, number])[] = [
+      [what, FLOAT, 0],
+      [`${what}, in bf16`, BF16, 1],
+    ];
+    for (const [name, tolerance, compute] of rounded) {
+      const dy = floats([MANY, 40]);
+      add("linear_back", name, tolerance, [dy, place(floats([40, 104], "bf16", 0.1))], [compute]);
+      add("llm_int8_back", name, tolerance, [dy, place(codes8([40, 104])), positive([40], 0.1)], [compute]);
+      const blocks = [positive([80], 0.1), undefined, undefined, undefined];
+      const attributes = [FOUR_BIT.nf4, 64, 0, compute];
+      add("four_bit_back", name, tolerance, [dy, place(codes4([40, 128])), ...blocks], attributes);
+    }
   }
   const heads = [
     floats([2, MANY, 4, 17]),

@@ -236,7 +236,7 @@ export async function prepareModel<T extends Task>(
     // transformers computes in f16 what is quantized, unless a dtype is asked for.
     checkFlash(model.class_name, dtype, options.dtype === "auto" && (quantization ?? stored) !== undefined);
   }
-  const scheme = stored ? undefined : schemeOf(quantization);
+  const scheme = stored ? undefined : schemeOf(quantization, compute ?? computeFor(dtype));
   const skip = (scheme && BitsAndBytesConfig.is(quantization) && quantization.llm_int8_skip_modules) || null;
   // A caller that asks for float32 does not want products in the checkpoint's bnb_4bit_compute_dtype.
   const exact = options.dtype !== "auto" && dtype === "f32" && !quantization?.given.has("bnb_4bit_compute_dtype");
@@ -245,7 +245,8 @@ export async function prepareModel<T extends Task>(
   const selective = SelectiveConfig.is(chosen) ? chosen : undefined;
   const asked: StorageOptions = {
     ...{ dtype, scheme, skip, selective, compute, head },
-    stored: agreed && storedSchemes(agreed, exact, storedExact(config.quantization_config)),
+    stored:
+      agreed && storedSchemes(agreed, exact, storedExact(config.quantization_config), compute ?? computeFor(dtype)),
   };
   const apart = wantsOwnHead(model, selective, dtype);
   const own = apart ? undefined : await ownHead(model, architecture, checkpoint, asked);

@@ -4,7 +4,7 @@ import { OptionError, suggestion, UnsupportedModelError } from "../core/errors.j
 import { listed } from "../core/show.js";
 import { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module } from "../nn/module.js";
-import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
+import { computeFor, denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import { codesConfig, type OneScheme, schemeOf } from "../quant/index.js";
 import { isCodes, type LinearScheme, type SelectiveConfig } from "../quant/selective.js";
@@ -78,7 +78,7 @@ export function schemeFor(
   dtype: FloatDType,
   compute?: Compute,
 ): Scheme {
-  if (isCodes(scheme)) return schemeOf(codesConfig(config, scheme))!;
+  if (isCodes(scheme)) return schemeOf(codesConfig(config, scheme), compute ?? computeFor(dtype))!;
   return denseScheme(scheme === "auto" ? dtype : scheme, linear.weight.product, compute);
 }
 

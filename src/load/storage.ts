@@ -2,7 +2,7 @@ import type { Device } from "../core/device.js";
 import { UnsupportedModelError } from "../core/errors.js";
 import type { Model } from "../nn/model.js";
 import { Linear, Matrix, type Module } from "../nn/module.js";
-import { denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
+import { computeFor, denseScheme, type FloatDType, type Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { type Quantization, schemeOf } from "../quant/index.js";
@@ -62,7 +62,7 @@ export function storageOf(model: Model, config: Quantization | undefined, dtype:
   const selective = SelectiveConfig.is(config) ? config : undefined;
   const skip = BitsAndBytesConfig.is(config) ? config.llm_int8_skip_modules : null;
   const shared = wantsOwnHead(model, selective, dtype) ? untieHead(model) : undefined;
-  return { dtype, scheme: schemeOf(config), skip, selective, shared };
+  return { dtype, scheme: schemeOf(config, computeFor(dtype)), skip, selective, shared };
 }
 
 /** True if a config asks for an output head apart from the matrix that it shares: in codes, or in another dtype. */

@@ -218,19 +218,23 @@ export const fourBitLinearOp = new Op({
     const before = (): Tensor =>
       fourBitLinearOp.run(inputs.slice(0, 7), [kind, blocksize, ACT.none, compute, rounding]);
     const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
-    const dx = wanted[0] ? fourBitBackOp.run([g, ...matrix], [kind, blocksize, rounding]) : undefined;
+    const dx = wanted[0] ? fourBitBackOp.run([g, ...matrix], [kind, blocksize, rounding, compute]) : undefined;
     return [dx, ...matrix.map(() => undefined), wanted[6] ? sumRows(g) : undefined, dy];
   },
   keeps: ([x = false], [, , act]) => productKeeps(["codes", "absmax", "nested", "map", "offset"])([x], [], act),
 });
 
-/** `dy · dequantized(codes)` for `dy[..,N]`: [..,K], in f32, without a decoded matrix. */
+/**
+ * `dy · dequantized(codes)` for `dy[..,N]`: [..,K], without a decoded matrix. Sums in f32; products are exact unless
+ * `compute` is another than f32: kernels may then round both operands to bf16.
+ */
 export const fourBitBackOp = new Op({
   signature:
-    "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 -> dx[..,K]:f32",
-  check(inputs, [, blocksize, rounding]) {
+    "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 compute:i32 -> dx[..,K]:f32",
+  check(inputs, [, blocksize, rounding, compute]) {
     checkStatistics(inputs, 2, blocksize!);
-    checkRounding(rounding!);
+    checkCompute("four_bit_back", compute!, 3);
+    checkRounding(rounding!, compute);
   },
   reference({ dy, codes, absmax, nested, map, offset, dx }, { kind, blocksize, rounding }) {
     const [outputs = 0, inputs = 0] = codes!.shape;

@@ -41,7 +41,7 @@ export const linearOp = new Op({
     const before = (): Tensor => linearOp.run([x, weight, bias], [ACT.none, compute]);
     const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
     return [
-      wanted[0] ? linearBack(g, weight!) : undefined,
+      wanted[0] ? linearBack(g, weight!, compute) : undefined,
       wanted[1] ? outerProduct(g, x!) : undefined,
       wanted[2] ? sumRows(g) : undefined,
       dy,
@@ -68,7 +68,8 @@ export function outerProduct(g: Tensor, x: Tensor): Tensor {
 }
 
 export const linearBackOp = new Op({
-  signature: "linear_back: dy[..,N]:f32 weight[N,K]:f32|f16|bf16@ -> dx[..,K]:f32",
+  signature: "linear_back: dy[..,N]:f32 weight[N,K]:f32|f16|bf16@ ; compute:i32 -> dx[..,K]:f32",
+  check: (_, [compute]) => checkCompute("linear_back", compute!, 2),
   reference({ dy, weight, dx }) {
     const [outputs = 0, inputs = 0] = weight!.shape;
     for (let m = 0; m < rowsOf(dy!.shape); m++) {
@@ -86,9 +87,12 @@ export const linearBackOp = new Op({
   keeps: (wanted) => [...(wanted[0] ? ["weight"] : []), ...(wanted[1] ? ["dy"] : [])],
 });
 
-/** `dy · weight` for `dy[..,N]`, `weight[N,K]`: [..,K]; the gradient of `x · weightᵀ` by x. Exact products, sums in f32. */
-export function linearBack(dy: Tensor, weight: Tensor): Tensor {
-  return linearBackOp.run([dy, weight], []);
+/**
+ * `dy · weight` for `dy[..,N]`, `weight[N,K]`: [..,K]; the gradient of `x · weightᵀ` by x. Sums in f32; products are exact,
+ * unless `compute` lets a kernel round dy to bf16 before it multiplies with a bf16 weight.
+ */
+export function linearBack(dy: Tensor, weight: Tensor, compute: number = COMPUTE.f32): Tensor {
+  return linearBackOp.run([dy, weight], [compute]);
 }
 
 /** Fused epilogue of every matrix product. */

@@ -4,7 +4,7 @@
 
 import type { Tensor } from "../core/tensor.js";
 import { ACT, activate, activationBack } from "./activation.js";
-import { type LinearOptions, productKeeps } from "./linear.js";
+import { COMPUTE, type Compute, checkCompute, type LinearOptions, productKeeps } from "./linear.js";
 import { Op, rowsOf } from "./op.js";
 import { sumRows } from "./sum-rows.js";
 
@@ -48,9 +48,11 @@ export function quantizeRow(
   return scale;
 }
 
+// `backward` says how the gradient by x may round, as `compute` does; the product itself does not depend on it.
 export const llmInt8LinearOp = new Op({
   signature:
-    "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[..,N]:f32",
+    "llm_int8_linear: x[..,K]:f32 codes[N,K]:i8@ scb[N]:f32 bias[N]:f32|f16|bf16? residual[..,N]:f32? seen[K]:u8?!+ ; threshold:f32 act:i32 backward:i32 -> y[..,N]:f32",
+  check: (_, [, , backward]) => checkCompute("llm_int8_linear", backward!, 2),
   reference({ x, codes, scb, bias, residual, seen, y }, { threshold, act }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
     const rowCodes = new Int8Array(inputs);
@@ -73,11 +75,11 @@ export const llmInt8LinearOp = new Op({
     return undefined;
   },
   // The rounding of x counts as the identity, as in bitsandbytes; the outliers used the same weights.
-  gradient({ inputs: [x, codes, scb, bias], attributes: [threshold = 0, act = 0], dy: [dy], wanted }) {
-    const before = (): Tensor => llmInt8LinearOp.run([x, codes, scb, bias], [threshold, ACT.none]);
+  gradient({ inputs: [x, codes, scb, bias], attributes: [threshold = 0, act = 0, backward = 0], dy: [dy], wanted }) {
+    const before = (): Tensor => llmInt8LinearOp.run([x, codes, scb, bias], [threshold, ACT.none, backward]);
     const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
     return [
-      wanted[0] ? llmInt8Back(g, { codes: codes!, scb: scb! }) : undefined,
+      wanted[0] ? llmInt8Back(g, { codes: codes!, scb: scb! }, backward) : undefined,
       undefined,
       undefined,
       wanted[3] ? sumRows(g) : undefined,
@@ -88,7 +90,8 @@ export const llmInt8LinearOp = new Op({
 });
 
 export const llmInt8BackOp = new Op({
-  signature: "llm_int8_back: dy[..,N]:f32 codes[N,K]:i8@ scb[N]:f32 -> dx[..,K]:f32",
+  signature: "llm_int8_back: dy[..,N]:f32 codes[N,K]:i8@ scb[N]:f32 ; compute:i32 -> dx[..,K]:f32",
+  check: (_, [compute]) => checkCompute("llm_int8_back", compute!, 2),
   reference({ dy, codes, scb, dx }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
     for (let m = 0; m < rowsOf(dy!.shape); m++) {
@@ -104,23 +107,37 @@ export const llmInt8BackOp = new Op({
   },
 });
 
-/** `dy · (codes * scb / 127)` for `dy[..,N]`: [..,K], without a dequantized matrix. */
-export function llmInt8Back(dy: Tensor, weight: { readonly codes: Tensor; readonly scb: Tensor }): Tensor {
-  return llmInt8BackOp.run([dy, weight.codes, weight.scb], []);
+/**
+ * `dy · (codes * scb / 127)` for `dy[..,N]`: [..,K], without a dequantized matrix. Sums in f32; products are exact, unless
+ * `compute` lets a kernel round both operands to bf16.
+ */
+export function llmInt8Back(
+  dy: Tensor,
+  weight: { readonly codes: Tensor; readonly scb: Tensor },
+  compute: number = COMPUTE.f32,
+): Tensor {
+  return llmInt8BackOp.run([dy, weight.codes, weight.scb], [compute]);
 }
 
 /**
  * `act(x · (codes * scb / 127)ᵀ + bias) + residual` with x quantized per row to 8 bits except its outliers. `seen[K]` (u8) is
- * set for columns that held an outlier.
+ * set for columns that held an outlier. With `backward` "bf16" the gradient by x may be computed from operands rounded to
+ * bf16, as in a bf16 model in Python.
  */
 export function llmInt8Linear(
   x: Tensor,
-  weight: { readonly codes: Tensor; readonly scb: Tensor; readonly seen?: Tensor; readonly threshold: number },
+  weight: {
+    readonly codes: Tensor;
+    readonly scb: Tensor;
+    readonly seen?: Tensor;
+    readonly threshold: number;
+    readonly backward?: Compute;
+  },
   options: LinearOptions = {},
 ): Tensor {
   return llmInt8LinearOp.run(
     [x, weight.codes, weight.scb, options.bias, options.residual, weight.seen],
-    [weight.threshold, ACT[options.act ?? "none"]],
+    [weight.threshold, ACT[options.act ?? "none"], COMPUTE[weight.backward ?? "f32"]],
   );
 }
 

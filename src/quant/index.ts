@@ -6,6 +6,7 @@ import { torchName } from "../core/dtype.js";
 import { ConfigError, namesOf, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
+import type { Compute } from "../ops/linear.js";
 import { PythonFloat } from "../sources/json-edit.js";
 import { sharedFields } from "./_shared.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
@@ -54,11 +55,14 @@ export function codesConfig(config: SelectiveConfig, scheme: CodesName): BitsAnd
   return new BitsAndBytesConfig({ ...CODES[scheme], ...sharedFields(config) });
 }
 
-/** The scheme for the linears of a model; undefined if they are not quantized, or not all alike. */
-export function schemeOf(config: Quantization | undefined): Scheme | undefined {
+/**
+ * The scheme for the linears of a model; undefined if they are not quantized, or not all alike.
+ * @param backward how gradients through 8-bit matrices may round
+ */
+export function schemeOf(config: Quantization | undefined, backward?: Compute): Scheme | undefined {
   const method = BitsAndBytesConfig.is(config) ? config.quantization_method() : undefined;
   if (!BitsAndBytesConfig.is(config) || method === undefined) return undefined;
-  if (method === "llm_int8") return llmInt8Scheme(config.llm_int8_threshold);
+  if (method === "llm_int8") return llmInt8Scheme(config.llm_int8_threshold, backward);
   return fourBitScheme({
     kind: method,
     blocksize: config.bnb_4bit_blocksize,
@@ -274,16 +278,22 @@ function choices({ modules, default: rest }: SelectiveConfig) {
  * The schemes that may claim matrices of a checkpoint quantized like this.
  * @param exact products with 4-bit matrices are exact, whatever the checkpoint's `bnb_4bit_compute_dtype`
  * @param values decoded 4-bit values stay f32, whatever dtype the checkpoint names
+ * @param backward how gradients through 8-bit matrices may round
  */
-export function storedSchemes(config: Quantization, exact = false, values = false): readonly Scheme[] {
+export function storedSchemes(
+  config: Quantization,
+  exact = false,
+  values = false,
+  backward?: Compute,
+): readonly Scheme[] {
   if (SelectiveConfig.is(config)) {
     const kinds = [...config.schemes].filter(isCodes).map((scheme) => codesConfig(config, scheme));
     // One scheme for the 4-bit codes claims all kinds of them.
     const four = kinds.find(({ load_in_4bit }) => load_in_4bit);
     const eight = kinds.find(({ load_in_8bit }) => load_in_8bit);
-    return [eight, four].flatMap((one) => (one ? storedSchemes(one, exact, values) : []));
+    return [eight, four].flatMap((one) => (one ? storedSchemes(one, exact, values, backward) : []));
   }
-  if (config.load_in_8bit) return [llmInt8Scheme(config.llm_int8_threshold)];
+  if (config.load_in_8bit) return [llmInt8Scheme(config.llm_int8_threshold, backward)];
   const compute = exact || config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype;
   const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double_quant } = config;
   // The blocksize of each matrix is stored beside its codes.

@@ -23,7 +23,7 @@ import {
 } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
 import { llmInt8ExpertLinear } from "../ops/experts.js";
-import type { LinearOptions } from "../ops/linear.js";
+import type { Compute, LinearOptions } from "../ops/linear.js";
 import { llmInt8Dequantize, llmInt8Embedding, llmInt8Linear, llmInt8Quantize } from "../ops/llm-int8.js";
 import { pack } from "../ops/pack.js";
 
@@ -32,6 +32,8 @@ class LlmInt8Weight implements Weight {
   readonly scheme = "llm_int8";
   readonly experts: number;
   readonly threshold: number;
+  /** How gradients through it may round. */
+  readonly backward: Compute;
   /** i8[N,K] */
   readonly codes: Tensor;
   /** f32[N]: row absmax. */
@@ -39,17 +41,18 @@ class LlmInt8Weight implements Weight {
   /** u8[K]: 1 where any activation has been an outlier since the weight was made. */
   readonly seen: Tensor;
 
-  constructor(codes: Tensor, scb: Tensor, seen: Tensor, threshold: number, experts = 1) {
+  constructor(codes: Tensor, scb: Tensor, seen: Tensor, threshold: number, backward: Compute, experts: number) {
     this.experts = experts;
     this.shape = codes.shape as MatrixShape;
     this.codes = codes;
     this.scb = scb;
     this.seen = seen;
     this.threshold = threshold;
+    this.backward = backward;
   }
 
   get alike(): Scheme {
-    return llmInt8Scheme(this.threshold);
+    return llmInt8Scheme(this.threshold, this.backward);
   }
 
   get nbytes(): number {
@@ -104,7 +107,7 @@ class LlmInt8Weight implements Weight {
       scb: copied(scb, to),
       seen: copied(seen, to),
     }));
-    return new LlmInt8Weight(there.codes, there.scb, there.seen, this.threshold, experts);
+    return new LlmInt8Weight(there.codes, there.scb, there.seen, this.threshold, this.backward, experts);
   }
 
   get tensors(): readonly Tensor[] {
@@ -170,8 +173,11 @@ function check({ rows, stored: { tensors }, notes }: StoredRows, inputs: number)
   });
 }
 
-/** @param threshold magnitude from which an activation is an outlier; 0 for none */
-export function llmInt8Scheme(threshold: number): Scheme {
+/**
+ * @param threshold magnitude from which an activation is an outlier; 0 for none
+ * @param backward "bf16" lets kernels round the operands of gradients to bf16, as in a bf16 model in Python
+ */
+export function llmInt8Scheme(threshold: number, backward: Compute = "f32"): Scheme {
   const allocate = (device: Device, shape: MatrixShape, label: string, experts: number): LlmInt8Weight => {
     const [outputs, inputs] = shape;
     const { codes, scb, seen } = kept(() => ({
@@ -179,7 +185,7 @@ export function llmInt8Scheme(threshold: number): Scheme {
       scb: Tensor.empty(device, [outputs], "f32", `${label} SCB`),
       seen: Tensor.from(device, new Uint8Array(inputs), [inputs], "u8", `${label} outliers`),
     }));
-    return new LlmInt8Weight(codes, scb, seen, threshold, experts);
+    return new LlmInt8Weight(codes, scb, seen, threshold, backward, experts);
   };
   const scheme: Scheme = {
     name: "llm_int8",

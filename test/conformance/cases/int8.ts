@@ -67,7 +67,7 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
       residual && operand([...lead, N], residual),
       options.seen ? operand([K], new Uint8Array(K).fill(1, 0, Math.min(2, K))) : undefined,
     ],
-    attrs: [threshold, ACT[act]],
+    attrs: [threshold, ACT[act], 0],
     bound: productBound(x, dense, K, N, units, { bias, residual, act }),
   };
 }

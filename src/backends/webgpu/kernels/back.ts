@@ -124,11 +124,11 @@ export const linearBack: Kernel = {
   record(call, recorder) {
     const weight = call.operands[1]!;
     const shader = linearShader({ weight: weight.dtype as (typeof FLOAT_TYPES)[number] });
-    return record(recorder, shader, call, 2, [weight], { w: weight.offset }, call.attributes[0] ?? 0);
+    return record(recorder, shader, call, 2, [weight], { w: weight.offset }, call.attributes[1] ?? 0);
   },
-  axes({ operands, attributes: [adds = 0] }) {
+  axes({ operands, attributes: [compute = 0, adds = 0] }) {
     const weight = operands[1]!;
-    return axes(operands, 2, along(weight.shape[0]!, { 1: [weight, 0] }), (at) => [at > 0 ? 1 : adds]);
+    return axes(operands, 2, along(weight.shape[0]!, { 1: [weight, 0] }), (at) => [compute, at > 0 ? 1 : adds]);
   },
   shaders: () => FLOAT_TYPES.map((weight) => linearShader({ weight })),
 };
@@ -149,11 +149,12 @@ export const llmInt8Back: Kernel = {
   record(call, recorder) {
     const [, codes, scb] = call.operands;
     const numbers = { codes: codes!.offset, scb: scb!.offset };
-    return record(recorder, int8Shader({}), call, 3, [codes!, scb!], numbers, call.attributes[0] ?? 0);
+    return record(recorder, int8Shader({}), call, 3, [codes!, scb!], numbers, call.attributes[1] ?? 0);
   },
-  axes({ operands, attributes: [adds = 0] }) {
+  axes({ operands, attributes: [compute = 0, adds = 0] }) {
     const [, codes, scb] = operands;
-    return axes(operands, 3, along(codes!.shape[0]!, { 1: [codes, 0], 2: [scb, 0] }), (at) => [at > 0 ? 1 : adds]);
+    const outputs = along(codes!.shape[0]!, { 1: [codes, 0], 2: [scb, 0] });
+    return axes(operands, 3, outputs, (at) => [compute, at > 0 ? 1 : adds]);
   },
   shaders: () => [int8Shader({})],
 };
@@ -181,15 +182,15 @@ export const fourBitBack: Kernel = {
   op: fourBitBackOp,
   record(call, recorder) {
     const [, codes, absmax, nested, map, mean] = call.operands;
-    const [kind = 0, blocksize = 64, rounding = 0, phase = 0, adds = 0] = call.attributes;
+    const [kind = 0, blocksize = 64, rounding = 0, , phase = 0, adds = 0] = call.attributes;
     const made = parts(absmax!, nested, map, mean, phase);
     if (!made) return INCOMPLETE;
     const numbers = { kind, blocksize, rounding, codes: codes!.offset, ...made.numbers };
     const shader = fourBitShader({ absmax: absmax!.dtype as Absmax });
     return record(recorder, shader, call, 6, [codes!, ...made.bindings], numbers, adds);
   },
-  axes({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, , adds = 0] }) {
-    const rows = codeRows(operands.slice(1), 1, [kind, blocksize, rounding], blocksize);
+  axes({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, compute = 0, , adds = 0] }) {
+    const rows = codeRows(operands.slice(1), 1, [kind, blocksize, rounding, compute], blocksize);
     return axes(operands, 6, rows, (at) => [...rows.attributes!(at), at > 0 ? 1 : adds]);
   },
   shaders: () => (["f32", "u8"] as const).map((absmax) => fourBitShader({ absmax })),

@@ -23,6 +23,7 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { bundleNode, isBundled } from "./bundle.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const modules = join(root, "node_modules");
@@ -160,7 +161,7 @@ function buildWasm() {
   if (status !== 0) say("the WASM build failed and is old now; the reason is above");
 }
 
-function compile() {
+async function compile() {
   const stampFile = join(build, "dist-stamp");
   const dist = join(root, "dist");
   const require = createRequire(import.meta.url);
@@ -174,10 +175,13 @@ function compile() {
   const stamp = hash(
     text(join(root, "tsconfig.json")),
     JSON.parse(text(compiler)).version,
+    text(join(root, "scripts", "bundle.mjs")),
+    text(lockFile),
     ...files.flatMap((file) => [file, text(join(root, file))]),
   );
   const outputs = files.filter((file) => /(?<!\.d)\.ts$/.test(file)).map((file) => file.slice(4, -3));
-  if (text(stampFile) === stamp && outputs.every((name) => existsSync(join(dist, `${name}.js`)))) return;
+  const there = outputs.every((name) => existsSync(join(dist, `${name}.js`))) && isBundled();
+  if (text(stampFile) === stamp && there) return;
   say("compiling the library");
   rmSync(stampFile, { force: true });
   // Output of deleted sources must go, or it would be published.
@@ -188,6 +192,7 @@ function compile() {
     stdio: ["ignore", 2, 2],
   });
   if (result.status !== 0) fail("the library could not be compiled", "npm run types shows the same errors");
+  await bundleNode();
   writeFileSync(stampFile, stamp);
 }
 
@@ -229,5 +234,5 @@ await alone(async () => {
   install();
   await buildNative();
   buildWasm();
-  compile();
+  await compile();
 });

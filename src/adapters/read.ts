@@ -3,7 +3,6 @@
 
 import { readSafetensorsHeader } from "../checkpoints/safetensors.js";
 import { elementsOf, STORED_BITS, type StoredTensor } from "../checkpoints/stored.js";
-import { readTorchHeader } from "../checkpoints/torch.js";
 import { convertBytes } from "../checkpoints/values.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, FormatError, NotFoundError, OctavoError, throwIfAborted } from "../core/errors.js";
@@ -79,7 +78,9 @@ export async function readAdapter(
   if (!found) throw source.forbidden?.(WEIGHTS) ?? absent(source, WEIGHTS.join(" or "));
   const file = source.path(found);
   await source.bring?.([found]);
-  const header = await (found.endsWith(".bin") ? readTorchHeader : readSafetensorsHeader)(source, file);
+  const pickled = found.endsWith(".bin");
+  const read = pickled ? (await import("../checkpoints/torch.js")).readTorchHeader : readSafetensorsHeader;
+  const header = await read(source, file);
   for (const warning of header.warnings ?? []) warn(warning);
   const { config, ...named } = fitting(file, () => targetsOf(adapters.model, adapters.architecture, stored));
   const ready = config.with({ inference_mode: !trainable });

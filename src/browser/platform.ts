@@ -3,7 +3,6 @@
 
 import { openReference } from "../backends/reference/index.js";
 import type { WasmModule } from "../backends/wasm/api.js";
-import { openWebGPU } from "../backends/webgpu/index.js";
 import { Device } from "../core/device.js";
 import { DeviceError, OptionError, suggestion } from "../core/errors.js";
 import { show } from "../core/show.js";
@@ -63,8 +62,12 @@ export async function requestDevice(device: string | number = "auto", given: Dev
   const known = (DEVICE_NAMES as readonly string[]).includes(name);
   const options = known ? checkDeviceOptions(name, given, OWNERS) : {};
   switch (name) {
-    case "webgpu":
-      return new Device(await openWebGPU(await gpu(), { deterministic: options.deterministic }));
+    case "webgpu": {
+      const api = await gpu();
+      // A page that runs WebAssembly has no use for the shaders.
+      const { openWebGPU } = await import("../backends/webgpu/index.js");
+      return new Device(await openWebGPU(api, { deterministic: options.deterministic }));
+    }
     case "wasm":
       return openWasmDevice(options);
     case "reference":

@@ -9,7 +9,6 @@ import type { Source } from "../sources/source.js";
 import { badShardName, INDEX_WHAT, parseIndex, type ShardIndex, type WeightsEnd } from "./index-file.js";
 import { MAX_HEADER_BYTES, readSafetensorsHeader } from "./safetensors.js";
 import { elementsOf, STORED_BITS, type StoredHeader, type StoredTensor } from "./stored.js";
-import { readTorchHeader } from "./torch.js";
 
 export interface CheckpointOptions {
   /** As in transformers: "fp16" reads model.fp16.safetensors or model.safetensors.index.fp16.json, and so on. */
@@ -56,7 +55,8 @@ const BIN: Format = {
   single: "pytorch_model.bin",
   index: "pytorch_model.bin.index.json",
   end: ".bin",
-  read: readTorchHeader,
+  // Most checkpoints are safetensors, and never load this reader.
+  read: async (source, file) => (await import("./torch.js")).readTorchHeader(source, file),
 };
 /** The preferred one first. */
 const FORMATS = [SAFETENSORS, BIN];

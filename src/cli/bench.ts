@@ -6,7 +6,6 @@ import { rmSync } from "node:fs";
 import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
 import { loadavg, tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import { Command, Option } from "commander";
 import { AbortError, NotFoundError, OctavoError, OptionError } from "../core/errors.js";
 import { benchModel, crowded, FULL_PLAN, type ModelSpeed, QUICK_PLAN } from "../eval/bench.js";
@@ -39,6 +38,7 @@ import { svgChart } from "./chart-svg.js";
 import { columnsOf, textChart } from "./chart-text.js";
 import { die, type ErrorReport, errorReport, onInterrupt, PrintedError } from "./failures.js";
 import { colourful, note, print, printJson, warner } from "./output.js";
+import { PROGRAM } from "./version.js";
 
 export interface BenchFlags {
   shape?: string;
@@ -64,7 +64,6 @@ const DEFAULT_STORAGES = "f32,bf16,int8,nf4,nf4-int8";
 
 export function benchCommand(): Command {
   const command = new Command("bench")
-    .description("measure speed and memory beside what this machine can do")
     .argument("[model]", `${A_MODEL}; or give --shape`)
     .option(
       "--shape <name>",
@@ -267,7 +266,6 @@ async function inChild(
   leftovers: Leftovers,
   warn: (message: string) => void,
 ): Promise<VariantReport> {
-  const main = fileURLToPath(new URL("./main.js", import.meta.url));
   const args = ["bench", "--child", "--compare", name];
   if (flags.device !== undefined) args.push("--device", flags.device);
   if (model !== undefined) args.push(model);
@@ -276,7 +274,7 @@ async function inChild(
   if (flags.kvCache) args.push("--kv-cache", flags.kvCache);
   if (flags.quiet) args.push("--quiet");
   if (flags.threads !== undefined) args.push("--threads", String(flags.threads));
-  const child = fork(main, args, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
+  const child = fork(PROGRAM, args, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
   leftovers.child = child;
   return new Promise((resolve, reject) => {
     let told: Told = {};

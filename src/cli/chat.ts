@@ -48,7 +48,6 @@ A message that begins with / needs a blank before it.`;
 
 export function chatCommand(): Command {
   const command = new Command("chat")
-    .description("talk with a model that has a chat template")
     .argument("<model>", A_MODEL)
     .option("--system <text>", "how the model shall behave");
   addWeightFlags(command).optionsGroup("Generation (defaults: the model's own):");

@@ -2,7 +2,6 @@
 
 import { execFile } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { Command } from "commander";
 import { addonFile, type MachineInfo, machineInfo } from "../backends/native/addon.js";
@@ -18,6 +17,7 @@ import { EXIT } from "./failures.js";
 import { bytes, plural, print, printJson, table } from "./output.js";
 import { chosen } from "./report.js";
 import { type CaseResult, selfTest } from "./self-test.js";
+import { PROGRAM } from "./version.js";
 
 interface DoctorFlags {
   /** Set in the child process that lists adapters. */
@@ -61,7 +61,6 @@ interface Findings {
 
 export function doctorCommand(): Command {
   const command = new Command("doctor")
-    .description("show what this machine offers and test the kernels against the reference")
     .addOption(deviceOption())
     .addOption(threadsOption())
     .option("--verbose", "a line per op")
@@ -171,9 +170,10 @@ async function listHere(): Promise<AdapterFacts[] | string> {
 
 /** Lists adapters in a child process, which hides the drivers' stderr. */
 async function adaptersOrReason(): Promise<AdapterFacts[] | string> {
-  const main = fileURLToPath(new URL("./main.js", import.meta.url));
   try {
-    const { stdout } = await promisify(execFile)(process.execPath, [main, "doctor", "--adapters"], { timeout: 60_000 });
+    const { stdout } = await promisify(execFile)(process.execPath, [PROGRAM, "doctor", "--adapters"], {
+      timeout: 60_000,
+    });
     return JSON.parse(stdout) as AdapterFacts[] | string;
   } catch {
     return "the drivers of this machine crash the process that lists adapters";

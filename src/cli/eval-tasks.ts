@@ -2,7 +2,6 @@
 // chance.
 
 import { writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import type { Options } from "../core/options.js";
 import { compare_results } from "../eval/harness/compare.js";
 import { type EvaluateOptions, simple_evaluate } from "../eval/harness/evaluate.js";
@@ -23,8 +22,7 @@ import { htmlReport } from "./eval-html.js";
 import { type Evaluated, resultRows, sizeRows } from "./eval-rows.js";
 import { isInteractive, note, print, printJson, table, warner } from "./output.js";
 import { CountBar } from "./progress.js";
-
-const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
+import { version } from "./version.js";
 
 export interface TaskFlags {
   tasks: readonly string[];
@@ -172,7 +170,7 @@ function aboutOf({ name, flags, place }: Work, lm: LM, storage: string, date: nu
       fewshot_seed: 1234,
     },
     date,
-    octavo_version: version,
+    octavo_version: version(),
     tokenizer_pad_token: token(tokenizer.pad_token, tokenizer.pad_token_id),
     tokenizer_eos_token: token(tokenizer.eos_token, tokenizer.eos_token_id),
     tokenizer_bos_token: token(tokenizer.bos_token, tokenizer.bos_token_id),

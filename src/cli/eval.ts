@@ -8,6 +8,7 @@ import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { NODE } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
+import { storytellerFile } from "../load/storyteller.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import {
   A_MODEL,
@@ -25,7 +26,7 @@ import {
 import { evaluateTasks, type TaskFlags } from "./eval-tasks.js";
 import { bytes, isInteractive, note, print, printJson, table, warner } from "./output.js";
 import { PercentBar } from "./progress.js";
-import { readText, STORYTELLER_TEXT } from "./text.js";
+import { readText } from "./text.js";
 
 interface EvalFlags extends Omit<TaskFlags, "tasks"> {
   tasks?: readonly string[];
@@ -47,7 +48,6 @@ interface Result extends Perplexity {
 
 export function evalCommand(): Command {
   const command = new Command("eval")
-    .description("measure perplexity, or accuracy on tasks, in several storages")
     .argument("[model]", `${A_MODEL} (default: the storyteller)`)
     .option("--ppl <file>", "text to evaluate on (default: the storyteller's own)")
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")}`, "f32,int8,nf4")
@@ -102,7 +102,7 @@ async function evaluate(model: string | undefined, flags: EvalFlags, command: Co
     );
   }
   if (tasks) return await evaluateTasks(name, names, place, { ...flags, tasks });
-  const text = await readText(flags.ppl ?? STORYTELLER_TEXT);
+  const text = await readText(flags.ppl ?? storytellerFile("storyteller-eval.txt"));
   const tokenizer = await AutoTokenizer.from_pretrained(name, place);
   const ids = tokenizer(text).input_ids;
   const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;

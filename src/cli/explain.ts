@@ -10,6 +10,7 @@ import { configDType } from "../load/index.js";
 import { NODE } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
+import { storytellerFile } from "../load/storyteller.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import {
   A_MODEL,
@@ -26,7 +27,7 @@ import { explainText } from "./explain-text.js";
 import { interruption } from "./load-flags.js";
 import { isInteractive, note, print, printJson, warner } from "./output.js";
 import { LoadingBar, PercentBar } from "./progress.js";
-import { readText, STORYTELLER_TEXT } from "./text.js";
+import { readText } from "./text.js";
 
 interface ExplainFlags {
   html?: string;
@@ -41,7 +42,6 @@ interface ExplainFlags {
 
 export function explainCommand(): Command {
   const command = new Command("explain")
-    .description("show what quantization does to a model: outliers, errors of its layers and logits, memory")
     .argument("[model]", `${A_MODEL} (default: the storyteller)`)
     .argument("[text file]", "text to run through it (default: the storyteller's own)")
     .option("--html <file>", "also write a report: one page with charts and tables, without scripts")
@@ -69,7 +69,7 @@ Examples:
 async function run(model: string | undefined, file: string | undefined, flags: ExplainFlags): Promise<void> {
   const name = model ?? STORYTELLER;
   const place = optionsOf("explain", SOURCE, flags);
-  const text = await readText(file ?? STORYTELLER_TEXT);
+  const text = await readText(file ?? storytellerFile("storyteller-eval.txt"));
   const signal = interruption();
   const warn = warner(flags.quiet);
   const tokenizer = await AutoTokenizer.from_pretrained(name, place);

@@ -30,7 +30,6 @@ import { readsLikeText } from "./usage.js";
 
 export function generateCommand(): Command {
   const command = new Command("generate")
-    .description("continue a prompt")
     .argument("[model]", `${A_MODEL} (default: ${STORYTELLER})`)
     .argument("[prompt]", "text to continue; - or nothing reads it from standard input")
     .option("-p, --prompt <text>", "the prompt, where no model is named")

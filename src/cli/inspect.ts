@@ -24,7 +24,6 @@ const CACHE_TOKENS = 1000;
 
 export function inspectCommand(): Command {
   const command = new Command("inspect")
-    .description("show a model's architecture and size, without loading it")
     .argument("<model>", A_MODEL)
     .addOption(dtypeOption())
     .option("--task <name>", "what the model is for, such as causal-lm (default: what config.json says)")

@@ -13,7 +13,6 @@ interface ListFlags {
 
 export function listCommand(): Command {
   return new Command("list")
-    .description("list the models in the Hugging Face cache")
     .option("--cache-dir <folder>", "Hugging Face cache (default: the one that Python uses)")
     .addOption(jsonOption())
     .addHelpText(

@@ -1,46 +1,24 @@
-#!/usr/bin/env node
 // The command line: collects the commands and turns their errors into messages and exit codes. Each command has a file of
 // its own beside this one.
 
-import { createRequire } from "node:module";
 import { Command, CommanderError } from "commander";
+import { COMMANDS, commandOf } from "./commands.js";
 import { EXIT, exitCodeOf, failAsJson, hearInterrupts, printError } from "./failures.js";
-import { endWithReaders, print } from "./output.js";
+import { endWithReaders } from "./output.js";
 import { routed, usageError } from "./usage.js";
+import { version } from "./version.js";
 
-const { version } = createRequire(import.meta.url)("../../package.json") as { version: string };
-
-/** Each loads its own file: a command starts without the others. */
-const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
-  generate: async () => (await import("./generate.js")).generateCommand(),
-  chat: async () => (await import("./chat.js")).chatCommand(),
-  run: async () => (await import("./run-task.js")).runCommand(),
-  inspect: async () => (await import("./inspect.js")).inspectCommand(),
-  plan: async () => (await import("./plan.js")).planCommand(),
-  "estimate-memory": async () => (await import("./plan.js")).estimateCommand(),
-  quantize: async () => (await import("./quantize.js")).quantizeCommand(),
-  train: async () => (await import("./train.js")).trainCommand(),
-  merge: async () => (await import("./merge.js")).mergeCommand(),
-  eval: async () => (await import("./eval.js")).evalCommand(),
-  explain: async () => (await import("./explain.js")).explainCommand(),
-  bench: async () => (await import("./bench.js")).benchCommand(),
-  doctor: async () => (await import("./doctor.js")).doctorCommand(),
-  pull: async () => (await import("./pull.js")).pullCommand(),
-  list: async () => (await import("./list.js")).listCommand(),
-  remove: async () => (await import("./remove.js")).removeCommand(),
-  push: async () => (await import("./push.js")).pushCommand(),
-  version: async () => new Command("version").description("print the version").action(() => print(`${version}\n`)),
-};
-
-/** The command line with one of its commands, or with all. */
-async function program(only?: string): Promise<Command> {
+/** The command line, with some of its commands whole and the others as help lists them. */
+async function program(whole: readonly string[]): Promise<Command> {
   const root = new Command("octavo")
     .description("Runs Hugging Face transformer checkpoints in 8 and 4 bits")
     .usage('[command] [options], or octavo "a text to continue"')
-    .version(version, "-v, --version", "print the version")
+    .version(version(), "-v, --version", "print the version")
     .helpOption("-h, --help", "print this help")
     .option("--no-color", "no colours; the variable NO_COLOR does the same")
-    .configureHelp({ showGlobalOptions: true })
+    .configureHelp({ showGlobalOptions: true, subcommandTerm: (command) => command.name() })
+    .commandsGroup("This machine:")
+    .helpCommand("help [command]", "print the help of a command")
     .configureOutput({ outputError: () => {} }) // `main` tells it
     .hook("preAction", (root, command) => {
       // Read from the environment by all that draws, and by child processes.
@@ -65,7 +43,6 @@ Examples:
   octavo eval --compare f32,int8,nf4
   octavo eval --tasks storyteller_cloze --compare bf16,int8
   octavo explain --html report.html
-  octavo eval --tasks storyteller_cloze --compare bf16,int8
   octavo bench --shape S
   octavo doctor
   octavo pull bigscience/bloom-560m
@@ -73,8 +50,7 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 does not fit in memory, 130 interrupted.
 With --json a failure is one object on stdout too: {"error":{"code":"ERR_...","message":"...","hint":"..."}}.`,
     );
-  const loaders = only === undefined ? Object.values(COMMANDS) : [COMMANDS[only]!];
-  const commands = await Promise.all(loaders.map((load) => load()));
+  const commands = await Promise.all(Object.keys(COMMANDS).map((name) => commandOf(name, whole.includes(name))));
   for (const command of commands) root.addCommand(command.copyInheritedSettings(root));
   return root;
 }
@@ -85,15 +61,23 @@ function has(args: readonly string[], flag: string): boolean {
   return (end < 0 ? args : args.slice(0, end)).includes(flag);
 }
 
-async function main(): Promise<number> {
+/** The commands that the arguments may need whole: all that they name, and `generate` for a text or a flag without a command. */
+function neededFor(args: readonly string[]): string[] {
+  const named = Object.keys(COMMANDS).filter((name) => args.includes(name));
+  const first = args.find((arg) => arg !== "--no-color");
+  const told = first === undefined || first === "help" || ["--help", "-h", "--version", "-v"].includes(first);
+  return told || Object.hasOwn(COMMANDS, first) ? named : [...named, "generate"];
+}
+
+/** Runs the command line. @returns the exit code */
+export async function main(given: readonly string[]): Promise<number> {
   // -V was the flag's older name.
-  let args: readonly string[] = process.argv.slice(2).map((arg, i) => (i === 0 && arg === "-V" ? "-v" : arg));
+  let args: readonly string[] = given.map((arg, i) => (i === 0 && arg === "-V" ? "-v" : arg));
   endWithReaders();
   if (has(args, "--json")) failAsJson();
   // A child process of bench is ended by its parent, which tells it once.
   if (!has(args, "--child")) hearInterrupts();
-  const first = args.find((arg) => arg !== "--no-color");
-  const root = await program(first !== undefined && Object.hasOwn(COMMANDS, first) ? first : undefined);
+  const root = await program(neededFor(args));
   try {
     args = routed(args, root);
     await root.parseAsync([...args], { from: "user" });
@@ -106,5 +90,3 @@ async function main(): Promise<number> {
     return exitCodeOf(error);
   }
 }
-
-process.exitCode = await main();

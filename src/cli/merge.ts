@@ -16,7 +16,6 @@ interface MergeFlags extends LoadFlags {
 
 export function mergeCommand(): Command {
   const command = new Command("merge")
-    .description("put an adapter into a language model's weights, and write the model whole")
     .argument("<model>", A_MODEL)
     .argument("<adapter>", "folder of an adapter, as peft saves it, or its id on the hub")
     .argument("<folder>", "the new folder");

@@ -56,9 +56,7 @@ interface PlanFlags {
 const HOW = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "subfolder", "head_dtype", "compute_dtype"]);
 
 export function planCommand(): Command {
-  const command = new Command("plan")
-    .description("show where a model would go on several devices, without loading it")
-    .argument("<model>", A_MODEL);
+  const command = new Command("plan").argument("<model>", A_MODEL);
   const flags = addFlags(command, HOW);
   flags.load_in_8bit.conflicts(flags.load_in_4bit.attributeName());
   addFlags(command, BITS_AND_BYTES);
@@ -287,7 +285,6 @@ interface EstimateFlags {
 
 export function estimateCommand(): Command {
   const command = new Command("estimate-memory")
-    .description("show how much memory a model takes in each precision, and to train it with Adam")
     .argument("<model>", A_MODEL)
     .addOption(new Option("--dtypes <names...>", "precisions to show").choices([...ESTIMATED_DTYPES]))
     .option("--task <name>", "what the model is for, such as causal-lm (default: what config.json says)");

@@ -20,9 +20,7 @@ interface PullFlags {
 }
 
 export function pullCommand(): Command {
-  const command = new Command("pull")
-    .description("download a model into the Hugging Face cache")
-    .argument("<id>", 'id of a model on the hub, such as "org/name"');
+  const command = new Command("pull").argument("<id>", 'id of a model on the hub, such as "org/name"');
   addFlags(command, WEIGHTS);
   return sourceOptions(command)
     .option("--token <token>", "access token (default: HF_TOKEN, or what hf auth login has written)")

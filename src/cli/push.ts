@@ -18,7 +18,6 @@ interface PushFlags {
 
 export function pushCommand(): Command {
   return new Command("push")
-    .description("upload the folder of a model to the hub")
     .argument("<folder>", "folder whose files are uploaded, as one commit")
     .argument("<id>", 'id of the model on the hub, such as "org/name"; made if it does not exist')
     .option("--revision <name>", "branch to write to (default: main)")

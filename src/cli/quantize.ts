@@ -48,12 +48,7 @@ const HOW = omit(FROM_PRETRAINED, [
 ]);
 
 export function quantizeCommand(): Command {
-  const command = new Command("quantize")
-    .description(
-      "write a model in 8 or 4 bits, as transformers and bitsandbytes store it, or with a scheme for each linear",
-    )
-    .argument("<model>", A_MODEL)
-    .argument("<folder>", "the new folder");
+  const command = new Command("quantize").argument("<model>", A_MODEL).argument("<folder>", "the new folder");
   const flags = addFlags(command, HOW);
   flags.load_in_8bit.conflicts(flags.load_in_4bit.attributeName());
   addFlags(command, BITS_AND_BYTES);

@@ -17,7 +17,6 @@ interface RemoveFlags {
 
 export function removeCommand(): Command {
   return new Command("remove")
-    .description("delete a model from the Hugging Face cache")
     .argument("<id>", "id of a model that octavo list shows")
     .option("--revision <name>", "only this branch, tag or commit (default: all)")
     .option("--cache-dir <folder>", "Hugging Face cache (default: the one that Python uses)")

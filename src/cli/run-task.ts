@@ -32,7 +32,6 @@ function named(text: string, before: Record<string, unknown>): Record<string, un
 
 export function runCommand(): Command {
   const command = new Command("run")
-    .description("run a task, such as text-classification, on texts, images or sound")
     .argument("<task>", "a task, as Python's pipelines have it")
     .argument("<model>", A_MODEL)
     .argument("[input...]", "texts, or files of images or sound; - or nothing reads one text from standard input")

@@ -1,13 +1,9 @@
 // Text of files and of standard input, in the encodings that editors and shells write.
 
 import { readFile } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { systemCode } from "../sources/file-errors.js";
 import { brokenUtf8 } from "../sources/json-text.js";
-
-/** The file of the text that the storyteller is evaluated on. */
-export const STORYTELLER_TEXT = fileURLToPath(new URL("../../models/storyteller-eval.txt", import.meta.url));
 
 const MARKS: readonly (readonly [encoding: string, mark: readonly number[]])[] = [
   ["utf-8", [0xef, 0xbb, 0xbf]],

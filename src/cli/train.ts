@@ -33,9 +33,7 @@ import { type TrainMemory, trainMemory } from "./train-memory.js";
 import { curvesOf, METRICS, TrainProgress } from "./train-progress.js";
 
 export function trainCommand(): Command {
-  return addTrainFlags(new Command("train").description("fine-tune a language model on files of examples")).action(
-    train,
-  );
+  return addTrainFlags(new Command("train")).action(train);
 }
 
 /** TRL's longest text; a model may read less. */

@@ -5,7 +5,6 @@ import { machineInfo, nativeAvailable } from "../backends/native/addon.js";
 import { openNative } from "../backends/native/index.js";
 import { openReference } from "../backends/reference/index.js";
 import { findWasm, openWasmFile } from "../backends/wasm/node.js";
-import { openWebGPU } from "../backends/webgpu/index.js";
 import { findGPU, listAdapters } from "../backends/webgpu/node.js";
 import { Device } from "../core/device.js";
 import { DeviceError, suggestion } from "../core/errors.js";
@@ -130,7 +129,7 @@ export async function requestDevice(
   const gpu = GPU_NAME.exec(name);
   if (!gpu) return openDevice(name, given);
   const { deterministic } = checkDeviceOptions("webgpu", given, OWNERS);
-  if (gpu[1] === undefined) return new Device(await openWebGPU(await findGPU(), { deterministic }));
+  if (gpu[1] === undefined) return await onGPU(await findGPU(), deterministic);
   const adapters = await listAdapters();
   const adapter = adapters[Number(gpu[1])];
   if (!adapter) {
@@ -140,7 +139,13 @@ export async function requestDevice(
         : "install a Vulkan, Metal or D3D12 driver, or use the cpu",
     });
   }
-  return new Device(await openWebGPU(adapter.gpu, { deterministic }));
+  return await onGPU(adapter.gpu, deterministic);
+}
+
+/** Its kernels are a third of what a start loads, so they are loaded when a GPU is asked for. */
+async function onGPU(gpu: GPU, deterministic: boolean | undefined): Promise<Device> {
+  const { openWebGPU } = await import("../backends/webgpu/index.js");
+  return new Device(await openWebGPU(gpu, { deterministic }));
 }
 
 function several(alike: number): string {

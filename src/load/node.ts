@@ -2,9 +2,8 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { packagePlace } from "../backends/_package.js";
 import { FOLDERS } from "../checkpoints/folder-write.js";
-import { NotFoundError, OptionError } from "../core/errors.js";
+import { OptionError } from "../core/errors.js";
 import { openModel } from "../hub/open.js";
 import { pushWritten } from "../hub/push.js";
 import { NODE_MEDIA } from "../media/node.js";
@@ -18,16 +17,7 @@ import type { Source } from "../sources/source.js";
 import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
 import { offloadFolder } from "./offload.js";
 import type { Platform, SourceOptions } from "./platform.js";
-
-/** @throws NotFoundError if this package cannot be found, as in a bundle without it */
-function storyteller(): string {
-  const { root } = packagePlace();
-  const folder = root && join(root, "models", "storyteller");
-  if (folder && existsSync(folder)) return folder;
-  throw new NotFoundError(`model "${STORYTELLER}" is not here: it lies in the package octavo, which cannot be found`, {
-    hint: "install octavo beside the program, or pass the folder models/storyteller of it",
-  });
-}
+import { storytellerFile } from "./storyteller.js";
 
 /**
  * "octavo/storyteller", a folder that exists, an http address, or an id. Of an address, and of an id on the hub at `options.hub`, nothing
@@ -43,7 +33,7 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
     return new HttpSource(address, { token: tokenForServer(token), timeout, signal, warn });
   }
   if (model === STORYTELLER && !existsSync(STORYTELLER))
-    return new Disk(join(storyteller(), ...subfolderParts(subfolder ?? "")));
+    return new Disk(join(storytellerFile("storyteller"), ...subfolderParts(subfolder ?? "")));
   const { folder, id } = await localModel(model);
   if (id !== undefined) return openModel(id, options);
   if (force_download)

@@ -7,7 +7,6 @@ import { SAVING } from "../checkpoints/folder-write.js";
 import { readSafetensorsHeader } from "../checkpoints/safetensors.js";
 import { writeSafetensors } from "../checkpoints/safetensors-write.js";
 import type { StoredTensor } from "../checkpoints/stored.js";
-import { readTorchHeader } from "../checkpoints/torch.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { Tensor } from "../core/tensor.js";
@@ -71,7 +70,7 @@ export async function load(file: string): Promise<Map<string, StateTensor>> {
     (found) => found.isDirectory(),
     () => false,
   );
-  const read = PICKLES.test(path) ? readTorchHeader : readSafetensorsHeader;
+  const read = PICKLES.test(path) ? (await import("../checkpoints/torch.js")).readTorchHeader : readSafetensorsHeader;
   const { tensors } = await (folder ? openCheckpoint(new Disk(path)) : read(source, path));
   return new Map([...tensors].map(([name, stored]) => [name, stateOf(source, stored)]));
 }

@@ -9,7 +9,6 @@ import { classFacts } from "./classes.js";
 import type { Components } from "./components.js";
 import { JsonTokenizer } from "./engine.js";
 import { type JsonObject, readJsonObject } from "./json-file.js";
-import { readOlderFiles } from "./older-files.js";
 import {
   LOAD_TOKENIZER,
   type LoadTokenizerOptions,
@@ -54,6 +53,7 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     const pre_tokenizer = withPrefixSpace(checked.pre_tokenizer, config.add_prefix_space === true);
     return { ...whole, checked: { ...checked, pre_tokenizer } };
   }
+  const { readOlderFiles } = await import("./older-files.js");
   const {
     json,
     file: made,

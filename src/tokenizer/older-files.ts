@@ -8,12 +8,7 @@ import { type ConvertOptions, convertBpe, convertCtc, convertWordPiece, type Voc
 import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js";
 import { type JsonObject, readBytes, readJsonObject, readText } from "./json-file.js";
 import { readSentencePiece } from "./sentencepiece.js";
-
-/** Names of SentencePiece models, the usual one first. */
-const MODELS = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model"];
-
-/** Files to build a tokenizer from if there is no tokenizer.json. */
-export const OLDER: readonly string[] = ["vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", ...MODELS];
+import { MODELS, OLDER } from "./settings-files.js";
 
 /** What a folder without tokenizer.json holds. */
 export interface Converted {

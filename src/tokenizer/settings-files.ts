@@ -7,7 +7,6 @@ import type { Source } from "../sources/source.js";
 import { classFacts, className, modelClass } from "./classes.js";
 import { isId } from "./components.js";
 import { fail, isObject, type Json, type JsonObject, readJsonObject, readText } from "./json-file.js";
-import { OLDER } from "./older-files.js";
 import { SPECIAL_NAMES, type SpecialName } from "./options.js";
 import { wellFormed } from "./text.js";
 import { type AddedToken, addedToken, isEmptyToken } from "./tokenizer-json.js";
@@ -20,6 +19,18 @@ const SETTINGS = [
   "config.json",
   "chat_template.jinja",
 ];
+
+/** Names of SentencePiece models, the usual one first. */
+export const MODELS = [
+  "tokenizer.model",
+  "spiece.model",
+  "sentencepiece.bpe.model",
+  "sentencepiece.model",
+  "spm.model",
+];
+
+/** Files to build a tokenizer from if there is no tokenizer.json (older-files.ts). */
+export const OLDER: readonly string[] = ["vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", ...MODELS];
 
 /** The settings files of a folder, read but not yet interpreted. */
 export interface Files {

@@ -2,10 +2,10 @@
 
 import { stat } from "node:fs/promises";
 import { basename, extname, join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
 import { ConfigError, FormatError, NotFoundError } from "../../core/errors.js";
 import { listed, show } from "../../core/show.js";
 import { DISK_FILES } from "../../load/disk.js";
+import { storytellerFile } from "../../load/storyteller.js";
 import { loaderOf } from "../../train/data/load.js";
 import { CLOZE } from "./builtin.js";
 import type { TaskConfig } from "./task-config.js";
@@ -13,7 +13,6 @@ import type { Doc } from "./types.js";
 
 const load_dataset = loaderOf(DISK_FILES);
 
-const CLOZE_FILE = fileURLToPath(new URL("../../../models/storyteller-cloze.jsonl", import.meta.url));
 /** Formats by the endings of files; of a split's files, the first that is there counts. */
 const FORMATS: ReadonlyMap<string, string> = new Map([
   ["jsonl", "json"],
@@ -51,7 +50,7 @@ async function find(
       task,
       filesOf(task, files, split).map((file) => resolve(base, file)),
     );
-  if (task === CLOZE) return await readFiles(task, [CLOZE_FILE]);
+  if (task === CLOZE) return await readFiles(task, [storytellerFile("storyteller-cloze.jsonl")]);
   const folders = data_dir === undefined ? [] : foldersOf(config, data_dir);
   for (const folder of folders) {
     for (const ending of FORMATS.keys()) {

@@ -1,0 +1,69 @@
+// Bundles the library for Node and the command line with esbuild: dist/bin/octavo.js and dist/node/, from src/. Some 600 files
+// become a few dozen, the packages that they need are inside, and a start costs half the time. Types, and files for browsers,
+// are what the TypeScript compiler writes to dist/.
+//
+//   node scripts/bundle.mjs
+
+import { existsSync, readFileSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const { peerDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+
+/** What is bundled for Node: the file of each entry below dist/, without its ending, and its source. */
+export const NODE_ENTRIES = {
+  "bin/octavo": "src/cli/bin.ts",
+  "node/index": "src/index.ts",
+  "node/nn": "src/nn.ts",
+  "node/train": "src/train.ts",
+  "node/bnb": "src/bnb/index.ts",
+  "node/bnb-optim": "src/bnb/optim/index.ts",
+  "node/eval": "src/eval/index.ts",
+};
+
+/**
+ * Bundles the entries for Node.
+ * @param {{ outdir?: string, sourcemap?: boolean }} [options] maps, of lines to those of src/, are for checkouts only
+ * @returns esbuild's metafile
+ */
+export async function bundleNode({ outdir = join(root, "dist"), sourcemap = true } = {}) {
+  const { build } = await import("esbuild");
+  for (const folder of ["bin", "node"]) rmSync(join(outdir, folder), { recursive: true, force: true });
+  const { metafile } = await build({
+    absWorkingDir: root,
+    entryPoints: NODE_ENTRIES,
+    outdir,
+    // All chunks lie two folders below the package, as the sources of the command line do: paths by `import.meta.url` stay right.
+    chunkNames: "node/[name]-[hash]",
+    bundle: true,
+    splitting: true,
+    format: "esm",
+    platform: "node",
+    target: "node20.19",
+    // Optional packages, which a project may have in any version.
+    external: Object.keys(peerDependencies),
+    // Names stay, and so do lines that an editor can show: both are in stack traces.
+    keepNames: true,
+    minifySyntax: true,
+    minifyWhitespace: true,
+    lineLimit: 160,
+    sourcemap: sourcemap && "linked",
+    sourcesContent: false,
+    // Packages of CommonJS ask for Node's modules.
+    banner: {
+      js: 'import{createRequire as __require_of}from"node:module";const require=__require_of(import.meta.url);',
+    },
+    legalComments: "none",
+    metafile: true,
+    logLevel: "warning",
+  });
+  return metafile;
+}
+
+/** True if the bundle of every entry is there. */
+export function isBundled() {
+  return Object.keys(NODE_ENTRIES).every((name) => existsSync(join(root, "dist", `${name}.js`)));
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await bundleNode();

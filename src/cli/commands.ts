@@ -2,15 +2,8 @@
 // file: a command starts without the others, and help without any.
 
 import { Command } from "commander";
+import type { CommandEntry } from "./command-entry.js";
 import { version } from "./version.js";
-
-export interface CommandEntry {
-  /** The heading that help shows it under. */
-  readonly group: string;
-  readonly description: string;
-  /** The command, without its description. */
-  load(): Promise<Command>;
-}
 
 const RUN = "Run a model:";
 const BEFORE = "Look before you load:";
@@ -106,6 +99,11 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     group: HERE,
     description: "show what this machine offers and test the kernels against the reference",
     load: async () => (await import("./doctor.js")).doctorCommand(),
+  },
+  completion: {
+    group: HERE,
+    description: "print a script by which bash, zsh or fish completes commands and flags",
+    load: async () => (await import("./completion.js")).completionCommand(COMMANDS),
   },
   version: {
     group: HERE,

@@ -4,7 +4,14 @@ import { execFile } from "node:child_process";
 import { existsSync, statSync } from "node:fs";
 import { promisify } from "node:util";
 import { Command } from "commander";
-import { addonFile, type MachineInfo, machineInfo } from "../backends/native/addon.js";
+import {
+  type AddonOrigin,
+  addonFile,
+  addonHint,
+  addonOrigin,
+  type MachineInfo,
+  machineInfo,
+} from "../backends/native/addon.js";
 import { relaxedSimd } from "../backends/wasm/api.js";
 import { findWasm, wasmBuildHint } from "../backends/wasm/node.js";
 import type { AdapterFacts } from "../backends/webgpu/device/adapter.js";
@@ -44,6 +51,8 @@ interface Findings {
   readonly machine: MachineInfo | undefined;
   /** File of the native add-on, if there is one. */
   readonly addon: string | null;
+  /** How it was found. */
+  readonly origin: AddonOrigin | null;
   readonly isa: string | null;
   readonly threads: number | null;
   /** File of the WASM build, if there is one. */
@@ -96,6 +105,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
   const notes: string[] = [];
   let machine: MachineInfo | undefined;
   let addon: string | null = null;
+  let origin: AddonOrigin | null = null;
   let isa: string | null = null;
   let used: number | null = null;
   const levels: LevelResult[] = [];
@@ -115,6 +125,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
     async () => {
       machine = machineInfo();
       addon = addonFile();
+      origin = addonOrigin();
       await using device = openDevice("cpu", { threads: name === "cpu" ? threads : undefined });
       ({ isa, threads: used } = chosen(device));
       if (name !== "cpu") return;
@@ -132,6 +143,7 @@ async function examine(name: string, threads: number | undefined): Promise<Findi
     platform: `${process.platform} ${process.arch}`,
     machine,
     addon,
+    origin,
     isa,
     threads: used,
     wasm: findWasm() ?? null,
@@ -220,6 +232,7 @@ function toJson(findings: Findings): unknown {
       isas_supported: machine.isasSupported,
     },
     addon: findings.addon,
+    addon_origin: findings.origin,
     isa: findings.isa,
     threads: findings.threads,
     wasm: findings.wasm,
@@ -237,6 +250,7 @@ function toJson(findings: Findings): unknown {
       largest_error: worst(results),
       ops: byOp(results).map(([op, own]) => ({ op, cases: own.length, largest_error: worst(own) })),
     })),
+    faster: faster(findings),
     problems: findings.problems,
     notes: findings.notes,
   };
@@ -263,6 +277,22 @@ function adapterRows(adapters: Findings["adapters"], verbose: boolean): string[]
   });
 }
 
+/** What would make this machine faster, each with what to do. */
+function faster({ machine, adapters, levels }: Findings): string[] {
+  const found: string[] = [];
+  if (!machine) found.push(`the native add-on is several times faster than WebAssembly: ${addonHint()}`);
+  const missing = machine?.isasSupported.filter((isa) => !machine.isasCompiled.includes(isa)) ?? [];
+  // Of a build for one CPU only the levels that it would use are there.
+  if (machine && missing.includes(machine.isasSupported.at(-1)!)) {
+    found.push(`this CPU has ${missing.at(-1)}, and the add-on was built without: ${addonHint()}`);
+  }
+  const gpu = typeof adapters !== "string" && adapters.findIndex(({ software }) => !software);
+  if (gpu !== false && gpu >= 0 && !levels.some(({ isa, used }) => used && /webgpu/i.test(isa))) {
+    found.push(`there is a GPU for large models: --device webgpu:${gpu}`);
+  }
+  return found;
+}
+
 /** Failures shown per level without --verbose. */
 const FAILURES = 12;
 
@@ -285,7 +315,7 @@ function toText(findings: Findings, verbose: boolean): string {
         "used",
         `${findings.isa ?? "none"}, ${plural(findings.threads ?? 0, "thread")} (${plural(machine.cores, "core")})`,
       ],
-      ["add-on", findings.addon ?? "none"],
+      ["add-on", `${findings.addon ?? "none"} (${findings.origin})`],
       ["memory", bytes(machine.memory)],
       ["logical devices", `cpu:0 to cpu:${LOGICAL_CPUS - 1} (queue, threads and memory budget of their own)`],
     );
@@ -325,6 +355,7 @@ function toText(findings: Findings, verbose: boolean): string {
     text += `\n${isa}\n${table(rows.slice(0, rows.length - hidden), [], "  ")}`;
     if (hidden > 0) text += `  and ${hidden} more; --verbose shows all\n`;
   }
+  for (const one of faster(findings)) text += `faster: ${one}\n`;
   for (const one of notes) text += `note: ${one}\n`;
   for (const problem of problems) text += `problem: ${problem}\n`;
   return `${text}\n${healthy(findings) ? "all is well" : "something is wrong; see above"}\n`;

@@ -46,7 +46,6 @@ const ELSEWHERE: ReadonlyMap<string, string> = new Map(
     test: "octavo doctor tests the kernels",
     perplexity: MEASURES,
     benchmark: MEASURES,
-    completion: "octavo <command> --help lists the options of a command",
   }),
 );
 

@@ -95,7 +95,7 @@ describe("a text in the place of a command or of a model", () => {
 });
 
 describe("commands of other tools", () => {
-  const names = "serve download upload ls rm delete show convert finetune tokenize completion Serve".split(" ");
+  const names = "serve download upload ls rm delete show convert finetune tokenize Serve".split(" ");
   it.each(names)("%s: one sentence with what to do", (name) => {
     const refused = (): unknown => routed([name, "x"], root);
     expect(refused).toThrow(OptionError);

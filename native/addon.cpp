@@ -1,4 +1,6 @@
 // The Node-API face of the runtime: what it exports, and completions turned into promises.
+#include <pthread.h>
+
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -400,6 +402,11 @@ napi_value Exchange(napi_env env, napi_callback_info info) {
 }  // namespace
 
 NAPI_MODULE_INIT() {
+  // Threads of Node's may load the add-on at once, and its tables are made on first use, without guards.
+  static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
+  pthread_mutex_lock(&loading);
+  best_isa();
+  pthread_mutex_unlock(&loading);
   const napi_property_descriptor functions[] = {
       {"open", nullptr, Open, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"machine", nullptr, MachineInfo, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
@@ -408,6 +415,8 @@ NAPI_MODULE_INIT() {
       {"panelBytes", nullptr, PanelBytes, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"exchange", nullptr, Exchange, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
+  // Of the package that it belongs to.
+  set(env, exports, "version", text(env, OCTAVO_VERSION));
   napi_define_properties(env, exports, sizeof functions / sizeof functions[0], functions);
   return exports;
 }

@@ -16,7 +16,7 @@ Buffers::~Buffers() {
 int32_t Buffers::allocate(uint64_t bytes) {
   int32_t id = -1;
   {
-    std::lock_guard<std::mutex> lock(recycled_mutex_);
+    Lock lock(recycled_mutex_);
     if (recycled_count_ > 0) id = recycled_[--recycled_count_];
   }
   if (id < 0) {
@@ -29,7 +29,7 @@ int32_t Buffers::allocate(uint64_t bytes) {
   Slot& slot = *this->slot(id);
   slot.data = allocate_block(bytes);
   if (!slot.data) {
-    std::lock_guard<std::mutex> lock(recycled_mutex_);
+    Lock lock(recycled_mutex_);
     if (recycled_count_ < recycled_capacity_) recycled_[recycled_count_++] = id;
     return -1;
   }
@@ -50,7 +50,7 @@ void Buffers::release(int32_t id) {
   Slot* s = slot(id);
   free_block(s->data, s->bytes);
   s->data = nullptr;
-  std::lock_guard<std::mutex> lock(recycled_mutex_);
+  Lock lock(recycled_mutex_);
   if (recycled_count_ == recycled_capacity_) {
     const int32_t capacity = recycled_capacity_ ? recycled_capacity_ * 2 : 256;
     void* wider = std::realloc(recycled_, sizeof(int32_t) * (size_t)capacity);

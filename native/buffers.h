@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 
 #include "signature.h"
+#include "sync.h"
 
 namespace octavo {
 
@@ -41,7 +41,7 @@ class Buffers final : public BufferTable {
   Slot* chunks_[kChunks] = {};  // a chunk is published to the queue thread by the queue itself
   int32_t slots_ = 0;           // ids ever used
   // Ids whose release has run.
-  std::mutex recycled_mutex_;
+  Mutex recycled_mutex_;
   int32_t* recycled_ = nullptr;
   int32_t recycled_count_ = 0, recycled_capacity_ = 0;
 };

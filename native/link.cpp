@@ -2,7 +2,6 @@
 
 #include <sched.h>
 
-#include <chrono>
 #include <cstring>
 #include <new>
 
@@ -15,7 +14,7 @@ namespace {
 
 constexpr int64_t kSpinNs = 60'000;
 // How often a waiting thread checks whether its device is abandoned.
-constexpr std::chrono::milliseconds kLook{10};
+constexpr int kLookMs = 10;
 // How much a source may leave before it goes on: one copy, and all copies in this process.
 constexpr uint64_t kCopyBytes = 1 << 20;
 constexpr uint64_t kCopiesBytes = 32 << 20;
@@ -36,13 +35,13 @@ Link::~Link() {
   copies.fetch_sub(copy_bytes_, std::memory_order_relaxed);
 }
 
-void Link::finish(std::unique_lock<std::mutex>& lock) {
+void Link::finish(Lock& lock) {
   stage_.store(kDone, std::memory_order_release);
   lock.unlock();
   changed_.notify_all();
 }
 
-void Link::wait(std::unique_lock<std::mutex>& lock, Stage stage, const std::atomic<bool>& abandoned) {
+void Link::wait(Lock& lock, Stage stage, const std::atomic<bool>& abandoned) {
   lock.unlock();
   const int64_t until = now_ns() + kSpinNs;
   while (stage_.load(std::memory_order_acquire) == stage && now_ns() < until) {
@@ -51,11 +50,11 @@ void Link::wait(std::unique_lock<std::mutex>& lock, Stage stage, const std::atom
   }
   lock.lock();
   while (stage_.load(std::memory_order_relaxed) == stage && !abandoned.load(std::memory_order_relaxed))
-    changed_.wait_for(lock, kLook);
+    changed_.wait_ms(lock, kLookMs);
 }
 
 void Link::send(const char* from, uint64_t bytes, const Failure& spoilt, const std::atomic<bool>& abandoned) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  Lock lock(mutex_);
   if (stage_ == kDone) return;
   if (spoilt.failed) {
     failure_ = spoilt;
@@ -79,7 +78,7 @@ void Link::send(const char* from, uint64_t bytes, const Failure& spoilt, const s
 }
 
 Failure Link::receive(char* to, uint64_t bytes, const std::atomic<bool>& abandoned) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  Lock lock(mutex_);
   if (stage_ == kEmpty) {
     to_ = to;
     stage_.store(kWanted, std::memory_order_release);
@@ -96,7 +95,7 @@ Failure Link::receive(char* to, uint64_t bytes, const std::atomic<bool>& abandon
 }
 
 void Link::fail(const char* message) {
-  std::unique_lock<std::mutex> lock(mutex_);
+  Lock lock(mutex_);
   if (stage_ == kDone) return;
   failure_.set("transfer", 0, message);
   finish(lock);

@@ -4,11 +4,10 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 
 #include "poison.h"
+#include "sync.h"
 
 namespace octavo {
 
@@ -33,12 +32,12 @@ class Link {
   enum Stage { kEmpty, kWanted, kLeft, kDone };
 
   ~Link();
-  void finish(std::unique_lock<std::mutex>& lock);
+  void finish(Lock& lock);
   // Waits until the stage differs from `stage`, or the device is abandoned.
-  void wait(std::unique_lock<std::mutex>& lock, Stage stage, const std::atomic<bool>& abandoned);
+  void wait(Lock& lock, Stage stage, const std::atomic<bool>& abandoned);
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  Mutex mutex_;
+  Condition changed_;
   std::atomic<int> stage_{kEmpty};
   std::atomic<int> references_{1};
   char* to_ = nullptr;

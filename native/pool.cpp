@@ -4,11 +4,10 @@
 #include <sched.h>
 
 #include <atomic>
-#include <condition_variable>
-#include <mutex>
 #include <new>
 
 #include "spin.h"
+#include "sync.h"
 
 namespace octavo {
 
@@ -40,8 +39,8 @@ struct Pool::State {
   Body body = nullptr;
   void* context = nullptr;
 
-  std::mutex mutex;
-  std::condition_variable wake;
+  Mutex mutex;
+  Condition wake;
 
   void work(int me) {
     for (int i = 0; i < threads; i++) {
@@ -82,7 +81,7 @@ struct Pool::State {
         relax();
       }
     } while (now_ns() < until);
-    std::unique_lock<std::mutex> lock(mutex);
+    Lock lock(mutex);
     sleepers.fetch_add(1, std::memory_order_seq_cst);
     uint64_t g;
     while (!open(g = generation.load(std::memory_order_seq_cst))) wake.wait(lock);
@@ -92,7 +91,7 @@ struct Pool::State {
 
   void wake_all() {
     if (sleepers.load(std::memory_order_seq_cst) == 0) return;
-    { std::lock_guard<std::mutex> lock(mutex); }
+    { Lock lock(mutex); }
     wake.notify_all();
   }
 };
@@ -148,7 +147,7 @@ void Pool::destroy(Pool* pool) {
   if (!pool) return;
   State* state = pool->state_;
   {
-    std::lock_guard<std::mutex> lock(state->mutex);
+    Lock lock(state->mutex);
     state->stop.store(true, std::memory_order_seq_cst);
   }
   state->wake.notify_all();

@@ -11,7 +11,7 @@ namespace octavo {
 Prefetcher::~Prefetcher() {
   if (started_) {
     {
-      std::lock_guard<std::mutex> lock(mutex_);
+      Lock lock(mutex_);
       stop_ = true;
     }
     wake_.notify_one();
@@ -43,7 +43,7 @@ bool Prefetcher::start(int32_t buffer, uint64_t begin, uint64_t bytes, int32_t s
   pending_[count_++] = load;
   open_.fetch_add(1, std::memory_order_relaxed);
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    Lock lock(mutex_);
     *last_ = load;
     last_ = &load->next;
   }
@@ -53,7 +53,7 @@ bool Prefetcher::start(int32_t buffer, uint64_t begin, uint64_t bytes, int32_t s
 
 void Prefetcher::loop() {
   FileReader files;
-  std::unique_lock<std::mutex> lock(mutex_);
+  Lock lock(mutex_);
   for (;;) {
     if (!first_ && !stop_) files.close_all();
     while (!first_ && !stop_) wake_.wait(lock);
@@ -75,7 +75,7 @@ void Prefetcher::loop() {
 Prefetcher::Load* Prefetcher::take_at(int index) {
   Load* load = pending_[index];
   {
-    std::unique_lock<std::mutex> lock(mutex_);
+    Lock lock(mutex_);
     while (!load->done) done_.wait(lock);
   }
   count_--;
@@ -94,7 +94,7 @@ Prefetcher::Load* Prefetcher::take(int32_t buffer, uint64_t begin, uint64_t end)
 Prefetcher::Load* Prefetcher::take_oldest(bool wait) {
   if (count_ == 0) return nullptr;
   if (!wait) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    Lock lock(mutex_);
     if (!pending_[0]->done) return nullptr;
   }
   return take_at(0);

@@ -5,12 +5,11 @@
 #include <pthread.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 
 #include "file_reader.h"
 #include "poison.h"
+#include "sync.h"
 
 namespace octavo {
 
@@ -60,8 +59,8 @@ class Prefetcher {
   pthread_t thread_{};
   bool started_ = false;
 
-  std::mutex mutex_;
-  std::condition_variable wake_, done_;
+  Mutex mutex_;
+  Condition wake_, done_;
   Load* first_ = nullptr;  // to be read
   Load** last_ = &first_;
   bool stop_ = false;

@@ -38,14 +38,14 @@ void Queue::push(Item* item) {
   tail_->next.store(item, std::memory_order_seq_cst);
   tail_ = item;
   if (sleeping_.load(std::memory_order_seq_cst)) {
-    { std::lock_guard<std::mutex> lock(mutex_); }
+    { Lock lock(mutex_); }
     wake_.notify_one();
   }
 }
 
 void Queue::abandon() {
   {
-    std::lock_guard<std::mutex> lock(mutex_);
+    Lock lock(mutex_);
     abandoned_.store(true, std::memory_order_seq_cst);
   }
   wake_.notify_one();
@@ -68,7 +68,7 @@ Item* Queue::poll() {
 
 Item* Queue::sleep() {
   Item* next;
-  std::unique_lock<std::mutex> lock(mutex_);
+  Lock lock(mutex_);
   sleeping_.store(true, std::memory_order_seq_cst);
   while (!(next = head_->next.load(std::memory_order_seq_cst)) && !abandoned_.load(std::memory_order_relaxed))
     wake_.wait(lock);

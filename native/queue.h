@@ -2,11 +2,10 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 
 #include "device.h"
+#include "sync.h"
 
 namespace octavo {
 
@@ -77,8 +76,8 @@ class Queue {
   alignas(64) std::atomic<uint64_t> finished_{0};
   std::atomic<bool> sleeping_{false};
   std::atomic<bool> abandoned_{false};
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  Mutex mutex_;
+  Condition wake_;
 };
 
 }  // namespace octavo

@@ -3,7 +3,10 @@
 // nothing is downloaded.
 //
 //   node scripts/build-native.mjs [--all] [--quiet] [--force] [--sanitize=address,undefined] [--only=portable,avx512]
+//                                 [--target=linux-arm64-gnu]
 //
+// --target builds for another platform into build/octavo-<target>.node: CXX compiles the kernels, and CXX_PLATFORM all that
+// touches the system, and links. scripts/release.mjs names both.
 // A build with --all runs on any CPU of its architecture, and is not replaced by a smaller one: what is there stays whole.
 // CXX names the compiler. An object is rebuilt when its source, a header it includes, or its command line changed.
 // --sanitize and --only build into a folder of their own (build/octavo-<tag>.node) and leave the usual build alone.
@@ -92,6 +95,8 @@ node_modules a copy is kept in the user's folder for caches, where it is found a
   --all                every instruction set level, and not this CPU's alone
   --force              all of it anew, whether something changed or not
   --only=<levels>      some levels, into a build of its own, such as portable,avx512
+  --target=<platform>  for another platform, such as linux-arm64-gnu, by the compilers that CXX and
+                       CXX_PLATFORM name
   --sanitize=<kinds>   a build of its own for memory checks, such as address,undefined
   --quiet              only errors
   -h, --help           this text
@@ -108,14 +113,17 @@ if (options.has("--help") || options.has("-h")) {
   process.exit(0);
 }
 for (const key of options.keys()) {
-  if (!["--all", "--quiet", "--force", "--sanitize", "--only"].includes(key))
+  if (!["--all", "--quiet", "--force", "--sanitize", "--only", "--target"].includes(key))
     fail(`unknown option ${key}\n  hint: --help lists them`);
 }
 const quiet = options.has("--quiet");
 const sanitize = options.get("--sanitize") ?? "";
 const only = options.get("--only")?.split(",");
-const tag = [sanitize.replaceAll(",", "-"), only?.join("-") ?? ""].filter(Boolean).join("-");
-const objects = join(root, "build", tag ? `obj-${tag}` : "obj");
+const target = options.get("--target");
+const [platform, arch, libc = ""] = target ? target.split("-") : [process.platform, process.arch];
+const tag = [target, sanitize.replaceAll(",", "-"), only?.join("-")].filter(Boolean).join("-");
+// Kernels know no C library: its variants share them.
+const objects = join(root, "build", target ? `obj-${platform}-${arch}` : tag ? `obj-${tag}` : "obj");
 const output = join(root, "build", tag ? `octavo-${tag}.node` : "octavo.node");
 const stampFile = join(objects, "stamp.json");
 
@@ -145,8 +153,8 @@ function hash(...parts) {
   return sum.digest("hex");
 }
 
-function findCompiler() {
-  const wanted = process.env.CXX ? [process.env.CXX] : ["c++", "g++", "clang++"];
+function findCompiler(named) {
+  const wanted = named ? [named] : ["c++", "g++", "clang++"];
   for (const text of wanted) {
     const [command, ...args] = text.split(/\s+/);
     const paths = command.includes("/")
@@ -177,11 +185,14 @@ function levelsOf(file, all, defaults) {
   const names = line.trim().split(/[\s,]+/);
   const known = Object.values(LEVELS).flatMap((levels) => Object.keys(levels));
   for (const name of names) if (!known.includes(name)) fail(`${file}: \`// isa:\` names an unknown level ${name}`);
-  return all.filter((name) => names.includes(name) || (process.arch === "arm64" && name === "neon"));
+  return all.filter((name) => names.includes(name) || (arch === "arm64" && name === "neon"));
 }
 
-const levels = LEVELS[process.arch] ?? fail(`there are no instruction set levels for ${process.arch}`);
-const compiler = findCompiler();
+const require = createRequire(import.meta.url);
+const { version: packageVersion } = require("../package.json");
+const levels = LEVELS[arch] ?? fail(`there are no instruction set levels for ${arch}`);
+const compiler = findCompiler(process.env.CXX);
+const platformCompiler = process.env.CXX_PLATFORM ? findCompiler(process.env.CXX_PLATFORM) : compiler;
 const cpu = cpus()[0]?.model ?? "";
 const stamp = existsSync(stampFile) ? JSON.parse(readFileSync(stampFile, "utf8")) : {};
 
@@ -193,11 +204,14 @@ function isEnough() {
 // Nothing changed: stop before starting a compiler.
 const everything = sources("native", /\.(cpp|h)$/);
 const fingerprint = hash(
-  process.arch,
+  arch,
   process.versions.modules,
   compiler.command,
   ...compiler.args,
+  platformCompiler.command,
+  ...platformCompiler.args,
   process.env.OCTAVO_CXXFLAGS ?? "",
+  packageVersion,
   readFileSync(fileURLToPath(import.meta.url)),
   ...everything.flatMap((file) => [file, readFileSync(join(root, file))]),
 );
@@ -213,7 +227,6 @@ const version = spawnSync(compiler.command, [...compiler.args, "--version"], { e
 if (version.status !== 0) fail(`${compiler.command} --version failed: ${version.stderr || version.error?.message}`);
 const versionLine = version.stdout.split("\n")[0];
 
-const require = createRequire(import.meta.url);
 let headers;
 let headersVersion;
 try {
@@ -245,7 +258,10 @@ const common = [
   `-isystem${headers}`,
   ...(sanitize
     ? ["-g", "-fno-omit-frame-pointer", `-fsanitize=${sanitize}`, "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
-    : ["-D_FORTIFY_SOURCE=2", "-fstack-protector-strong"]),
+    : // Its checks are glibc's own.
+      [...(target ? [] : ["-D_FORTIFY_SOURCE=2"]), "-fstack-protector-strong"]),
+  // Else gcc's library chooses the instructions of atomics.
+  ...(target && arch === "arm64" ? ["-mno-outline-atomics"] : []),
   ...(process.env.OCTAVO_CXXFLAGS?.split(/\s+/).filter(Boolean) ?? []),
 ];
 
@@ -254,7 +270,7 @@ function usableLevels() {
   const key = hash(versionLine, JSON.stringify(levels));
   if (stamp.probe?.key === key) return stamp.probe.levels;
   const usable = Object.keys(levels).filter((name) => {
-    const include = process.arch === "x64" ? "#include <immintrin.h>\n" : "#include <arm_neon.h>\n";
+    const include = arch === "x64" ? "#include <immintrin.h>\n" : "#include <arm_neon.h>\n";
     const args = [...compiler.args, ...levels[name], "-std=c++17", "-fsyntax-only", "-x", "c++", "-"];
     return spawnSync(compiler.command, args, { input: `${include}int main() { return 0; }\n` }).status === 0;
   });
@@ -268,12 +284,12 @@ if (missing.length > 0) say(`native: ${versionLine} does not know ${missing.join
 const base = Object.keys(levels)[0];
 /** The ladder of this CPU; undefined if the compiler cannot tell. */
 function ownLadder() {
-  const flag = process.arch === "arm64" ? "-mcpu=native" : "-march=native";
+  const flag = arch === "arm64" ? "-mcpu=native" : "-march=native";
   const args = [...compiler.args, flag, "-dM", "-E", "-x", "c++", "-"];
   const { status, stdout } = spawnSync(compiler.command, args, { input: "", encoding: "utf8" });
   if (status !== 0) return undefined;
   const macros = new Set(stdout.match(/(?<=^#define )\w+/gm));
-  const ladder = LADDERS[process.arch].findLast(([, wanted]) => wanted.every((name) => macros.has(name)))[0];
+  const ladder = LADDERS[arch].findLast(([, wanted]) => wanted.every((name) => macros.has(name)))[0];
   return ladder.every((name) => usable.includes(name)) ? ladder : undefined;
 }
 
@@ -291,7 +307,7 @@ function needed(own) {
   return own.filter((name) => nearest.includes(name));
 }
 
-const defaults = DEFAULT_LEVELS[process.arch].filter((name) => chosen.includes(name));
+const defaults = DEFAULT_LEVELS[arch].filter((name) => chosen.includes(name));
 
 const jobs = [];
 const tables = [];
@@ -310,8 +326,13 @@ for (const file of everything.filter((name) => /^native[/\\]kernels[/\\][^/\\]+\
 for (const file of everything.filter((name) => /^native[/\\][^/\\]+\.cpp$/.test(name))) {
   const name = file.match(/([^/\\]+)\.cpp$/)[1];
   const whole = tops ? [`-DOCTAVO_LEVELS=${tops.map((level) => `L(${level})`).join(" ")}`] : [];
-  const flags = name === "registry" ? [`-DOCTAVO_TABLES=${tables.join(" ")}`, ...whole] : [];
-  jobs.push({ file, level: "", object: join(objects, `${name}.o`), flags });
+  const flags = {
+    registry: [`-DOCTAVO_TABLES=${tables.join(" ")}`, ...whole],
+    addon: [`-DOCTAVO_VERSION="${packageVersion}"`],
+  };
+  // The guards of statics are a C++ library's; addon.cpp has its own for what is made on first use.
+  const own = ["-fno-threadsafe-statics", ...(flags[name] ?? [])];
+  jobs.push({ file, level: "", object: join(objects, libc, `${name}.o`), flags: own });
 }
 
 /** Hash of the command line and of all inputs of the object; undefined if some are unknown. */
@@ -337,7 +358,8 @@ stamp.objects ??= {};
 const keyOf = ({ object }) => relative(objects, object);
 const todo = [];
 for (const job of jobs) {
-  job.args = [...compiler.args, ...common, ...job.flags, "-c", job.file];
+  job.by = job.level ? compiler : platformCompiler;
+  job.args = [...job.by.args, ...common, ...job.flags, "-c", job.file];
   const known = stamp.objects[keyOf(job)];
   if (known === undefined || stateOf(job, job.args) !== known) todo.push(job);
 }
@@ -360,7 +382,7 @@ async function compile(job) {
   mkdirSync(dirname(job.object), { recursive: true });
   delete stamp.objects[keyOf(job)];
   const args = [...job.args, "-MMD", "-MF", job.object.replace(/\.o$/, ".d"), "-o", job.object];
-  const result = await run(args);
+  const result = await run(job.by.command, args);
   done++;
   const what = `[${done}/${todo.length}] ${job.file}${job.level ? ` (${job.level})` : ""}`;
   if (result.code !== 0) {
@@ -372,10 +394,10 @@ async function compile(job) {
   stamp.objects[keyOf(job)] = stateOf(job, job.args);
 }
 
-function run(args) {
+function run(command, args) {
   return new Promise((resolve) => {
     const begin = Date.now();
-    const child = spawn(compiler.command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+    const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
     let text = "";
     child.stdout.on("data", (data) => (text += data));
     child.stderr.on("data", (data) => (text += data));
@@ -402,24 +424,33 @@ if (failed) {
 }
 
 say(`native: linking ${relative(root, output)}`);
-const linux = process.platform === "linux";
 const partial = `${output}.partial`;
-const link = (...extra) =>
-  run([
-    ...compiler.args,
-    ...(process.platform === "darwin" ? ["-bundle", "-undefined", "dynamic_lookup"] : ["-shared"]),
-    ...(linux ? ["-pthread", "-Wl,-z,relro,-z,now,-z,noexecstack", "-Wl,--gc-sections", "-Wl,-Bsymbolic"] : []),
-    ...(sanitize ? [`-fsanitize=${sanitize}`] : []),
-    ...extra,
-    "-o",
-    partial,
-    ...jobs.map((job) => job.object),
-  ]);
-// Some systems have no static C++ library; the shared one works too.
-let linked = await link(
-  ...(linux && !sanitize ? ["-static-libgcc", "-static-libstdc++", "-Wl,--exclude-libs,ALL"] : []),
-);
-if (linked.code !== 0 && linux && !sanitize) linked = await link();
+/** Only what Node asks for is to be seen: another add-on of the same process may have functions of the same names. */
+const exported = join(objects, "exported");
+writeFileSync(exported, "{ global: napi_register_module_v1; node_api_module_get_api_version_v1; local: *; };\n");
+const LINK = {
+  linux: [
+    // The C++ library that the driver adds is dropped, because nothing of it is used.
+    ...[
+      "-shared",
+      "-pthread",
+      "-Wl,--as-needed",
+      "-Wl,-z,relro,-z,now,-z,noexecstack",
+      "-Wl,--gc-sections",
+      "-Wl,-Bsymbolic",
+    ],
+    ...(sanitize ? [] : [`-Wl,--version-script=${exported}`, ...(target ? ["-s", "-nostdlib++"] : [])]),
+  ],
+  darwin: ["-bundle", "-undefined", "dynamic_lookup"],
+};
+const linked = await run(platformCompiler.command, [
+  ...platformCompiler.args,
+  ...(LINK[platform] ?? ["-shared"]),
+  ...(sanitize ? [`-fsanitize=${sanitize}`] : []),
+  "-o",
+  partial,
+  ...jobs.map((job) => job.object),
+]);
 if (linked.code !== 0) {
   saveStamp();
   process.stderr.write(linked.output);

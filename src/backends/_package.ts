@@ -58,6 +58,27 @@ export function packagePlace(): Place {
   return place;
 }
 
+/** What package.json says, as far as backends ask. */
+export interface Manifest {
+  readonly version?: string;
+  /** The packages of platforms, where this package was made for publishing. */
+  readonly optionalDependencies?: Readonly<Record<string, string>>;
+}
+
+let manifest: Manifest | undefined;
+
+/** The package.json of this package; empty in a bundle without it. */
+export function packageManifest(): Manifest {
+  if (manifest) return manifest;
+  const { root } = packagePlace();
+  try {
+    manifest = root ? (JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as Manifest) : {};
+  } catch {
+    manifest = {};
+  }
+  return manifest;
+}
+
 /** The user's folder for caches: XDG_CACHE_HOME, or the platform's own. */
 export function userCache(env: NodeJS.ProcessEnv = process.env, platform: string = process.platform): string {
   if (env.XDG_CACHE_HOME) return env.XDG_CACHE_HOME;
@@ -74,8 +95,7 @@ export function keptFile(name: string): string | undefined {
   const { root } = packagePlace();
   if (!root?.split(sep).includes("node_modules")) return undefined; // a checkout builds its own
   try {
-    const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as { version: string };
-    const file = join(userCache(), NAME, version, `${process.platform}-${process.arch}`, name);
+    const file = join(userCache(), NAME, packageManifest().version!, `${process.platform}-${process.arch}`, name);
     const owner = statSync(file).uid;
     const user = process.getuid?.() ?? owner;
     return owner === user || owner === 0 ? file : undefined;

@@ -4,7 +4,8 @@ import { join, resolve } from "node:path";
 import type { KernelInfo } from "../../core/backend.js";
 import { DeviceError } from "../../core/errors.js";
 import { signatures as opSignatures } from "../../ops/index.js";
-import { builtFile, keptFile, missingHint, packagePlace } from "../_package.js";
+import { builtFile, keptFile, missingHint, packageManifest, packagePlace } from "../_package.js";
+import { fromPackage, platformPackage } from "./platform-package.js";
 
 /** Time and calls of an op since `profile(true)`. */
 export interface OpProfile {
@@ -66,6 +67,8 @@ export interface LoadCounts {
 }
 
 export interface Addon {
+  /** Of the package that it was built for; older builds do not say. */
+  readonly version?: string;
   open(options: { threads?: number; isa?: string }): NativeDevice;
   machine(): MachineInfo;
   link(): NativeLink;
@@ -81,36 +84,84 @@ const FORBIDDEN: Readonly<Record<string, string>> = {
     'start node without --no-addons (with --permission, pass --allow-addons), or pass { device: "wasm" }',
 };
 
-/** The add-on, and the file that it was loaded from. */
+/** Where an add-on was found. */
+export type AddonOrigin = "OCTAVO_ADDON" | "own build" | "copy of an earlier build" | "package";
+
+/** The add-on, and where it was loaded from. */
 interface Loaded {
   readonly addon: Addon;
   readonly file: string;
+  readonly origin: AddonOrigin;
 }
 
 let loaded: Loaded | undefined;
 
-export const buildHint = (): string => missingHint("build-native.mjs", "OCTAVO_ADDON");
+/** What to do where the add-on is missing: install the package of this platform, if there is one, or build it. */
+export function addonHint(): string {
+  const build = missingHint("build-native.mjs", "OCTAVO_ADDON");
+  const listed = listedPackage();
+  return listed ? `npm i ${listed.name}@${listed.version}, or build it here: ${build}` : build;
+}
 
-/** OCTAVO_ADDON, or build/octavo.node of this package, or the copy kept of an earlier one. @throws DeviceError without any */
+/** The package of this platform that belongs to this version; a checkout has none. */
+function listedPackage(): { readonly name: string; readonly version: string } | undefined {
+  const { optionalDependencies } = packageManifest();
+  if (!optionalDependencies) return undefined;
+  const name = platformPackage();
+  const version = optionalDependencies[name];
+  return version === undefined ? undefined : { name, version };
+}
+
+/**
+ * OCTAVO_ADDON, or build/octavo.node of this package, or the copy kept of an earlier one, or the package of this platform. All
+ * but the first must be of this version.
+ * @throws DeviceError without any
+ */
 function load(): Loaded {
-  const file = process.env.OCTAVO_ADDON || builtFile(ADDON);
-  if (file) return open(file);
+  const named = process.env.OCTAVO_ADDON;
+  if (named) return open(named, "OCTAVO_ADDON");
+  const why: string[] = [];
+  const built = builtFile(ADDON);
+  if (built) {
+    const own = open(built, "own build");
+    if (isOurs(own.addon)) return own;
+    why.push(`${built} is of version ${own.addon.version}, octavo of ${packageManifest().version}`);
+  }
   const kept = keptFile(ADDON);
   const fitting = kept && openIfFits(kept);
   if (fitting) return fitting;
+  const listed = listedPackage();
+  const found = listed && fromPackage(listed.name);
+  if (listed && found) {
+    const { name, version } = listed;
+    if (found.version === version) return open(found.file, "package");
+    throw new DeviceError(
+      `the package ${name} is of version ${found.version}, and octavo of ${version}: they must match`,
+      {
+        hint: `npm i ${name}@${version}`,
+        details: { file: found.file, expected: version, got: found.version },
+      },
+    );
+  }
   const { root, bundled } = packagePlace();
-  const where = root
-    ? `there is no ${join(root, "build", ADDON)}`
-    : "this package is not installed where the program lies";
-  throw new DeviceError(`the native add-on ${bundled ? "is not in the bundle" : "is not built"}: ${where}`, {
-    hint: buildHint(),
-  });
+  if (listed) why.push(`the package ${listed.name} is not installed`);
+  else if (!root) why.push("this package is not installed where the program lies");
+  else if (why.length === 0) why.push(`there is no ${join(root, "build", ADDON)}`);
+  const what = bundled ? "is not in the bundle" : listed ? "is missing" : "is not built";
+  throw new DeviceError(`the native add-on ${what}: ${why.join("; ")}`, { hint: addonHint() });
+}
+
+/** True for an add-on of this version, or of a time when add-ons had none; its kernels are checked anyway. */
+function isOurs({ version }: Addon): boolean {
+  const wanted = packageManifest().version;
+  return version === undefined || wanted === undefined || version === wanted;
 }
 
 /** A kept add-on, unless it cannot be loaded here or has other kernels than this library: then it is as if it were not there. */
 function openIfFits(file: string): Loaded | undefined {
   try {
-    const found = open(file);
+    const found = open(file, "copy of an earlier build");
+    if (!isOurs(found.addon)) return undefined;
     const device = found.addon.open({ threads: 1 });
     const kernels = device.kernels();
     void device.close();
@@ -143,7 +194,7 @@ export function addon(): Addon {
 }
 
 /** @throws DeviceError for a file that is no add-on, or one for another CPU */
-function open(file: string): Loaded {
+function open(file: string, origin: AddonOrigin): Loaded {
   const module = { exports: {} };
   try {
     // Not `require`: bundlers rewrite it, and then look for the add-on among their own modules.
@@ -151,7 +202,7 @@ function open(file: string): Loaded {
   } catch (error) {
     const { name, message, code } = error as Error & { code?: string };
     throw new DeviceError(`the native add-on ${file} cannot be loaded: ${message}`, {
-      hint: name === "NotCapable" ? "deno run --allow-read --allow-env --allow-ffi" : (FORBIDDEN[code!] ?? buildHint()),
+      hint: name === "NotCapable" ? "deno run --allow-read --allow-env --allow-ffi" : (FORBIDDEN[code!] ?? addonHint()),
       cause: error,
     });
   }
@@ -160,16 +211,21 @@ function open(file: string): Loaded {
   if (best === "") {
     const [built, here] = [isasCompiled, isasSupported].map((levels) => levels.join(", "));
     throw new DeviceError(`the native add-on was built for another CPU: it has ${built}, this CPU has ${here}`, {
-      hint: `${buildHint()}, on this machine or with --all`,
+      hint: `${missingHint("build-native.mjs", "OCTAVO_ADDON")}, on this machine or with --all`,
       details: { file, expected: isasSupported, got: isasCompiled },
     });
   }
-  return { addon, file };
+  return { addon, file, origin };
 }
 
 /** The file of the add-on. @throws DeviceError if it is not built */
 export function addonFile(): string {
   return found().file;
+}
+
+/** How the add-on was found. @throws DeviceError if it is not built */
+export function addonOrigin(): AddonOrigin {
+  return found().origin;
 }
 
 /** True if the add-on is built and can be loaded. */

@@ -7,7 +7,7 @@ import { checkOptions, DeviceError, OptionError, OutOfMemoryError } from "../../
 import {
   type Addon,
   addon,
-  buildHint,
+  addonHint,
   type LoadCounts,
   type MachineInfo,
   misfit,
@@ -106,7 +106,7 @@ export function openNative(options: NativeOptions = {}): NativeBackend {
     device.close();
     throw new DeviceError(
       `the native add-on has another signature for ${op}\n  add-on:  ${signature}\n  library: ${wanted}`,
-      { hint: buildHint(), details: { op, expected: wanted, got: signature } },
+      { hint: addonHint(), details: { op, expected: wanted, got: signature } },
     );
   }
   return new Native(module, device, kernels, name, memory);

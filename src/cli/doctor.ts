@@ -282,8 +282,8 @@ function faster({ machine, adapters, levels }: Findings): string[] {
   const found: string[] = [];
   if (!machine) found.push(`the native add-on is several times faster than WebAssembly: ${addonHint()}`);
   const missing = machine?.isasSupported.filter((isa) => !machine.isasCompiled.includes(isa)) ?? [];
-  // Of a build for one CPU only the levels that it would use are there.
-  if (machine && missing.includes(machine.isasSupported.at(-1)!)) {
+  // Of a build for one CPU only the levels that it would use are there. (On arm64 no kernel uses the highest one.)
+  if (process.arch === "x64" && machine && missing.includes(machine.isasSupported.at(-1)!)) {
     found.push(`this CPU has ${missing.at(-1)}, and the add-on was built without: ${addonHint()}`);
   }
   const gpu = typeof adapters !== "string" && adapters.findIndex(({ software }) => !software);

@@ -66,13 +66,26 @@ export interface PackedCodes {
   readonly kind: "int4" | "e2m1";
   /** Inputs that share a scale; they divide a row. */
   readonly blocksize: number;
-  /** Undefined if it turns out that the codes have zero points of their own, or groups in another order. */
+  /** Its blocks can have zero points: for plans, before anything is read. */
+  readonly zero_points: boolean;
+  /** Undefined if it turns out that the groups have another order. */
   open(read: ReadTensor): Promise<CodeReader | undefined>;
 }
 
 export interface CodeReader {
-  /** Of rows `at` to `at + count`: codes, the first of two in the high half of a byte, and eight times the scale of each block. */
-  rows(at: number, count: number): Promise<{ readonly codes: Uint8Array; readonly absmax: Float32Array }>;
+  /** Some block has a zero point that is not the middle of the codes. */
+  readonly zero_points: boolean;
+  /** Codes and statistics of rows `at` to `at + count`. */
+  rows(at: number, count: number): Promise<CodeRows>;
+}
+
+export interface CodeRows {
+  /** The first of two in the high half of a byte. */
+  readonly codes: Uint8Array;
+  /** Eight times the scale of each block. */
+  readonly absmax: Float32Array;
+  /** What is added to the values of each block: scale times (8 - zero point). Absent without zero points. */
+  readonly shifts?: Float32Array;
 }
 
 export interface RowDecoder {

@@ -1,7 +1,7 @@
 // Fills a planned model from its files: rows stream through a small staging buffer on the device, and are quantized as
 // they arrive. Memory never holds more than the finished weights plus one piece of one tensor.
 
-import type { StoredTensor } from "../checkpoints/stored.js";
+import type { CodeReader, StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -12,7 +12,7 @@ import { denseScheme, type FloatDType, type Scheme, type StoredRows } from "../n
 import { contiguous } from "../ops/copy.js";
 import { type Plan, type PlanItem, partBytes } from "./plan.js";
 import { inRows, readBytes, readDType, readSmall, readWhole, tensorReader } from "./read.js";
-import { type Context, readersOf, readMatrix, readRows, rowSteps, stepOf } from "./rows.js";
+import { type Context, pieces, readersOf, readMatrix, readRows, stepOf } from "./rows.js";
 
 /** Source bytes between two checks of the signal and of the parameters filled so far. */
 const BREATH = 64 << 20;
@@ -217,24 +217,36 @@ async function fillMatrix(context: Context, item: PlanItem, scheme: Scheme): Pro
 async function fillCodes(context: Context, item: PlanItem, scheme: Scheme, dtype: FloatDType): Promise<void> {
   const { device, files, breathe } = context;
   const matrix = item.parameter as Matrix;
-  const { from } = item.parts[0]!;
-  const { codes } = from.packed!;
-  const reader = await codes!.open(tensorReader(files));
-  if (!reader) {
-    await fillMatrix(context, item, denseScheme(dtype, matrix.product));
-    return;
-  }
   const { shape, experts } = matrix;
-  const [outputs, inputs] = shape;
-  const builder = scheme.beginCodes!(device, shape, scheme.name, experts);
+  const inputs = shape[1];
+  const readers: CodeReader[] = [];
+  for (const { from } of item.parts) {
+    const reader = await from.packed!.codes!.open(tensorReader(files));
+    if (!reader) {
+      await fillMatrix(context, item, denseScheme(dtype, matrix.product));
+      return;
+    }
+    readers.push(reader);
+  }
+  const shifted = readers.some(({ zero_points }) => zero_points);
+  const builder = scheme.beginCodes!(device, shape, scheme.name, shifted, experts);
   try {
-    for (const { at, count } of rowSteps(matrix, stepOf(inputs / 2, builder.granularity))) {
-      const rows = await reader.rows(at, count);
-      using packed = Tensor.empty(device, [count, inputs], "u4", "codes");
-      packed.writeBytes(rows.codes);
-      using scales = Tensor.from(device, rows.absmax, [rows.absmax.length], "f32", "scales");
-      builder.put(packed, scales, at);
-      await breathe((from.bytes * count) / outputs, from);
+    const step = stepOf(inputs / 2, builder.granularity);
+    for (const [i, { from, at: first, rows: all }] of item.parts.entries()) {
+      // A part is one matrix, or all matrices of a stack, whose pieces are of one expert.
+      const each = Math.min(all, shape[0] / experts);
+      for (const { at, count } of pieces(all, each, step)) {
+        const rows = await readers[i]!.rows(at, count);
+        using packed = Tensor.empty(device, [count, inputs], "u4", "codes");
+        packed.writeBytes(rows.codes);
+        const { length } = rows.absmax;
+        using scales = Tensor.from(device, rows.absmax, [length], "f32", "scales");
+        using shifts = shifted
+          ? Tensor.from(device, rows.shifts ?? new Float32Array(length), [length], "f32", "shifts")
+          : undefined;
+        builder.put(packed, { scales, shifts }, first + at);
+        await breathe((from.bytes * count) / all, from);
+      }
     }
     matrix.fill(builder.finish());
   } catch (error) {

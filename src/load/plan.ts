@@ -8,7 +8,7 @@ import { listed } from "../core/show.js";
 import { type Architecture, placeOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
-import { computeFor, rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
+import { computeFor, PANEL_ROWS, rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
 import { codesScheme } from "../quant/four-bit.js";
 import { codesConfig } from "../quant/index.js";
 import { isCodes, type SelectiveConfig } from "../quant/selective.js";
@@ -175,10 +175,17 @@ function codesOf(
   { scheme, selective, head, dtype, compute }: StorageOptions,
 ): Scheme | undefined {
   const codes = part?.from.packed?.codes;
-  if (!codes || more.length > 0 || part.rows !== rowsIn(part) || !product || scheme || selective || head)
-    return undefined;
+  if (!codes || !product || scheme || selective || head) return undefined;
   const { kind, blocksize } = codes;
-  return codesScheme({ kind, blocksize, compute: compute ?? computeFor(dtype) });
+  const parts = [part, ...more];
+  const alike = parts.every(
+    ({ from: { packed } }) => packed?.codes?.kind === kind && packed.codes.blocksize === blocksize,
+  );
+  // Panels of rows are filled as a whole.
+  const whole = parts.every((one) => one.rows === rowsIn(one) && one.at % PANEL_ROWS === 0);
+  if (!alike || !whole) return undefined;
+  const zero_points = parts.some(({ from }) => from.packed!.codes!.zero_points);
+  return codesScheme({ kind, blocksize, compute: compute ?? computeFor(dtype), zero_points });
 }
 
 /** Rows of a stored matrix, or of all matrices of a stack. */

@@ -86,8 +86,8 @@ interface WeightBuilder extends Disposable {
 interface CodesBuilder extends Disposable {
   /** Rows per `put` must be a multiple of this (the last ones may be short). */
   readonly granularity: number;
-  /** Records storing codes u4[n,K], and the scale of each of their blocks, f32, as rows `at` to `at + n`. */
-  put(codes: Tensor, scales: Tensor, at: number): void;
+  /** Records storing codes u4[n,K], and scale and shift of each of their blocks, f32, as rows `at` to `at + n`. */
+  put(codes: Tensor, statistics: { readonly scales: Tensor; readonly shifts?: Tensor | undefined }, at: number): void;
   finish(): Weight;
 }
 
@@ -128,8 +128,8 @@ export interface Scheme {
   /** Bytes that a matrix takes, for plans. */
   bytes(shape: MatrixShape, experts?: number): number;
   begin(device: Device, shape: MatrixShape, label: string, experts?: number): WeightBuilder;
-  /** Stores 4-bit codes as they come from a packed file. */
-  beginCodes?(device: Device, shape: MatrixShape, label: string, experts?: number): CodesBuilder;
+  /** Stores 4-bit codes as they come from a packed file. @param shifted whether its blocks have zero points */
+  beginCodes?(device: Device, shape: MatrixShape, label: string, shifted: boolean, experts?: number): CodesBuilder;
   /**
    * If a checkpoint with these tensor names holds the matrix `name` quantized by this scheme: the scheme that restores it, and
    * the names of its tensors.

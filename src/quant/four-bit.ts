@@ -40,6 +40,7 @@ import type { LinearOptions } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
 import { dynamicMap } from "./_dynamic-map.js";
 import { fourBitNames, fourBitParts, readStates } from "./_four-bit-files.js";
+import { beginShifts, shiftsBytes } from "./_zero-points.js";
 
 export interface FourBitOptions {
   readonly kind: BnbKind;
@@ -317,17 +318,22 @@ interface CodesOptions {
   /** Inputs that share a scale; they divide a row. */
   readonly blocksize: number;
   readonly compute: FourBitCompute;
+  /** Blocks can have zero points: for plans. */
+  readonly zero_points: boolean;
 }
 
 /** 4-bit codes that a file holds in another format, as they are. Floats are not quantized to these kinds. */
-export function codesScheme({ kind, blocksize, compute }: CodesOptions): Scheme {
+export function codesScheme({ kind, blocksize, compute, zero_points }: CodesOptions): Scheme {
   return {
     name: kind,
-    bytes: ([outputs, inputs]) => Math.ceil((outputs * inputs) / 2) + (4 * outputs * inputs) / blocksize,
+    bytes(shape) {
+      const count = shape[0] * shape[1];
+      return Math.ceil(count / 2) + (4 * count) / blocksize + (zero_points ? shiftsBytes(shape, blocksize) : 0);
+    },
     begin() {
       throw new OptionError(`floats are not quantized to ${kind}`);
     },
-    beginCodes(device, shape, label, experts = 1) {
+    beginCodes(device, shape, label, shifted, experts = 1) {
       const [outputs, inputs] = shape;
       const blocks = inputs / blocksize;
       const { codes, absmax } = kept(() => ({
@@ -335,15 +341,26 @@ export function codesScheme({ kind, blocksize, compute }: CodesOptions): Scheme 
         absmax: Tensor.empty(device, [outputs * blocks], "f32", `${label} absmax`),
       }));
       const weight = new FourBitWeight({ codes, absmax, kind, blocksize, compute, rounding: "f32" }, experts);
+      let shifts: ReturnType<typeof beginShifts> | undefined;
+      try {
+        shifts = shifted ? beginShifts(device, [outputs, blocks], blocksize, experts) : undefined;
+      } catch (error) {
+        weight.dispose();
+        throw error;
+      }
       return {
         granularity: PANEL_ROWS,
-        put(rows, scales, at) {
+        put(rows, statistics, at) {
           pack(rows, codes, at);
           using own = absmax.narrow(0, at * blocks, rows.shape[0]! * blocks);
-          copyInto(scales, own);
+          copyInto(statistics.scales, own);
+          if (statistics.shifts) shifts?.put(statistics.shifts, at);
         },
-        finish: () => weight,
-        [Symbol.dispose]: () => weight.dispose(),
+        finish: () => shifts?.finish(weight) ?? weight,
+        [Symbol.dispose]() {
+          weight.dispose();
+          shifts?.[Symbol.dispose]();
+        },
       };
     },
   };

@@ -13,6 +13,7 @@ import { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
 import type { Matrix } from "../../src/nn/module.js";
+import { denseScheme, storeRows, type Weight } from "../../src/nn/weight.js";
 import { codesScheme } from "../../src/quant/four-bit.js";
 import { editHeader, editJson } from "../support/checkpoints.js";
 import { expectNoLeaks } from "../support/devices.js";
@@ -41,6 +42,7 @@ const readTensor: ReadTensor = async ({ file, offset, bytes }, at = 0, count = b
 
 const FORMATS = {
   gptq: "gptq, 4 bits",
+  "gptq-asymmetric": "gptq, 4 bits",
   "gptq-act-order": "gptq, 4 bits",
   "gptq-3bit": "gptq, 3 bits",
   "gptq-v2-8bit": "gptq, 8 bits",
@@ -48,13 +50,14 @@ const FORMATS = {
   "fp8-block": "fp8 in blocks of 48 x 32",
   "fbgemm-fp8": "fbgemm_fp8",
   "ct-int4": "compressed-tensors, 4 bits",
+  "ct-int4-asymmetric": "compressed-tensors, 4 bits",
   "ct-int4-act-order": "compressed-tensors, 4 bits",
   "ct-int8": "compressed-tensors, 8 bits",
   "ct-fp8": "compressed-tensors, 8 bits",
 };
 
-/** Their codes are stored as they are: integers around zero, with a scale for groups of neighbours. */
-const FOUR = ["gptq", "ct-int4"];
+/** Their codes are stored as they are: integers, with a scale and a zero point for groups of neighbours. */
+const FOUR = ["gptq", "gptq-asymmetric", "awq", "ct-int4", "ct-int4-asymmetric"];
 
 describe.each(Object.entries(FORMATS))("%s", (format, name) => {
   test("its matrices are the layout's, in f32 bit for bit, and a warning says what became of them", async () => {
@@ -81,20 +84,69 @@ describe.each(Object.entries(FORMATS))("%s", (format, name) => {
   });
 });
 
-test("codes in 4 bits multiply as the floats that they stand for, with every kind of product, and are not saved as something else", async () => {
-  const input_ids = [[3, 7, 1, 40, 22]];
-  const logits = async (options: FromPretrainedOptions): Promise<Float32Array> => {
-    await using model = await load(folderOf("gptq"), { dtype: "float32", ...options });
-    if (options.dtype) model.dequantize();
-    const output = model.forward({ input_ids });
-    const values = await output.logits.readFloats();
-    output.logits.dispose();
-    return values;
+test.each(["gptq", "awq"])(
+  "%s: codes in 4 bits multiply as the floats that they stand for, and are not saved as something else",
+  async (format) => {
+    await using model = await load(folderOf(format), { dtype: "float32" });
+    const logits = async (): Promise<Float32Array> => {
+      using output = model.forward({ input_ids: [[3, 7, 1, 40, 22]] }).logits;
+      return output.readFloats();
+    };
+    const codes = await logits();
+    await expect(model.save_pretrained(temporary("int4"))).rejects.toThrow(/is stored as int4/);
+    model.dequantize();
+    const floats = await logits();
+    // Sums of f32 in another order.
+    expect(difference(codes, floats).max).toBeLessThanOrEqual(1e-5 * largest(floats));
+  },
+);
+
+test("a stack with zero points: products of chosen experts with every epilogue, rows, and a copy on another device", async () => {
+  const [E, N, K, blocksize] = [2, 32, 64, 32];
+  const scheme = codesScheme({ kind: "int4", blocksize, compute: "f32", zero_points: true });
+  const random = (size: number): Float32Array =>
+    Float32Array.from({ length: size }, (_, i) => Math.sin(i * 1.7 + size));
+  const make = (experts: number): Weight => {
+    const rows = (experts * N * K) / blocksize;
+    const builder = scheme.beginCodes!(device, [experts * N, K], "codes", true, experts);
+    using codes = Tensor.empty(device, [experts * N, K], "u4");
+    codes.writeBytes(Uint8Array.from({ length: (experts * N * K) / 2 }, (_, i) => (i * 73) & 255));
+    using scales = Tensor.from(device, random(rows), [rows]);
+    using shifts = Tensor.from(
+      device,
+      random(rows).map((x) => 3 * x),
+      [rows],
+    );
+    builder.put(codes, { scales, shifts }, 0);
+    return builder.finish();
   };
-  const [codes, floats] = [await logits({}), await logits({ dtype: "float32" })];
-  expect(difference(codes, floats).max).toBeLessThanOrEqual(1e-5 * largest(floats));
-  await using model = await load(folderOf("gptq"));
-  await expect(model.save_pretrained(temporary("int4"))).rejects.toThrow(/is stored as int4/);
+  const same = async (run: (weight: Weight) => Tensor, weight: Weight): Promise<void> => {
+    using floats = weight.dense("f32");
+    using plain = storeRows(denseScheme("f32"), floats, "floats", weight.experts);
+    using got = run(weight);
+    using want = run(plain);
+    const values = await want.readFloats();
+    expect(difference(await got.readFloats(), values).max).toBeLessThanOrEqual(1e-5 * largest(values));
+  };
+  using one = make(1);
+  using x = Tensor.from(device, random(6 * K), [2, 3, K]);
+  using bias = Tensor.from(device, random(N), [N]);
+  using residual = Tensor.from(device, random(6 * N), [2, 3, N]);
+  using ids = Tensor.from(device, Int32Array.of(31, 0, 7), [3], "i32");
+  for (const options of [{}, { bias, residual }, { bias, act: "silu" as const }, { act: "gelu" as const, residual }]) {
+    await same((weight) => weight.linear(x, options), one);
+  }
+  await same((weight) => weight.rows(ids), one);
+  using stack = make(E);
+  using tokens = Tensor.from(device, random(3 * K), [3, K]);
+  using experts = Tensor.from(device, Int32Array.of(0, 1, 1, 0, 1, 1), [3, 2], "i32");
+  await same((weight) => weight.linear(tokens, { experts }), stack);
+  await same((weight) => weight.linear(tokens, { experts, act: "relu" }), stack);
+  await using other = openDevice("reference");
+  using there = stack.moved!(other);
+  using here = stack.dense("f32");
+  using copy = there.dense("f32");
+  expect(await copy.readFloats()).toEqual(await here.readFloats());
 });
 
 test("MXFP4 codes in 4 bits are the values, of both experts", async () => {
@@ -103,12 +155,13 @@ test("MXFP4 codes in 4 bits are the values, of both experts", async () => {
   const [experts, , inputs] = shape as [number, number, number];
   const { kind, blocksize, open } = packed!.codes!;
   const reader = (await open(readTensor))!;
-  const builder = codesScheme({ kind, blocksize, compute: "f32" }).beginCodes!(device, [12, inputs], "codes", experts);
+  const scheme = codesScheme({ kind, blocksize, compute: "f32", zero_points: false });
+  const builder = scheme.beginCodes!(device, [12, inputs], "codes", false, experts);
   const rows = await reader.rows(0, 12);
   using codes = Tensor.empty(device, [12, inputs], "u4");
   codes.writeBytes(rows.codes);
   using scales = Tensor.from(device, rows.absmax, [rows.absmax.length]);
-  builder.put(codes, scales, 0);
+  builder.put(codes, { scales }, 0);
   const weight = builder.finish();
   using dense = weight.dense("f32");
   const { values } = readArrays("packed", "mxfp4", "expected.safetensors").get("experts.gate_up_proj")!;

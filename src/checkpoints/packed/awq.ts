@@ -1,9 +1,9 @@
 // AWQ as AutoAWQ stores it, version "gemm" (Lin et al. 2024): 4-bit integers packed along the outputs, eight to a word in an order of
 // its own, with a scale and a zero point for each group of inputs and each output.
 
-import type { PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
+import type { PackedCodes, PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
 import { wordsOf } from "./bits.js";
-import { expectTensor, FLOAT_DTYPES, floatsFrom, needed, type PackedFormat } from "./format.js";
+import { byGroup, expectTensor, FLOAT_DTYPES, floatsFrom, needed, type PackedFormat } from "./format.js";
 
 /** The lowest bit in a word of output 0, 1, ... of eight. */
 const SHIFTS = Uint8Array.of(0, 16, 4, 20, 8, 24, 12, 28);
@@ -30,6 +30,11 @@ export function awqFormat(group_size: number): PackedFormat {
   };
 }
 
+/** The field of output `n` in a row of `wide` words. */
+function fieldsOf(wide: number): (words: Uint32Array, row: number, n: number) => number {
+  return (words, row, n) => (words[row * wide + (n >>> 3)]! >>> SHIFTS[n & 7]!) & 15;
+}
+
 interface Parts {
   readonly qweight: StoredTensor;
   /** Absent: the middle of the range, 8. */
@@ -37,16 +42,22 @@ interface Parts {
   readonly scales: StoredTensor;
 }
 
-function awqMatrix(
-  { qweight, qzeros, scales }: Parts,
-  { inputs, outputs, groups, size }: { inputs: number; outputs: number; groups: number; size: number },
-): PackedMatrix {
+interface Sizes {
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly groups: number;
+  /** Inputs of a group. */
+  readonly size: number;
+}
+
+function awqMatrix({ qweight, qzeros, scales }: Parts, sizes: Sizes): PackedMatrix {
+  const { inputs, outputs, groups, size } = sizes;
   const wide = outputs / 8;
-  const fieldOf = (words: Uint32Array, row: number, n: number): number =>
-    (words[row * wide + (n >>> 3)]! >>> SHIFTS[n & 7]!) & 15;
+  const fieldOf = fieldsOf(wide);
   return {
     method: "awq",
     tensors: [qweight, scales, ...(qzeros ? [qzeros] : [])],
+    ...(inputs % size === 0 && inputs % 2 === 0 && { codes: awqCodes({ qweight, qzeros, scales }, sizes) }),
     async open(read: ReadTensor) {
       const words = wordsOf(await read(qweight));
       const zeroWords = qzeros && wordsOf(await read(qzeros));
@@ -68,6 +79,39 @@ function awqMatrix(
             }
           }
           return out;
+        },
+      };
+    },
+  };
+}
+
+function awqCodes({ qweight, qzeros, scales }: Parts, { inputs, outputs, groups, size }: Sizes): PackedCodes {
+  const fieldOf = fieldsOf(outputs / 8);
+  return {
+    kind: "int4",
+    blocksize: size,
+    zero_points: qzeros !== undefined,
+    async open(read) {
+      const words = wordsOf(await read(qweight));
+      const zeroWords = qzeros && wordsOf(await read(qzeros));
+      const factors = floatsFrom(scales, await read(scales));
+      const zeros =
+        zeroWords &&
+        Int8Array.from(
+          { length: groups * outputs },
+          (_, i) => 8 - fieldOf(zeroWords, Math.floor(i / outputs), i % outputs),
+        );
+      const statistics = byGroup({ factors, zeros, groups, outputs });
+      return {
+        zero_points: statistics.zero_points,
+        async rows(at, count) {
+          const codes = new Uint8Array((count * inputs) / 2);
+          for (let k = 0; k < inputs; k += 2) {
+            for (let r = 0; r < count; r++) {
+              codes[(r * inputs + k) / 2] = (fieldOf(words, k, at + r) << 4) | fieldOf(words, k + 1, at + r);
+            }
+          }
+          return { codes, ...statistics.rows(at, count) };
         },
       };
     },

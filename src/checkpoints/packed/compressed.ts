@@ -116,19 +116,13 @@ function packedMatrix({ main, scales, zeros, g_idx, shape }: Parts, sizes: Sizes
   return {
     method: "compressed-tensors",
     tensors: [main, scales, ...others],
-    ...(bits === 4 && !zeros && !g_idx && inputs % size === 0 && columns * 8 === inputs
-      ? { codes: packedCodes({ main, scales, shape }, sizes) }
+    ...(bits === 4 && !g_idx && inputs % size === 0 && columns * 8 === inputs
+      ? { codes: packedCodes({ main, scales, zeros, shape }, sizes) }
       : {}),
     async open(read: ReadTensor) {
       if (shape) await checkShape(shape, await read(shape), outputs, inputs);
       const factors = floatsFrom(scales, await read(scales));
-      const zeroBytes = zeros && (await read(zeros));
-      const zeroWords = zeros?.dtype === "I32" && zeroBytes ? wordsOf(zeroBytes) : undefined;
-      const zeroCodes = zeroBytes && !zeroWords ? new Int8Array(zeroBytes.slice().buffer) : undefined;
-      const zeroAt = (n: number, g: number): number => {
-        if (zeroWords) return fieldAt(zeroWords, g, across, n, bits) - middle;
-        return zeroCodes ? zeroCodes[n * across + g]! : 0;
-      };
+      const zeroAt = zeros ? zeroPoints(zeros, await read(zeros), sizes) : () => 0;
       const group = g_idx ? groupsFrom(integersFrom(await read(g_idx)), across, g_idx) : plainGroups(inputs, size);
       return {
         async rows(at, count) {
@@ -150,23 +144,40 @@ function packedMatrix({ main, scales, zeros, g_idx, shape }: Parts, sizes: Sizes
   };
 }
 
-/** The codes of symmetric quantization. */
+/** The signed zero point of output `n` in group `g`. */
+function zeroPoints(zeros: StoredTensor, bytes: Uint8Array, { bits, across }: Sizes): (n: number, g: number) => number {
+  if (zeros.dtype === "I32") {
+    const words = wordsOf(bytes);
+    return (n, g) => fieldAt(words, g, across, n, bits) - (1 << (bits - 1));
+  }
+  const codes = new Int8Array(bytes.slice().buffer);
+  return (n, g) => codes[n * across + g]!;
+}
+
+/** The codes where groups are of neighbours. */
 function packedCodes(
-  { main, scales, shape }: Pick<Parts, "main" | "scales" | "shape">,
-  { outputs, inputs, columns, across, size }: Sizes,
+  { main, scales, zeros, shape }: Pick<Parts, "main" | "scales" | "zeros" | "shape">,
+  sizes: Sizes,
 ): PackedCodes {
+  const { outputs, inputs, columns, across, size } = sizes;
   return {
     kind: "int4",
     blocksize: size,
+    zero_points: zeros !== undefined,
     async open(read) {
       if (shape) await checkShape(shape, await read(shape), outputs, inputs);
       const factors = floatsFrom(scales, await read(scales));
+      const zeroAt = zeros && zeroPoints(zeros, await read(zeros), sizes);
+      const all = factors.map((scale, i) => (zeroAt ? -scale * zeroAt(Math.floor(i / across), i % across) : 0));
+      const zero_points = all.some((shift) => shift !== 0);
       return {
+        zero_points,
         async rows(at, count) {
           const words = wordsOf(await read(main, 4 * at * columns, 4 * count * columns));
           for (let i = 0; i < words.length; i++) words[i] = swapped(words[i]!);
           const absmax = factors.slice(at * across, (at + count) * across).map((scale) => 8 * scale);
-          return { codes: new Uint8Array(words.buffer), absmax };
+          const shifts = zero_points ? { shifts: all.slice(at * across, (at + count) * across) } : {};
+          return { codes: new Uint8Array(words.buffer), absmax, ...shifts };
         },
       };
     },

@@ -4,7 +4,7 @@
 import { widen } from "../../core/dtype.js";
 import { FormatError } from "../../core/errors.js";
 import { shapeText, show } from "../../core/show.js";
-import type { PackedMatrix, StoredDType, StoredTensor } from "../stored.js";
+import type { CodeRows, PackedMatrix, StoredDType, StoredTensor } from "../stored.js";
 import { convertBytes } from "../values.js";
 
 /** How the matrices of a checkpoint are packed: made from its `quantization_config`. */
@@ -80,4 +80,34 @@ export function groupsFrom(values: Int32Array, groups: number, { name, file }: S
 /** Groups of neighbours: input k is in group k / size. */
 export function plainGroups(inputs: number, size: number): Int32Array {
   return Int32Array.from({ length: inputs }, (_, k) => Math.floor(k / size));
+}
+
+/**
+ * Statistics of 4-bit codes that a file holds group by group, with all outputs of a group side by side.
+ * @param factors scales [groups, outputs]
+ * @param zeros 8 less the zero points, likewise; absent: none
+ */
+export function byGroup({
+  factors,
+  zeros,
+  groups,
+  outputs,
+}: {
+  readonly factors: Float32Array;
+  readonly zeros: Int8Array | undefined;
+  readonly groups: number;
+  readonly outputs: number;
+}): { readonly zero_points: boolean; rows(at: number, count: number): Omit<CodeRows, "codes"> } {
+  const zero_points = zeros?.some((zero) => zero !== 0) ?? false;
+  const turned = (at: number, count: number, value: (i: number) => number): Float32Array =>
+    Float32Array.from({ length: count * groups }, (_, i) =>
+      value((i % groups) * outputs + at + Math.floor(i / groups)),
+    );
+  return {
+    zero_points,
+    rows: (at, count) => ({
+      absmax: turned(at, count, (i) => 8 * factors[i]!),
+      ...(zero_points && { shifts: turned(at, count, (i) => factors[i]! * zeros![i]!) }),
+    }),
+  };
 }

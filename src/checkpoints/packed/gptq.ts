@@ -4,6 +4,7 @@
 import type { PackedCodes, PackedMatrix, ReadTensor, StoredTensor } from "../stored.js";
 import { fieldAt, swapped, wordsFor, wordsOf } from "./bits.js";
 import {
+  byGroup,
   expectTensor,
   FLOAT_DTYPES,
   floatsFrom,
@@ -118,36 +119,34 @@ function gptqMatrix({ qweight, qzeros, scales, g_idx }: Parts, sizes: Sizes): Pa
   };
 }
 
-/** The codes of symmetric quantization, whose zero points are all 8, with groups of neighbours. */
+/** The codes where groups are of neighbours. */
 function gptqCodes({ qweight, qzeros, scales, g_idx }: Parts, sizes: Sizes): PackedCodes {
   const { inputs, outputs, groups, size, zero_offset } = sizes;
   return {
     kind: "int4",
     blocksize: size,
+    zero_points: true,
     async open(read) {
-      const zero = 8 - zero_offset;
-      const zeros = wordsOf(await read(qzeros));
-      for (let n = 0; n < groups * outputs; n++) {
-        const at = Math.floor(n / outputs) * wordsFor(outputs, 4);
-        if (fieldAt(zeros, at, 1, n % outputs, 4) !== zero) return undefined;
-      }
+      const stored = wordsOf(await read(qzeros));
+      const wide = wordsFor(outputs, 4);
+      const zeros = Int8Array.from({ length: groups * outputs }, (_, i) => {
+        return 8 - ((fieldAt(stored, Math.floor(i / outputs) * wide, 1, i % outputs, 4) + zero_offset) & 15);
+      });
       const plain = plainGroups(inputs, size);
       const group = g_idx && groupsFrom(integersFrom(await read(g_idx)), groups, g_idx);
       if (group?.some((g, k) => g !== plain[k])) return undefined;
       const words = wordsOf(await read(qweight));
       const factors = floatsFrom(scales, await read(scales));
       const each = inputs / 8;
+      const statistics = byGroup({ factors, zeros, groups, outputs });
       return {
+        zero_points: statistics.zero_points,
         async rows(at, count) {
           const codes = new Uint32Array(count * each);
-          const absmax = new Float32Array(count * groups);
           for (let p = 0; p < each; p++) {
             for (let r = 0; r < count; r++) codes[r * each + p] = swapped(words[p * outputs + at + r]!);
           }
-          for (let r = 0; r < count; r++) {
-            for (let g = 0; g < groups; g++) absmax[r * groups + g] = 8 * factors[g * outputs + at + r]!;
-          }
-          return { codes: new Uint8Array(codes.buffer), absmax };
+          return { codes: new Uint8Array(codes.buffer), ...statistics.rows(at, count) };
         },
       };
     },

@@ -27,8 +27,10 @@ export const MXFP4: PackedFormat = {
       codes: {
         kind: "e2m1" as const,
         blocksize: GROUP,
+        zero_points: false,
         async open(read: ReadTensor) {
           return {
+            zero_points: false,
             async rows(at: number, count: number) {
               const codes = await read(main, (at * inputs) / 2, (count * inputs) / 2);
               for (let i = 0; i < codes.length; i++) codes[i] = (codes[i]! << 4) | (codes[i]! >> 4);

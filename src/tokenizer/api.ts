@@ -34,6 +34,17 @@ import type { Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
 import type { JsonObject } from "./json-file.js";
 import {
+  ADD_SPECIAL_TOKENS,
+  ADD_TOKENS,
+  type AddSpecialTokensOptions,
+  type AddTokensOptions,
+  type NewToken,
+  readNewTokens,
+  readSpecialTokens,
+  type SpecialTokens,
+  withNewTokens,
+} from "./new-tokens.js";
+import {
   CALL,
   type CallOptions,
   DECODE_TIMED,
@@ -57,11 +68,8 @@ function sideOf(value: Side, option: string): Side {
 }
 
 export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
-  /** The engine: text to ids and back, without Python's conveniences. */
-  readonly backend: Tokenizer;
   readonly name_or_path: string;
   readonly init_kwargs: JsonObject;
-  readonly additional_special_tokens: readonly string[];
   clean_up_tokenization_spaces: boolean;
   #special: Partial<Record<SpecialName, string>>;
   #paddingSide: Side;
@@ -70,21 +78,33 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   #longest: number;
   #template: TokenizerSettings["chat_template"];
   readonly #save: TokenizerSettings["save"];
+  #backend: Tokenizer;
+  #additional: readonly string[];
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
-    this.backend = backend;
+    this.#backend = backend;
     this.#template = settings.chat_template;
     this.#save = settings.save;
     this.name_or_path = settings.name_or_path;
     this.init_kwargs = settings.init_kwargs;
-    this.additional_special_tokens = settings.additional_special_tokens;
+    this.#additional = settings.additional_special_tokens;
     this.#longest = settings.model_max_length;
     this.clean_up_tokenization_spaces = settings.clean_up_tokenization_spaces;
     this.#special = { ...settings.special };
     this.#paddingSide = sideOf(settings.padding_side, "padding_side");
     this.#truncationSide = sideOf(settings.truncation_side, "truncation_side");
     this.#typeIds = settings.return_token_type_ids;
+  }
+
+  /** The engine: text to ids and back, without Python's conveniences. Another one once tokens are added. */
+  get backend(): Tokenizer {
+    return this.#backend;
+  }
+
+  /** Special tokens without a name. */
+  get additional_special_tokens(): readonly string[] {
+    return this.#additional;
   }
 
   /** The side that `padding` fills. Generation with decoder-only models needs "left". */
@@ -211,10 +231,53 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
       const near = typeof token === "string" ? suggestion(token, this.all_special_tokens) : undefined;
       throw new OptionError(
         `tokenizer.${name}: ${show(token)} is not in the vocabulary` + (near ? `; did you mean ${near}?` : ""),
-        { details: { option: name } },
+        { details: { option: name }, hint: `tokenizer.add_special_tokens({ ${name}: "..." }) adds a new one` },
       );
     }
     this.#special[name] = token;
+  }
+
+  /**
+   * Adds tokens, which are cut out of texts as a whole. Those that the vocabulary has keep their ids; a model needs
+   * `resize_token_embeddings(tokenizer.size)` for others.
+   * @returns how many of them were no added tokens before, or others
+   * @throws OptionError
+   */
+  add_tokens(new_tokens: NewToken | readonly NewToken[], options: AddTokensOptions = {}): number {
+    const { special_tokens = false } = readOptions("tokenizer.add_tokens", ADD_TOKENS, options);
+    return this.#add(readNewTokens("tokenizer.add_tokens", new_tokens, special_tokens));
+  }
+
+  /**
+   * Adds special tokens and names them: `{ pad_token: "<pad>", additional_special_tokens: ["<a>"] }`.
+   * @returns as add_tokens
+   * @throws OptionError
+   */
+  add_special_tokens(special_tokens: SpecialTokens, options: AddSpecialTokensOptions = {}): number {
+    const place = "tokenizer.add_special_tokens";
+    const { named, others } = readSpecialTokens(place, special_tokens);
+    const { replace_additional_special_tokens, replace_extra_special_tokens } = readOptions(
+      place,
+      ADD_SPECIAL_TOKENS,
+      options,
+    );
+    const count = this.#add([...named.values(), ...(others ?? [])]);
+    for (const [name, { content }] of named) this.#special[name] = content;
+    if (!others?.length) return count;
+    const before = (replace_additional_special_tokens ?? replace_extra_special_tokens ?? true) ? [] : this.#additional;
+    this.#additional = [...new Set([...before, ...others.map(({ content }) => content)])];
+    return count;
+  }
+
+  #add(tokens: Parameters<typeof withNewTokens>[1]): number {
+    const { all, count } = withNewTokens(this.#backend, tokens);
+    if (count > 0) this.#backend = this.#backend.withAddedTokens(all);
+    return count;
+  }
+
+  /** The added tokens with their ids, those of the vocabulary included. */
+  get_added_vocab(): Map<string, number> {
+    return new Map(this.#backend.added_tokens.map(({ content, id }) => [content, id]));
   }
 
   /** @internal the implementation of `tokenizer(...)`; TokenizerCall has the types */
@@ -379,7 +442,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     }
     const { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template } = this;
     const rest = { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template };
-    return this.#save({ special: this.special_tokens_map, ...rest }, folder);
+    const tokens = { additional_special_tokens: this.#additional, added_tokens: this.#backend.added_tokens };
+    return this.#save({ special: this.special_tokens_map, ...rest, ...tokens }, folder);
   }
 
   get_vocab(): Map<string, number> {

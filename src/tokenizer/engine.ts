@@ -85,6 +85,10 @@ export interface Tokenizer {
   get_vocab(): Map<string, number>;
   /** The bytes that each token adds to a text. @throws OctavoError where they depend on the tokens around it */
   token_bytes(): TokenBytes;
+  /** Tokens that are cut out of texts, with their ids. */
+  readonly added_tokens: readonly AddedToken[];
+  /** The same tokenizer with these added tokens in place of its own. */
+  withAddedTokens(added_tokens: readonly AddedToken[]): Tokenizer;
 }
 
 /** Characters that normalizers may read while they normalize added tokens. */
@@ -117,15 +121,16 @@ export class JsonTokenizer implements Tokenizer {
 
   /**
    * @param json a checked tokenizer.json, with the added tokens of the other files already merged in
+   * @param alike a tokenizer that differs in added tokens alone
    * @throws FormatError when a part cannot be built or the post-processor names a token that does not exist
    */
-  constructor(json: TokenizerJson) {
+  constructor(json: TokenizerJson, alike?: JsonTokenizer) {
     const { file, added_tokens, vocab, scores, unk_token_id } = json;
     this.frames = json.decoder?.find(({ type }) => type === "Frames") as Frames | undefined;
     this.#json = json;
-    this.#normalize = buildNormalizer(file, json.normalizer);
-    this.#preTokenize = buildPreTokenizer(file, json.pre_tokenizer);
-    this.#model = buildModel(json);
+    this.#normalize = alike ? alike.#normalize : buildNormalizer(file, json.normalizer);
+    this.#preTokenize = alike ? alike.#preTokenize : buildPreTokenizer(file, json.pre_tokenizer);
+    this.#model = alike ? alike.#model : buildModel(json);
     const suffix = json.model.end_of_word_suffix;
     this.#suffix = typeof suffix === "string" && suffix !== "" ? suffix : undefined;
     this.#beginDecoding = buildDecoder(file, json.decoder, this.#suffix);
@@ -308,6 +313,14 @@ export class JsonTokenizer implements Tokenizer {
     if (this.unk_token_id !== undefined) without.add(this.unk_token_id);
     this.#bytes = tokenBytes(file, decoder, this.#tokens, without, this.#suffix);
     return this.#bytes;
+  }
+
+  get added_tokens(): readonly AddedToken[] {
+    return this.#json.added_tokens;
+  }
+
+  withAddedTokens(added_tokens: readonly AddedToken[]): JsonTokenizer {
+    return new JsonTokenizer({ ...this.#json, added_tokens }, this);
   }
 
   #makeFrame(pair: boolean): Frame {

@@ -162,7 +162,7 @@ function stateOf(
   files: Files,
   structure: Structure,
   options: LoadTokenizerOptions,
-  chat_template: TokenizerState["chat_template"],
+  { chat_template, additional_special_tokens }: Pick<TokenizerState, "chat_template" | "additional_special_tokens">,
 ): TokenizerState {
   const { truncation_side, model_max_length, clean_up_tokenization_spaces } = files.config;
   const longest = options.model_max_length ?? model_max_length;
@@ -174,6 +174,7 @@ function stateOf(
     model_max_length: typeof longest === "number" && longest > 0 ? longest : Number.POSITIVE_INFINITY,
     clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? clean_up_tokenization_spaces === true,
     chat_template,
+    additional_special_tokens,
   };
 }
 
@@ -197,8 +198,9 @@ function saving(origin: TokenizerOrigin, options: LoadTokenizerOptions, loaded: 
     const source = await origin.reopen();
     try {
       const { files, structure, json } = await readAll(source, options);
-      const built = structure.converted ? { json: structure.json, added: json.added_tokens } : undefined;
-      return await saveTokenizer({ files, built, loaded, now, folders: origin.folders }, folder);
+      const built = structure.converted ? structure.json : undefined;
+      const before = { ...loaded, added_tokens: json.added_tokens };
+      return await saveTokenizer({ files, built, loaded: before, now, folders: origin.folders }, folder);
     } finally {
       await source.close();
     }
@@ -224,12 +226,12 @@ export async function loadTokenizer(
   const { config, className } = files;
   const own = structure.converted ? structure.checked.added_tokens.map(({ content }) => content) : [];
   const chat_template = await chatTemplate(files);
-  const state = stateOf(files, structure, options, chat_template);
-  const inFiles = stateOf(files, structure, {}, chat_template);
+  const additional_special_tokens = [...new Set([...extra, ...own.filter((token) => !isNamed(named, token))])];
+  const state = stateOf(files, structure, options, { chat_template, additional_special_tokens });
+  const inFiles = stateOf(files, structure, {}, { chat_template, additional_special_tokens });
   const { model_input_names: inputs } = config;
   const settings: TokenizerSettings = {
     ...state,
-    additional_special_tokens: [...new Set([...extra, ...own.filter((token) => !isNamed(named, token))])],
     return_token_type_ids: Array.isArray(inputs)
       ? inputs.includes("token_type_ids")
       : classFacts(className).typed === true,

@@ -5,6 +5,7 @@ import { choice, type Entry, flag, number, type Options, option, such, type Tabl
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { Templates } from "./chat/template.js";
 import type { JsonObject } from "./json-file.js";
+import type { AddedToken } from "./tokenizer-json.js";
 
 export const SPECIAL_NAMES = [
   "bos_token",
@@ -121,14 +122,20 @@ export interface TokenizerState {
   readonly model_max_length: number;
   readonly clean_up_tokenization_spaces: boolean;
   readonly chat_template: Templates;
+  /** Special tokens without a name. */
+  readonly additional_special_tokens: readonly string[];
+}
+
+/** What of a tokenizer is saved. */
+export interface SavedState extends TokenizerState {
+  readonly added_tokens: readonly AddedToken[];
 }
 
 /** Saves a tokenizer as it is now, into a folder; gives the names of the files. */
-export type SaveTokenizer = (now: TokenizerState, folder: string) => Promise<string[]>;
+export type SaveTokenizer = (now: SavedState, folder: string) => Promise<string[]>;
 
 /** The content of the settings files, already resolved. */
 export interface TokenizerSettings extends TokenizerState {
-  readonly additional_special_tokens: readonly string[];
   readonly return_token_type_ids: boolean;
   readonly name_or_path: string;
   /** The unchanged content of tokenizer_config.json. */

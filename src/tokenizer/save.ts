@@ -8,17 +8,16 @@ import { editJson } from "../sources/json-edit.js";
 import { TEMPLATES } from "../sources/model-files.js";
 import type { Templates } from "./chat/template.js";
 import { type JsonObject, readBytes, readText } from "./json-file.js";
-import { SPECIAL_NAMES, type TokenizerState } from "./options.js";
+import { type SavedState, SPECIAL_NAMES } from "./options.js";
 import { type Files, namedToken, templateFiles, usualToken } from "./settings-files.js";
-import type { AddedToken } from "./tokenizer-json.js";
 
 /** A tokenizer to save. */
 export interface TokenizerToSave {
   readonly files: Files;
   /** What a tokenizer.json holds, for tokenizers that were built from older files. */
-  readonly built: { readonly json: JsonObject; readonly added: readonly AddedToken[] } | undefined;
-  readonly loaded: TokenizerState;
-  readonly now: TokenizerState;
+  readonly built: JsonObject | undefined;
+  readonly loaded: SavedState;
+  readonly now: SavedState;
   readonly folders: FolderWriter | undefined;
 }
 
@@ -67,7 +66,27 @@ function changes({ files, built, loaded, now }: TokenizerToSave): Record<string,
     changed.tokenizer_class = files.convertedAs ?? "PreTrainedTokenizerFast";
   }
   if (!sameTemplates(now.chat_template, loaded.chat_template)) changed.chat_template = undefined;
+  if (!sameLists(now, loaded, "additional_special_tokens")) {
+    for (const name of EXTRA) changed[name] = undefined;
+    changed[extraName(files)] = now.additional_special_tokens;
+  }
+  // Python's older programs add these to tokenizer.json's; tokenizers without that file have them here alone.
+  const decoder = files.config.added_tokens_decoder !== undefined || files.convertedAs === CTC;
+  if (decoder && !sameLists(now, loaded, "added_tokens")) {
+    changed.added_tokens_decoder = Object.fromEntries(now.added_tokens.map(({ id, ...token }) => [id, token]));
+  }
   return changed;
+}
+
+const EXTRA = ["additional_special_tokens", "extra_special_tokens"] as const;
+
+/** The name under which tokenizer_config.json lists special tokens without a name. */
+function extraName({ config }: Files): (typeof EXTRA)[number] {
+  return config.extra_special_tokens === undefined ? EXTRA[0] : EXTRA[1];
+}
+
+function sameLists(a: SavedState, b: SavedState, name: "additional_special_tokens" | "added_tokens"): boolean {
+  return JSON.stringify(a[name]) === JSON.stringify(b[name]);
 }
 
 function sameTemplates(a: Templates, b: Templates): boolean {
@@ -114,11 +133,15 @@ async function contentsOf(tokenizer: TokenizerToSave): Promise<Contents> {
   const { source, names } = files;
   const contents: Contents = new Map();
   const copy = async (name: string) => contents.set(name, await readBytes(source, source.path(name)));
-  if (built === undefined) await copy("tokenizer.json");
-  else if (files.convertedAs === CTC) {
+  const { added_tokens } = now;
+  if (built === undefined) {
+    const json = "tokenizer.json";
+    if (sameLists(now, loaded, "added_tokens")) await copy(json);
+    else write(contents, json, editJson(await readText(source, source.path(json)), { added_tokens }));
+  } else if (files.convertedAs === CTC) {
     await copy("vocab.json");
     if (names.has("added_tokens.json")) await copy("added_tokens.json");
-  } else write(contents, "tokenizer.json", pretty({ ...built.json, added_tokens: built.added }));
+  } else write(contents, "tokenizer.json", pretty({ ...built, added_tokens }));
 
   const config = "tokenizer_config.json";
   const changed = changes(tokenizer);
@@ -127,12 +150,16 @@ async function contentsOf(tokenizer: TokenizerToSave): Promise<Contents> {
   else write(contents, config, editJson(given, changed));
 
   const map = "special_tokens_map.json";
-  const sameTokens = SPECIAL_NAMES.every((name) => now.special[name] === loaded.special[name]);
+  const sameTokens =
+    SPECIAL_NAMES.every((name) => now.special[name] === loaded.special[name]) &&
+    sameLists(now, loaded, "additional_special_tokens");
   if (!names.has(map)) write(contents, map, pretty(tokensMap(tokenizer)));
   else if (sameTokens) await copy(map);
   else {
     const tokens = tokensMap(tokenizer);
     const edits = Object.fromEntries(SPECIAL_NAMES.map((name) => [name, tokens[name]]));
+    // tokenizer_config.json has what changed of these.
+    if (!sameLists(now, loaded, "additional_special_tokens")) for (const name of EXTRA) edits[name] = undefined;
     write(contents, map, editJson(await readText(source, source.path(map)), edits));
   }
   await addTemplates(contents, tokenizer);

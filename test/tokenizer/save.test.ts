@@ -53,6 +53,16 @@ describe("older files", () => {
       expect([texts[i], again.encode(texts[i]!)]).toEqual([texts[i], ids]);
       expect([texts[i], again.decode(ids)]).toEqual([texts[i], decoded]);
     }
+    again.add_tokens(["<new>", { content: "<wide>", lstrip: true }]);
+    again.add_special_tokens({ cls_token: "<first>", extra_special_tokens: ["<other>"] });
+    for (const [i, [ids]] of encoded.slice(0, 10).entries()) expect(again.encode(texts[i]!)).toEqual(ids);
+    await again.save_pretrained(copy);
+    const third = await AutoTokenizer.from_pretrained(copy);
+    const sample = "a <new>b <wide> c<other><first>";
+    expect(third.encode(sample)).toEqual(again.encode(sample));
+    expect(third.encode(sample)).toEqual(expect.arrayContaining([...again.get_added_vocab().values()].slice(-4)));
+    expect([third.size, third.cls_token]).toEqual([again.size, "<first>"]);
+    expect(third.additional_special_tokens).toContain("<other>");
   });
 });
 

@@ -16,11 +16,10 @@ import { show } from "../core/show.js";
 import { SOURCE } from "../load/options.js";
 import type { Savable } from "../load/save.js";
 import type { Architecture } from "../nn/architecture.js";
-import type { Model } from "../nn/model.js";
 import type { Matrix, Parameter } from "../nn/module.js";
 import type { StateTensor } from "../nn/state.js";
 import { LOAD_ADAPTER, type LoadAdapterOptions, MERGE, type MergeOptions, WEIGHTED } from "./adapter-options.js";
-import { LaterMethods } from "./later-methods.js";
+import { VocabularyMethods } from "./vocabulary-methods.js";
 import { warnOnce } from "./warn.js";
 
 /** What adapters need to know of the model that holds them. */
@@ -29,19 +28,14 @@ export interface AdapterHost {
   readonly origin: Partial<Savable["origin"]>;
 }
 
-export abstract class AdapterMethods extends LaterMethods {
-  abstract readonly module: Model;
+export abstract class AdapterMethods extends VocabularyMethods {
   #adapters: Adapters | undefined;
   #merging: Merging | undefined;
   /** A PeftModel: adapters that are added to others do not work until they are set, as in PEFT. */
   #peft = false;
 
-  /** @throws OctavoError after dispose() */
-  abstract checkUsable(): void;
   abstract hold(): void;
   abstract release(): Promise<void>;
-  /** @throws OctavoError while something reads the weights, or they lie elsewhere */
-  protected abstract checkIdle(method: string): void;
 
   /** Without it there are no adapters. */
   protected abstract get adapterHost(): AdapterHost | undefined;

@@ -304,7 +304,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     if (!this.#origin) {
       throw new OctavoError("ERR_UNSUPPORTED", `${method} needs a model that was loaded by from_pretrained`);
     }
-    return { ...this.#origin, model: module, config, dtype };
+    return { ...this.#origin, model: module, config, dtype, vocab_size: this.resized };
   }
 
   /** Records a pass of the model: see its class. */

@@ -6,6 +6,7 @@ import type { Options } from "../core/options.js";
 import type { Loaded } from "../load/index.js";
 import { type CacheDType, cacheBytes, cacheDType, cacheName } from "../nn/cache.js";
 import type { CausalLM } from "../nn/decoder.js";
+import type { Embedding } from "../nn/module.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import { adaptersOfRows } from "./adapter-methods.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
@@ -42,6 +43,7 @@ import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionS
 import type { HeldTexts } from "./session-options.js";
 import { stepsOf } from "./steps.js";
 import { type TextStep, withTexts } from "./texts.js";
+import type { ResizeTokensOptions } from "./vocabulary-methods.js";
 
 export type { CausalLMLoss, CausalLMOutput } from "./causal-forward.js";
 export type { ForwardOptions, GenerateOptions, ModelInputs } from "./options.js";
@@ -346,6 +348,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     } finally {
       drafter?.[Symbol.dispose]?.();
     }
+  }
+
+  /** As of every loaded model; caches of earlier calls begin anew. */
+  override resize_token_embeddings(new_num_tokens?: number | null, options: ResizeTokensOptions = {}): Embedding {
+    const words = super.resize_token_embeddings(new_num_tokens, options);
+    this.#abandon();
+    return words;
   }
 
   /** As of every loaded model; caches of earlier calls are freed with it. */

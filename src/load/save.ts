@@ -80,6 +80,8 @@ export interface Savable {
   readonly dtype: FloatDType;
   readonly quantization: Quantization | undefined;
   readonly origin: Origin;
+  /** Its tokens, if there are no longer as many as in the file. */
+  readonly vocab_size?: number | undefined;
 }
 
 /**
@@ -198,13 +200,15 @@ export function configOf(
     dtype,
     quantization,
     model,
-  }: Pick<Savable, "config" | "dtype" | "quantization" | "model"> & { readonly config_text: string },
+    vocab_size,
+  }: Pick<Savable, "config" | "dtype" | "quantization" | "model" | "vocab_size"> & { readonly config_text: string },
   quantized: boolean,
 ): string {
   const key = config.dtype === undefined && config.torch_dtype !== undefined ? "torch_dtype" : "dtype";
   const named = config[key];
   const changes: Record<string, unknown> = {};
   if (typeof named !== "string" || parseDType(named) !== dtype) changes[key] = torchName(dtype);
+  if (vocab_size !== undefined) changes.vocab_size = vocab_size;
   // The weights now have their usual names.
   if (config.transformers_weights !== undefined) changes.transformers_weights = undefined;
   // What the file says of its own codes stays.

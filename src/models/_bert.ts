@@ -167,6 +167,10 @@ export class BertModel extends Module implements EncoderBase {
     };
   }
 
+  get words(): Embedding {
+    return this.embeddings.word_embeddings;
+  }
+
   get blocks(): readonly Module[] {
     return this.encoder.layer;
   }

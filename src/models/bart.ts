@@ -4,6 +4,7 @@ import * as z from "zod";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
+import type { Vocabulary } from "../nn/model.js";
 import { Embedding, Linear, Module, Parameter } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -123,6 +124,10 @@ class BartForConditionalGeneration extends Seq2SeqLM {
 
   get stacks(): Seq2SeqLM["stacks"] {
     return this.model;
+  }
+
+  override vocabulary(): Vocabulary {
+    return { words: this.model.shared, geometry: this.geometry, offsets: this.final_logits_bias };
   }
 
   output_embeddings(): Linear {

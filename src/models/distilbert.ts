@@ -145,6 +145,10 @@ class DistilBertModel extends Module implements EncoderBase {
     };
   }
 
+  get words(): Embedding {
+    return this.embeddings.word_embeddings;
+  }
+
   get blocks(): readonly Module[] {
     return this.transformer.layer;
   }

@@ -129,6 +129,10 @@ class ModernBertModel extends Module implements EncoderBase {
     };
   }
 
+  get words(): Embedding {
+    return this.embeddings.tok_embeddings;
+  }
+
   get blocks(): readonly Module[] {
     return this.layers;
   }

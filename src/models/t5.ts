@@ -5,6 +5,7 @@ import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
+import type { Vocabulary } from "../nn/model.js";
 import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -81,6 +82,10 @@ class T5ForConditionalGeneration extends Seq2SeqLM {
 
   get stacks(): Seq2SeqLM["stacks"] {
     return this;
+  }
+
+  override vocabulary(): Vocabulary {
+    return { words: this.shared, geometry: this.geometry };
   }
 
   output_embeddings(): Linear {

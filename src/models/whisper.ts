@@ -7,6 +7,7 @@ import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { Conv1d } from "../nn/conv.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
 import type { FeatureInput } from "../nn/features.js";
+import type { Vocabulary } from "../nn/model.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -137,6 +138,10 @@ class WhisperForConditionalGeneration extends Seq2SeqLM {
 
   get stacks(): Seq2SeqLM["stacks"] {
     return this.model;
+  }
+
+  override vocabulary(): Vocabulary {
+    return { words: this.model.decoder.embed_tokens, geometry: this.geometry };
   }
 
   output_embeddings(): Linear {

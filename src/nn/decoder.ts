@@ -3,7 +3,7 @@
 
 import { scope, type Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
-import { Model } from "./model.js";
+import { Model, type Vocabulary } from "./model.js";
 import { type Embedding, Linear, type Module } from "./module.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
@@ -137,6 +137,10 @@ export class DecoderForCausalLM extends CausalLM {
 
   override output_embeddings(): Linear {
     return this.#head;
+  }
+
+  override vocabulary(): Vocabulary {
+    return { words: this.#parts.words, geometry: this.geometry };
   }
 
   hidden(pass: Pass, ids: Tensor): Tensor {

@@ -2,8 +2,8 @@
 // with another head.
 
 import { scope, type Tensor } from "../core/tensor.js";
-import { Model } from "./model.js";
-import { Buffer, type Linear, Module } from "./module.js";
+import { Model, type Vocabulary } from "./model.js";
+import { Buffer, type Embedding, type Linear, Module } from "./module.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
 
 export interface EncoderGeometry {
@@ -63,6 +63,8 @@ export interface EncoderBase extends Module {
   readonly geometry: EncoderGeometry;
   /** Its layers, in order. */
   readonly blocks: readonly Module[];
+  /** The table of its ids. */
+  readonly words: Embedding;
   /** Records hidden states [B,T,hidden] of `ids` i32[B,T]. */
   forward(pass: Pass, ids: Tensor): Tensor;
 }
@@ -111,6 +113,11 @@ export class EncoderForTask extends EncoderModel {
 
   override output_embeddings(): Linear | undefined {
     return this.#parts.output_embeddings;
+  }
+
+  override vocabulary(): Vocabulary {
+    const { words, geometry } = this.#parts.base;
+    return { words, geometry };
   }
 
   override modules_not_quantized(): readonly string[] {

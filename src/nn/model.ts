@@ -1,7 +1,17 @@
 // What loading, planning, saving and training need of any model. Nothing here is specific to text.
 
-import { type Linear, Module } from "./module.js";
+import { type Embedding, type Linear, Module, type Parameter } from "./module.js";
 import { type AttentionChoice, EXACT_ATTENTION, type ModelPlacement } from "./pass.js";
+
+/** The parts of a model that are as large as its vocabulary, beside its output embeddings. */
+export interface Vocabulary {
+  /** The table of input ids. */
+  readonly words: Embedding;
+  /** Where the number of tokens stands. */
+  readonly geometry: { readonly vocab: number };
+  /** What is added to the scores, [1,vocab], beside the head's own bias. */
+  readonly offsets?: Parameter;
+}
 
 export abstract class Model extends Module {
   /** How attention is computed in its passes; set once the weights are loaded. */
@@ -26,6 +36,11 @@ export abstract class Model extends Module {
 
   /** The linear that gives scores over a vocabulary, if the model has one. It may share its matrix with an embedding. */
   output_embeddings(): Linear | undefined {
+    return undefined;
+  }
+
+  /** What changes with the number of tokens; undefined for models whose inputs are no tokens. */
+  vocabulary(): Vocabulary | undefined {
     return undefined;
   }
 

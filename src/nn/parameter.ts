@@ -14,7 +14,7 @@ import type { FloatDType, MatrixShape, Scheme, Weight } from "./weight.js";
 
 /** A tensor of a checkpoint that is not a matrix: norm weights, biases, position tables. */
 export class Parameter {
-  readonly shape: readonly number[];
+  #shape: readonly number[];
   /** Files may lack it; it then stays empty. */
   optional = false;
   /** Its values while it has no device. */
@@ -28,11 +28,15 @@ export class Parameter {
   constructor(...shape: readonly number[] | readonly [Tensor]) {
     const [first] = shape;
     if (Tensor.is(first)) {
-      this.shape = first.shape;
+      this.#shape = first.shape;
       this.#value = first.keep();
       return;
     }
-    this.shape = checkedShape("a Parameter", shape as readonly number[]);
+    this.#shape = checkedShape("a Parameter", shape as readonly number[]);
+  }
+
+  get shape(): readonly number[] {
+    return this.#shape;
   }
 
   get filled(): boolean {
@@ -109,6 +113,12 @@ export class Parameter {
     if (asks) this.requires_grad_();
   }
 
+  /** `fill` with a tensor of another shape, which becomes its own: a vocabulary grew. */
+  resize(value: Tensor): void {
+    this.#shape = value.shape;
+    this.fill(value);
+  }
+
   /** Its tensors on the device. */
   get tensors(): readonly Tensor[] {
     return this.#value ? [this.#value] : [];
@@ -167,7 +177,7 @@ export class NormedParameter extends Parameter {
 
 /** A matrix of a checkpoint, stored in the scheme that the loader chose. Tied modules share one. */
 export class Matrix {
-  readonly shape: MatrixShape;
+  #shape: MatrixShape;
   /** Matrices of a stack, one below the other; 1 for a single matrix. */
   readonly experts: number;
   /** True once a module multiplies with it; false for tables that are only looked up. */
@@ -190,8 +200,12 @@ export class Matrix {
   /** @param out rows of each of the `experts` @throws ShapeError */
   constructor(out: number, inputs: number, experts = 1) {
     const [rows = 0, columns = 0, count = 1] = checkedShape("a Matrix", [out, inputs, experts]);
-    this.shape = [rows * count, columns];
+    this.#shape = [rows * count, columns];
     this.experts = count;
+  }
+
+  get shape(): MatrixShape {
+    return this.#shape;
   }
 
   get filled(): boolean {
@@ -210,6 +224,12 @@ export class Matrix {
     this.dispose();
     this.#weight = weight;
     if (asks) this.requires_grad_();
+  }
+
+  /** `fill` with a weight of another shape, which becomes its own: a vocabulary grew. */
+  resize(weight: Weight): void {
+    this.#shape = weight.shape;
+    this.fill(weight);
   }
 
   /** Its floats. @throws as `weight`; DTypeError for codes, which have values only once they are decoded */

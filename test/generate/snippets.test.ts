@@ -234,13 +234,6 @@ describe("with a model and a tokenizer", () => {
     expect(error.message).toMatch(words);
     expect(error).toBeInstanceOf(error.code === "ERR_OPTION" ? OptionError : OctavoError);
   });
-
-  const METHODS = ["resize_token_embeddings"] as const;
-  test.each(METHODS)("model.%s is not here yet, and says what is", async (name) => {
-    const error = await refusal(() => model[name]("saved_model"));
-    expect(error.code).toBe("ERR_UNSUPPORTED");
-    expect(error.message).toMatch(new RegExp(`^model\\.${name} is not in Octavo: .{20,}`));
-  });
 });
 
 test.each(["BloomForCausalLM", "LlamaForCausalLM", "OPTForCausalLM", "T5ForConditionalGeneration"] as const)(

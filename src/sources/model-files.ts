@@ -21,6 +21,8 @@ export const MODEL_FILES: readonly string[] = [
   "sentencepiece.bpe.model",
   "sentencepiece.model",
   "spm.model",
+  "tiktoken.model",
+  "qwen.tiktoken",
   "chat_template.jinja",
   "chat_template.json",
   "preprocessor_config.json",

@@ -1,14 +1,15 @@
 // Reads the files of tokenizers without tokenizer.json and has them converted: vocab.json + merges.txt, vocab.txt, SentencePiece
-// models, and vocab.json alone for CTC models. Not here: settings files (load.ts).
+// models, tiktoken's files, and vocab.json alone for CTC models. Not here: settings files (load.ts).
 
 import { FormatError, NotFoundError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
 import { type ConvertOptions, convertBpe, convertCtc, convertWordPiece, type Vocabulary } from "./convert.js";
 import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js";
+import { convertTiktoken, isTiktoken } from "./convert-tiktoken.js";
 import { type JsonObject, readBytes, readJsonObject, readText } from "./json-file.js";
 import { readSentencePiece } from "./sentencepiece.js";
-import { MODELS, OLDER } from "./settings-files.js";
+import { MODELS, OLDER, TIKTOKEN } from "./settings-files.js";
 
 /** What a folder without tokenizer.json holds. */
 export interface Converted {
@@ -56,7 +57,7 @@ function notThere(source: Source, names: ReadonlySet<string>): NotFoundError {
   const models = [...names].filter((name) => name.endsWith(".model") || name.endsWith(".tiktoken"));
   const there = [...names].filter((name) => /^(?:vocab|merges|added_tokens|special_tokens|tokenizer)/.test(name));
   const got = [...new Set([...models, ...there])];
-  const wanted = "vocab.json + merges.txt, vocab.txt or a SentencePiece model";
+  const wanted = "vocab.json + merges.txt, vocab.txt, a SentencePiece model or a tiktoken file";
   return new NotFoundError(
     `${source.location}: no tokenizer.json` +
       (got.length > 0 ? `; there is ${got.join(", ")}, which is not enough (${wanted} would do)` : `, ${wanted}`),
@@ -87,12 +88,15 @@ export async function readOlderFiles(
     const vocab = await vocabulary("vocab.json");
     return { json: convertCtc(vocab, options), file: vocab.file };
   }
-  const model = MODELS.find((name) => names.has(name));
+  const model = [...MODELS, ...TIKTOKEN].find((name) => names.has(name));
   if (
     model !== undefined &&
     (isSentencePiece(options.tokenizer_class) || !(names.has("vocab.json") || names.has("vocab.txt")))
   ) {
-    const spm = readSentencePiece(await readBytes(source, path(model)), path(model));
+    const file = path(model);
+    const bytes = await readBytes(source, file);
+    if (TIKTOKEN.includes(model) || isTiktoken(bytes)) return { json: convertTiktoken(bytes, file, options), file };
+    const spm = readSentencePiece(bytes, file);
     const own = options.tokenizer_class === undefined ? namesOf(spm) : {};
     const special = (name: string) => options.special(name) ?? own[name];
     return { json: convertSentencePiece(spm, { ...options, special }), file: spm.file, special: own };

@@ -114,6 +114,13 @@ const BYTE_CHARS: readonly string[] = (() => {
     return String.fromCharCode(visible ? byte : next++);
   });
 })();
+/** Bytes in the letters that stand for them in byte-level vocabularies. */
+export function byteChars(bytes: Uint8Array): string {
+  let chars = "";
+  for (const byte of bytes) chars += BYTE_CHARS[byte]!;
+  return chars;
+}
+
 const BYTE_OF = new Int16Array(512).fill(-1);
 for (const [byte, char] of BYTE_CHARS.entries()) BYTE_OF[char.charCodeAt(0)] = byte;
 const UTF8 = new TextEncoder();
@@ -169,9 +176,7 @@ function bytesAsText(text: string): string {
 }
 
 function bytesOf(char: string): string {
-  let chars = "";
-  for (const byte of UTF8.encode(char)) chars += BYTE_CHARS[byte]!;
-  return chars;
+  return byteChars(UTF8.encode(char));
 }
 
 function byteLevel(config: JsonObject): Cutter {

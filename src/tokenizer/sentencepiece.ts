@@ -51,7 +51,7 @@ class Message {
   fail(what: string): never {
     throw new FormatError(`${this.#file}: not a SentencePiece model: ${what} at byte ${this.#at}`, {
       details: { file: this.#file, offset: this.#at },
-      hint: "download the file again; a tiktoken file of that name is not read: use the repository's tokenizer.json",
+      hint: "download the file again",
     });
   }
 

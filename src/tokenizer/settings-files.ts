@@ -29,8 +29,18 @@ export const MODELS = [
   "spm.model",
 ];
 
+/** Names of tiktoken's files, beside a tokenizer.model that is one. */
+export const TIKTOKEN: readonly string[] = ["tiktoken.model", "qwen.tiktoken"];
+
 /** Files to build a tokenizer from if there is no tokenizer.json (older-files.ts). */
-export const OLDER: readonly string[] = ["vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", ...MODELS];
+export const OLDER: readonly string[] = [
+  "vocab.json",
+  "merges.txt",
+  "vocab.txt",
+  "added_tokens.json",
+  ...MODELS,
+  ...TIKTOKEN,
+];
 
 /** The settings files of a folder, read but not yet interpreted. */
 export interface Files {

@@ -122,7 +122,7 @@ describe("older files", () => {
   it.each([
     [{}, /no tokenizer.json, vocab.json/],
     [{ "vocab.json": "{}" }, /there is vocab.json, which is not enough/],
-    [{ "qwen.tiktoken": "x" }, /there is qwen.tiktoken, which is not enough/],
+    [{ "other.tiktoken": "x" }, /there is other.tiktoken, which is not enough/],
   ])("says what is there: %o", async (files, message) => {
     const loading = loadTokenizer(folder(files as Record<string, string>));
     await expect(loading).rejects.toThrow(NotFoundError);

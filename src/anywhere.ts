@@ -12,6 +12,7 @@ export type { LoadAdapterOptions, MergeOptions } from "./generate/adapter-option
 export { BetterTransformer } from "./generate/better-transformer.js";
 export { type ClipOutput, PreTrainedClipModel } from "./generate/clip-model.js";
 export type { GenerationOptions } from "./generate/config.js";
+export { type BeamConstraint, DisjunctiveConstraint, PhrasalConstraint } from "./generate/constraints.js";
 export { type DispatchOptions, dispatch_model, type OffloadOptions } from "./generate/dispatch.js";
 export { DynamicCache } from "./generate/dynamic-cache.js";
 export { type EncoderResults, type EncoderTask, PreTrainedEncoder } from "./generate/encoder-model.js";

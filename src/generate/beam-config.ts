@@ -1,6 +1,7 @@
 // What the options of generate() say about beams, and about the texts that are returned for each prompt.
 
 import type { Options } from "../core/options.js";
+import { type BeamConstraint, forcedWords, idsIn } from "./constraints.js";
 import type { BEAMS } from "./host-options.js";
 
 /** How many texts are searched, and which is the best. */
@@ -14,6 +15,8 @@ export interface BeamConfig {
   readonly diversity_penalty: number;
   /** Texts that are returned for each prompt. */
   readonly num_return_sequences: number;
+  /** What each text must hold; empty for nothing. */
+  readonly constraints: readonly BeamConstraint[];
 }
 
 /** Texts of a batch for each prompt. */
@@ -24,12 +27,14 @@ export function rowsPerPrompt({ num_beams, num_return_sequences }: BeamConfig): 
 /**
  * The beams that the options ask for.
  * @param given the caller's option, or the file's
+ * @param vocab token ids are below this
  * @param refuse throws for settings that contradict each other
  */
 export function beamsOf(
   options: Options<typeof BEAMS>,
   given: <Key extends keyof typeof BEAMS>(key: Key) => Options<typeof BEAMS>[Key],
   do_sample: boolean,
+  vocab: number,
   refuse: (key: keyof typeof BEAMS, message: string) => never,
 ): BeamConfig {
   const num_beams = given("num_beams") ?? 1;
@@ -66,5 +71,34 @@ export function beamsOf(
     num_return_sequences,
     length_penalty: given("length_penalty") ?? 1,
     early_stopping: given("early_stopping") ?? false,
+    constraints: constraintsOf({ num_beams, num_beam_groups, do_sample, vocab }, given, refuse),
   };
+}
+
+/** The words of `constraints` and `force_words_ids`. */
+function constraintsOf(
+  {
+    num_beams,
+    num_beam_groups,
+    do_sample,
+    vocab,
+  }: Pick<BeamConfig, "num_beams" | "num_beam_groups"> & {
+    readonly do_sample: boolean;
+    readonly vocab: number;
+  },
+  given: <Key extends "constraints" | "force_words_ids">(key: Key) => Options<typeof BEAMS>[Key],
+  refuse: (key: keyof typeof BEAMS, message: string) => never,
+): readonly BeamConstraint[] {
+  const all: BeamConstraint[] = [];
+  for (const key of ["constraints", "force_words_ids"] as const) {
+    const own = key === "constraints" ? given(key) : forcedWords(given("force_words_ids") ?? []);
+    if (!own?.length) continue;
+    if (num_beams === 1) refuse(key, `${key} needs num_beams above 1`);
+    if (do_sample) refuse(key, `${key} cannot be combined with do_sample`);
+    if (num_beam_groups > 1) refuse(key, `${key} cannot be combined with num_beam_groups`);
+    const outside = own.flatMap(idsIn).find((id) => id >= vocab);
+    if (outside !== undefined) refuse(key, `${key}: token id ${outside} is not below ${vocab}`);
+    all.push(...own);
+  }
+  return all;
 }

@@ -119,17 +119,25 @@ export function finish(
 ): void {
   if (isClosed(item, beams)) return;
   const size = item.slots.length;
-  const added = candidates
-    .filter((_, n) => n < size && hits[n])
-    .map(({ from, id, score }): Slot => {
-      const normed = Math.fround(score / length ** beams.length_penalty);
-      return { score: normed, ...continued(item, from, id), finished: true };
-    });
+  keepBest(
+    item,
+    candidates.filter((_, n) => n < size && hits[n]).map((candidate) => slotOf(item, candidate, length, beams)),
+  );
+}
+
+/** A text that ends with a candidate. */
+export function slotOf(item: Item, { from, id, score }: Candidate, length: number, beams: BeamConfig): Slot {
+  const normed = Math.fround(score / length ** beams.length_penalty);
+  return { score: normed, ...continued(item, from, id), finished: true };
+}
+
+/** Puts texts that have ended into the slots, which keep the best. */
+export function keepBest(item: Item, added: readonly Slot[]): void {
   // Stable: of equal scores the earlier one stays. A penalty may take scores to infinity, and a text that ended is still better
   // than none.
   const better = (a: Slot, b: Slot): number =>
     Number(b.finished) - Number(a.finished) || (b.score > a.score ? 1 : b.score < a.score ? -1 : 0);
-  item.slots = [...item.slots, ...added].sort(better).slice(0, size);
+  item.slots = [...item.slots, ...added].sort(better).slice(0, item.slots.length);
 }
 
 /** A beam's text with another token. */
@@ -142,16 +150,21 @@ function continued({ running, first }: Item, from: number, id: number): Pick<Bea
 export function proceed(item: Item, candidates: readonly Candidate[], hits: readonly boolean[]): Candidate[] {
   const order = candidates.map((candidate, n) => ({ candidate, key: candidate.score + (hits[n] ? OUT : 0) }));
   const next = order.sort((a, b) => b.key - a.key).slice(0, item.running.length);
-  item.running = next.map(({ candidate: { from, id }, key }) => ({
-    score: Math.fround(key),
-    ...continued(item, from, id),
-  }));
+  run(
+    item,
+    next.map(({ candidate, key }) => ({ ...candidate, score: key })),
+  );
   return next.map(({ candidate }) => candidate);
+}
+
+/** From now on the beams are these continuations. */
+export function run(item: Item, next: readonly Candidate[]): void {
+  item.running = next.map(({ from, id, score }) => ({ score: Math.fround(score), ...continued(item, from, id) }));
 }
 
 /**
  * True if a beam may become better than the worst finished one.
- * @param candidates those of this step: of groups, the best of them counts even if it ends
+ * @param candidates those of this step: of groups and with constraints, the best of them counts even if it ends
  */
 export function canImprove(
   { running, slots }: Item,
@@ -159,8 +172,8 @@ export function canImprove(
   { length, most }: { readonly length: number; readonly most: number },
   beams: BeamConfig,
 ): boolean {
-  const { early_stopping, length_penalty, num_beam_groups } = beams;
-  const { score } = num_beam_groups > 1 ? candidates[0]! : running[0]!;
+  const { early_stopping, length_penalty, num_beam_groups, constraints } = beams;
+  const { score } = num_beam_groups > 1 || constraints.length > 0 ? candidates[0]! : running[0]!;
   const reach = early_stopping === "never" && length_penalty > 0 ? most : length;
   const best = score / reach ** length_penalty;
   const worst = slots.reduce((least, { score }) => Math.min(least, score), Number.POSITIVE_INFINITY);

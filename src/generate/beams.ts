@@ -23,6 +23,7 @@ import {
   type Slot,
 } from "./beam-items.js";
 import { type GenerationConfig, GREEDY } from "./config.js";
+import { ConstrainedBeams, type Continuations } from "./constrained-beams.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
@@ -119,6 +120,8 @@ export async function beamSearch(
     if (row % num_beams > 0) session.fork(row - (row % num_beams), row, request, row);
   }
   const items = itemsOf(prompts.length, beams);
+  const constrained = beams.constraints.length > 0 ? new ConstrainedBeams(beams) : undefined;
+  for (const item of items) constrained?.begin(item, prompts[item.prompt]!);
   let length = 1;
   for (; ; length++) {
     await session.step();
@@ -132,18 +135,24 @@ export async function beamSearch(
     for (const item of items) {
       const prompt = prompts[item.prompt]!;
       if (item.group === 0) chosen = [];
-      const candidates = await continuations(item, prompt, chosen, tap, options);
+      const found = await continuations(item, prompt, chosen, tap, options);
+      const { list: candidates } = found;
       const full = length >= config.max_new_tokens;
-      const hits = candidates.map(
-        ({ from, id }) =>
-          full ||
-          config.eos_token_ids.includes(id) ||
-          options.ends?.([...prompt, ...item.running[from]!.ids, id]) !== undefined,
-      );
-      ended &&= hits.every(Boolean);
       const closed = isClosed(item, beams);
-      finish(item, candidates, hits, length, beams);
-      const next = proceed(item, candidates, hits);
+      const ends = ({ from, id }: Candidate): boolean =>
+        options.ends?.([...prompt, ...item.running[from]!.ids, id]) !== undefined;
+      let next: readonly Candidate[];
+      if (constrained) {
+        // A prompt that is done goes on as it is.
+        const idle = item.running.map((_, from) => ({ from, id: config.pad_token_id, score: 0 }));
+        next = closed ? idle : constrained.step(item, found, ends, length, config.eos_token_ids);
+        ended &&= full;
+      } else {
+        const hits = candidates.map((one) => full || config.eos_token_ids.includes(one.id) || ends(one));
+        ended &&= hits.every(Boolean);
+        finish(item, candidates, hits, length, beams);
+        next = proceed(item, candidates, hits);
+      }
       for (const { from, id } of next) {
         parents.push(item.first + from);
         tokens.push(id);
@@ -151,6 +160,7 @@ export async function beamSearch(
         chosen.push(closed ? config.pad_token_id : id);
       }
       item.open &&= canImprove(item, candidates, { length, most: config.max_new_tokens }, beams);
+      if (full) constrained?.finish(item, length);
     }
     if (ended || items.every((item) => isClosed(item, beams))) break;
     const beside = guided ? parents.map((row) => row + shape.rows / 2) : [];
@@ -190,7 +200,7 @@ async function continuations(
   chosen: readonly number[],
   tap: Tap,
   { config, beams, processors, numbers, kept }: BeamOptions,
-): Promise<Candidate[]> {
+): Promise<Continuations> {
   const count = Math.max(2, 1 + config.eos_token_ids.length) * running.length;
   const sums: Float32Array[] = [];
   for (const [from, beam] of running.entries()) {
@@ -209,11 +219,12 @@ async function continuations(
   }
   if (config.do_sample) {
     const step = running[0]!.ids.length;
-    return drawn(sums, count, (n) => philoxUniform(config.seed, step * count + n, numbers?.[item] ?? item));
+    const random = (n: number): number => philoxUniform(config.seed, step * count + n, numbers?.[item] ?? item);
+    return { list: drawn(sums, count, random), sums };
   }
   const best = new Best(count);
   for (const [from, row] of sums.entries()) for (let id = 0; id < row.length; id++) best.offer(from, id, row[id]!);
-  return best.list;
+  return { list: best.list, sums };
 }
 
 /** Lowers the scores of what earlier groups have chosen, by each who did (Vijayakumar et al. 2018, Hamming diversity). */

@@ -227,7 +227,7 @@ export function generationConfig(
   const do_sample = asked && temperature > 0;
   refuseUnsupported(options, inFile);
 
-  const beams = beamsOf(options, given, do_sample, refuse);
+  const beams = beamsOf(options, given, do_sample, vocab, refuse);
   const mode = modeOf(
     {
       guidance_scale: given("guidance_scale"),

@@ -3,6 +3,7 @@
 import * as z from "zod";
 import { isWhole, listOf } from "../core/checks.js";
 import { checkedLater, flag, number, option, such, whole } from "../core/options.js";
+import { type BeamConstraint, forcedWords, problemWithConstraint } from "./constraints.js";
 import {
   problemWithWatermark,
   type WatermarkingConfig,
@@ -10,6 +11,16 @@ import {
 } from "./processors/host/watermark.js";
 
 const isIds = (value: unknown): value is readonly number[] => (listOf(value, isWhole)?.length ?? 0) > 0;
+const areWords = (value: unknown): boolean => {
+  const words = listOf(value, (one): one is readonly number[] => listOf(one, (_): _ is unknown => true) !== undefined);
+  if (!words) return false;
+  try {
+    forcedWords(words);
+    return true;
+  } catch {
+    return false;
+  }
+};
 const orNone = (check: (value: unknown) => boolean) => (value: unknown) => value === null || check(value);
 
 /** Processors of the host. */
@@ -84,6 +95,16 @@ export const BEAMS = {
   early_stopping: option<boolean | "never">(z.union([z.boolean(), z.literal("never")]), 'true, false or "never"'),
   /** Texts that are returned for each prompt: at most `num_beams`, or any number of samples. */
   num_return_sequences: whole(1),
+  /** What each text must hold: PhrasalConstraint and DisjunctiveConstraint. Needs beams. */
+  constraints: such<readonly BeamConstraint[] | null>(
+    orNone((value) => listOf(value, (one): one is BeamConstraint => !problemWithConstraint(one)) !== undefined),
+    "a list of PhrasalConstraint and DisjunctiveConstraint",
+  ),
+  /** Words that each text must hold: the ids of one, or lists of ids of which one occurs. Needs beams. */
+  force_words_ids: such<readonly (readonly number[] | readonly (readonly number[])[])[] | null>(
+    orNone(areWords),
+    "a list of lists of token ids, or of lists of these of which none is the beginning of another",
+  ),
 };
 
 export const HOST = { ...PROCESSORS, ...BEAMS };

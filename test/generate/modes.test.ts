@@ -3,8 +3,14 @@
 
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { WatermarkDetector, WatermarkingConfig, WatermarkLogitsProcessor } from "../../src/anywhere.js";
-import { AbortError } from "../../src/core/errors.js";
+import {
+  DisjunctiveConstraint,
+  PhrasalConstraint,
+  WatermarkDetector,
+  WatermarkingConfig,
+  WatermarkLogitsProcessor,
+} from "../../src/anywhere.js";
+import { AbortError, OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoModelForSeq2SeqLM } from "../../src/generate/auto.js";
 import { generationConfig } from "../../src/generate/config.js";
 import { contrastiveSteps } from "../../src/generate/contrastive.js";
@@ -37,8 +43,9 @@ interface Modes {
   readonly marked: Case[];
   readonly guided: Case[];
   readonly contrastive: Case[];
-  readonly diverse: (Case & { readonly sequences_scores: number[] })[];
+  readonly diverse: ScoredCase[];
 }
+type ScoredCase = Case & { readonly sequences_scores: number[] };
 const modes = readJson<Modes>("generation", "modes.json");
 const device = openDevice("cpu", { threads: 2 });
 const at = (name: string): string => join(FIXTURES, "models", name);
@@ -187,8 +194,10 @@ describe("guidance", () => {
   });
 });
 
-describe("groups of beams", () => {
-  test.each(named(modes.diverse))("%s", async (_, one) => {
+const constrained = readJson<ScoredCase[]>("generation", "constrained.json");
+
+describe("beams in groups, and beams that must hold words", () => {
+  test.each(named([...modes.diverse, ...constrained]))("%s", async (_, one) => {
     const { model, input_ids, attention_mask, options, sequences } = one;
     const given = {
       input_ids,
@@ -199,9 +208,28 @@ describe("groups of beams", () => {
     } as const;
     const found = await (model === "t5" ? t5.generate(given) : models[model].generate(given));
     expect(found.sequences).toEqual(sequences);
-    const { sequences_scores: want } = one as (typeof modes.diverse)[number];
+    const { sequences_scores: want } = one as ScoredCase;
     // f32 against f64, sums of eight log-probabilities.
     for (const [n, score] of found.sequences_scores!.entries()) expect(score).toBeCloseTo(want[n]!, 4);
+  });
+
+  test("constraints as objects, sent ones too, are force_words_ids; none are none", async () => {
+    const call = { input_ids: [[5, 9, 2]], max_new_tokens: 6, num_beams: 3, eos_token_id: [] };
+    const force_words_ids = [
+      [12, 13],
+      [[33], [34, 35]],
+    ];
+    const constraints = [new PhrasalConstraint([12, 13]), new DisjunctiveConstraint([[33], [34, 35]])];
+    const want = await llama.generate({ ...call, force_words_ids });
+    expect(await llama.generate({ ...call, constraints })).toEqual(want);
+    expect(await llama.generate({ ...call, constraints: structuredClone(constraints) })).toEqual(want);
+    const free = await llama.generate(call);
+    expect(want).not.toEqual(free);
+    expect(await llama.generate({ ...call, constraints: null, force_words_ids: [] })).toEqual(free);
+    for (const wrong of [[], [[]], 5, null, [[1], [1, 2]], [[1.5]]]) {
+      expect(() => new DisjunctiveConstraint(wrong as never)).toThrow(OptionError);
+      expect(() => new PhrasalConstraint(wrong as never)).toThrow(OptionError);
+    }
   });
 
   test("what cannot be", async () => {
@@ -212,6 +240,13 @@ describe("groups of beams", () => {
       [{ diversity_penalty: 1 }, /there are no groups/],
       [{ num_beam_groups: 2, diversity_penalty: 1, do_sample: true }, /cannot be combined with do_sample/],
       [{ num_beam_groups: 0 }, /a whole number above 0/],
+      [{ force_words_ids: [[[5], [5, 6]]] }, /none is the beginning of another/],
+      [{ force_words_ids: [[]] }, /force_words_ids must be/],
+      [{ force_words_ids: [[400_000]] }, /token id 400000 is not below/],
+      [{ force_words_ids: [[5]], do_sample: true }, /cannot be combined with do_sample/],
+      [{ force_words_ids: [[5]], num_beams: 1 }, /needs num_beams above 1/],
+      [{ constraints: [{}] }, /a list of PhrasalConstraint/],
+      [{ constraints: [new PhrasalConstraint([5])], num_beam_groups: 2, diversity_penalty: 1 }, /num_beam_groups/],
     ];
     for (const [options, message] of refused)
       await expect(llama.generate({ ...beams, ...options })).rejects.toThrow(message);

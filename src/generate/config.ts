@@ -234,6 +234,7 @@ export function generationConfig(
       // That of a file is of no account where the caller searches otherwise.
       penalty_alpha:
         options.penalty_alpha !== undefined || !(do_sample || beams.num_beams > 1) ? given("penalty_alpha") : undefined,
+      dola_layers: options.dola_layers !== undefined || beams.num_beams === 1 ? given("dola_layers") : undefined,
       top_k: given("top_k") ?? 50,
       ...{ do_sample, beams, vocab },
     },

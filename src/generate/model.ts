@@ -16,6 +16,7 @@ import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.
 import { cacheShape, checkOffloadedCache } from "./cache-options.js";
 import { type CausalLMLoss, type CausalLMOutput, causalForward } from "./causal-forward.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
+import { layeredDecoder } from "./dola.js";
 import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type CacheNeeds, checkKept, type DynamicCache, keptTexts } from "./dynamic-cache.js";
@@ -274,6 +275,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
     checkDrafting(this, config, options);
+    if (config.mode.dola) layeredDecoder(this.module, config.mode.dola); // what it would refuse later
     const constraint = constraintOf(options, vocab, config.eos_token_ids);
     checkStructured(constraint?.option, config.host ?? {});
     checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);

@@ -15,6 +15,7 @@ import { rowsPerPrompt } from "./beam-config.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape, checkOffloadedCache } from "./cache-options.js";
 import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLength } from "./config.js";
+import { layeredDecoder } from "./dola.js";
 import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
 import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
@@ -320,6 +321,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
         },
       );
     }
+    if (config.mode.dola) layeredDecoder(this.module, config.mode.dola);
     const constraint = constraintOf(options, vocab, config.eos_token_ids);
     checkStructured(constraint?.option, config.host ?? {});
     checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);

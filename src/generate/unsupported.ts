@@ -9,7 +9,6 @@ export type Neutral = number | boolean | null;
 
 /** Fields that would change the text, with their neutral value (beside null) and the feature they enable. */
 export const UNSUPPORTED = {
-  dola_layers: [null, "decoding by contrasting layers"],
   token_healing: [false, "token healing"],
 } as const satisfies Readonly<Record<string, readonly [neutral: Neutral, what: string]>>;
 

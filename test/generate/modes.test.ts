@@ -1,5 +1,5 @@
 // Decoding modes beside greedy search and beams give what transformers gives (test/fixtures/make_modes.py): watermarks, guidance,
-// groups of beams, contrastive search.
+// groups of beams, words that texts must hold (make_constrained.py), contrastive search, DoLa (make_dola.py).
 
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -14,7 +14,9 @@ import { AbortError, OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoModelForSeq2SeqLM } from "../../src/generate/auto.js";
 import { generationConfig } from "../../src/generate/config.js";
 import { contrastiveSteps } from "../../src/generate/contrastive.js";
+import { candidateLayers } from "../../src/generate/dola.js";
 import { readBatch } from "../../src/generate/inputs.js";
+import type { DolaLayers } from "../../src/generate/mode-options.js";
 import { randperm } from "../../src/generate/processors/host/randperm.js";
 import type { WatermarkingOptions } from "../../src/generate/processors/host/watermark.js";
 import { openDevice } from "../../src/load/device.js";
@@ -191,6 +193,54 @@ describe("guidance", () => {
     await expect(gpt2.generate({ ...long, ...negative })).rejects.toThrow(/positions of this model/);
     const rows = llama.cache_footprint(prompt).bytes / llama.cache_footprint({ ...prompt, guidance_scale: 1 }).bytes;
     expect(rows).toBe(2);
+  });
+});
+
+describe("layers compared with the last one (DoLa)", () => {
+  const dola = readJson<Case[]>("generation", "dola.json");
+  test.each(named(dola))("%s", async (_, one) => {
+    expect(await generated(one)).toEqual(one.sequences);
+  });
+
+  test("sampled, scored and streamed, alone and in a batch", async () => {
+    const { input_ids, attention_mask } = dola[0]!;
+    const call = { max_new_tokens: 4, dola_layers: "low", do_sample: true, seed: 3, eos_token_id: [] } as const;
+    const batch = await llama.generate({ input_ids, attention_mask, ...call });
+    const alone: number[] = [];
+    for await (const { token_ids } of llama.stream({ input_ids: [input_ids[0]!.slice(3)], ...call })) {
+      alone.push(...token_ids);
+    }
+    expect(batch[0]!.slice(-4)).toEqual(alone);
+    const vocab = llama.config.vocab_size as number;
+    const kept = { ...call, return_dict_in_generate: true, output_scores: true, output_logits: true } as const;
+    const { sequences, scores, logits } = await llama.generate({ input_ids, attention_mask, ...kept });
+    expect(sequences).toEqual(batch);
+    expect([scores!.length, scores![0]![0]!.length, logits![0]![0]!.length]).toEqual([4, vocab, vocab]);
+  });
+
+  test("layers of deep and of shallow models, as transformers counts them", () => {
+    const of = (layers: DolaLayers, blocks: number, tied: boolean) => candidateLayers(layers, { blocks, tied });
+    expect(of("low", 32, false)).toEqual([0, 2, 4, 6, 8, 10, 12, 14]);
+    expect(of("low", 32, true)).toEqual([2, 4, 6, 8, 10, 12, 14]);
+    expect(of("high", 6, true)).toEqual([3, 5]);
+    expect(of("high", 80, true).slice(0, 3)).toEqual([60, 62, 64]);
+    expect(of("low", 80, false)).toEqual([0, 2, 4, 6, 8, 10, 12, 14, 16, 18]);
+    expect([of("low", 2, true), of("low", 4, true), of("low", 1, true)]).toEqual([[1], [2], [0]]);
+  });
+
+  test("what cannot be", async () => {
+    const call = { input_ids: [[5, 9, 2]], max_new_tokens: 2 };
+    for (const [options, message] of [
+      [{ dola_layers: "middle" }, /dola_layers must be "low", "high", or a list/],
+      [{ dola_layers: [] }, /dola_layers must be/],
+      [{ dola_layers: [9] }, /none of 9 is below 2/],
+      [{ dola_layers: "low", num_beams: 2 }, /cannot be combined with num_beams/],
+      [{ dola_layers: "low", penalty_alpha: 0.6 }, /cannot be combined with penalty_alpha/],
+      [{ dola_layers: "low", prompt_lookup_num_tokens: 3 }, /dola_layers/],
+    ] as const) {
+      await expect(llama.generate({ ...call, ...options } as never)).rejects.toThrow(message);
+    }
+    await expect(t5.generate({ ...call, dola_layers: "low" })).rejects.toThrow(/only models without an encoder/);
   });
 });
 

@@ -3,6 +3,7 @@
 import { OptionError } from "../../../core/errors.js";
 import { rowsPerPrompt } from "../../beam-config.js";
 import type { GenerationConfig } from "../../config.js";
+import { LayerContrast } from "../../dola.js";
 import type { Constraint } from "../../grammar/constraint.js";
 import { Guidance } from "../../guidance.js";
 import { modeOption } from "../../mode-options.js";
@@ -57,6 +58,7 @@ export function onHost(
     return { config, processors: [...logits_processor, ...masking] };
   }
   const guided = mode.guidance_scale === undefined ? [] : [new Guidance(mode.guidance_scale)];
+  const contrast = mode.dola ? [new LayerContrast(config.vocab_size)] : [];
   // Where tokens are chosen by scores of the host's, or by those of two rows, the device has none of the penalties.
   const counted = num_beams > 1 || drafting || modeOption(mode) !== undefined;
   for (const option of OF_THE_ENCODER) {
@@ -132,6 +134,7 @@ export function onHost(
   const processors = [
     ...ends(first),
     ...guided,
+    ...contrast,
     at(text, allowed),
     ...(counted ? [penaltiesOf(config)] : []),
     ...logits_processor,

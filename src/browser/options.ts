@@ -4,7 +4,6 @@ import { choice, type Needed, type Options, omit, such, text } from "../core/opt
 import { GENERATION, type GenerationOptions } from "../generate/config.js";
 import { STRUCTURED } from "../generate/grammar/options.js";
 import { FROM_PRETRAINED, type FromPretrainedOptions } from "../generate/options.js";
-import { UNSUPPORTED_OPTIONS } from "../generate/unsupported.js";
 import type { BitsAndBytesOptions } from "../quant/config.js";
 import type { SelectiveOptions } from "../quant/selective.js";
 
@@ -41,7 +40,7 @@ const PROMPT = {
 };
 
 /** Options of `generate`. */
-export const WORKER_GENERATE = { ...GENERATION, ...STRUCTURED, ...UNSUPPORTED_OPTIONS, ...PROMPT };
+export const WORKER_GENERATE = { ...GENERATION, ...STRUCTURED, ...PROMPT };
 
 export interface WorkerGenerateOptions
   extends GenerationOptions,

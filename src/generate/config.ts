@@ -15,15 +15,8 @@ import { ENDING } from "./ending-options.js";
 import { type BEAMS, HOST, HOST_FIELDS, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
 import { MODES, type ModeConfig, modeOf, modeOption } from "./mode-options.js";
 import { NEUTRAL, type ProcessorConfig } from "./processors/host/list.js";
-import {
-  isNeutral,
-  type Neutral,
-  UNSUPPORTED,
-  UNSUPPORTED_FIELDS,
-  type UnsupportedField,
-  WITHOUT_EFFECT,
-} from "./unsupported.js";
 import { warnOnce } from "./warn.js";
+import { WITHOUT_EFFECT } from "./without-effect.js";
 
 const share = (n: number): boolean => n >= 0 && n <= 1;
 
@@ -87,6 +80,8 @@ const OWN = {
     value: "<n>",
     help: "guess up to n tokens at once from earlier in the text: faster where it repeats itself",
   }),
+  /** The last token of each prompt is chosen anew among those that begin with it. Needs `tokenizer`; of `generate` alone. */
+  token_healing: flag(),
   /** Tokens that an `assistant_model` guesses at a time; default 5. */
   num_assistant_tokens: whole(1),
   /** "heuristic": two more tokens after a guess that was right, one less after another; "constant", the default. */
@@ -98,10 +93,7 @@ const OWN = {
 /** The options of generate() that decide what is generated; generation_config.json may hold the same names. */
 export const GENERATION = { ...OWN, ...IDS, ...ENDING, ...HOST, ...MODES, ...CACHE };
 
-/**
- * The options of generate() beside its inputs. Fields of transformers that Octavo lacks (`token_healing`, ...) accept only their
- * neutral value, which also overrides a generation_config.json.
- */
+/** The options of generate() beside its inputs. */
 export interface GenerationOptions
   extends Options<typeof OWN>,
     Options<typeof IDS>,
@@ -109,8 +101,7 @@ export interface GenerationOptions
     Options<typeof PROCESSORS>,
     Options<typeof BEAMS>,
     Options<typeof MODES>,
-    Options<typeof CACHE>,
-    Partial<Readonly<Record<UnsupportedField, Neutral>>> {}
+    Options<typeof CACHE> {}
 
 /** The fields of a GenerationConfig that affect the next token. */
 export type SamplingConfig = Pick<
@@ -154,6 +145,7 @@ export interface GenerationConfig {
   readonly mode: ModeConfig;
   /** Tokens of the vocabulary. */
   readonly vocab_size: number;
+  readonly token_healing: boolean;
 }
 
 /** Of requests that are not sampled. */
@@ -188,7 +180,7 @@ const FILE = "generation_config.json";
 type Field = keyof typeof GENERATION;
 
 /** Options of which null asks for nothing. */
-const NULLABLE: ReadonlySet<string> = new Set(Object.keys({ ...HOST, ...ENDING, ...MODES }));
+const NULLABLE: ReadonlySet<string> = new Set(["token_healing", ...Object.keys({ ...HOST, ...ENDING, ...MODES })]);
 
 /**
  * Merges the caller's options, generation_config.json and config.json, in that order. In the files null counts as absent, and
@@ -204,7 +196,7 @@ export function generationConfig(
   prompt: number,
   vocab: number,
 ): GenerationConfig {
-  const inFile = (key: Field | UnsupportedField): unknown => fromFile[key] ?? undefined;
+  const inFile = (key: Field): unknown => fromFile[key] ?? undefined;
   const refuse: Refuse = (key, message) => {
     if (options[key] !== undefined) throw new OptionError(message, { details: { option: key } });
     throw new ConfigError(`${FILE}: ${message}`, {
@@ -225,7 +217,6 @@ export function generationConfig(
     asked || options[key] !== undefined ? given(key) : undefined;
   const temperature = sampling("temperature") ?? 1;
   const do_sample = asked && temperature > 0;
-  refuseUnsupported(options, inFile);
 
   const beams = beamsOf(options, given, do_sample, vocab, refuse);
   const mode = modeOf(
@@ -274,6 +265,7 @@ export function generationConfig(
     beams,
     mode,
     vocab_size: vocab,
+    token_healing: given("token_healing") ?? false,
   };
 }
 
@@ -334,27 +326,6 @@ function newTokens(
   return given("max_new_tokens")!;
 }
 
-/** @throws OptionError or ConfigError for unsupported fields that would change the text */
-function refuseUnsupported(options: GenerationOptions, inFile: (key: UnsupportedField) => unknown): void {
-  for (const field of UNSUPPORTED_FIELDS) {
-    const [neutral, what] = UNSUPPORTED[field];
-    const own = options[field];
-    if (own !== undefined) {
-      if (isNeutral(field, own)) continue;
-      throw new OptionError(`${field} can only be ${neutral}, got ${show(own)}: Octavo has no ${what}`, {
-        details: { option: field },
-        hint: "leave it out",
-      });
-    }
-    const value = inFile(field);
-    if (value === undefined || isNeutral(field, value)) continue;
-    throw new ConfigError(`${FILE}: ${field} is ${show(value)}, but Octavo has no ${what}`, {
-      details: { file: FILE, key: field },
-      hint: `pass ${field}: ${neutral} to generate() to run without it`,
-    });
-  }
-}
-
 /** Warnings about the files for a model: values that generate() will reject, and unknown or invalid ones. */
 export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab: number): string[] {
   const warnings: string[] = [];
@@ -364,8 +335,7 @@ export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab:
     if (!(error instanceof ConfigError)) throw error;
     warnings.push(error.message.split("\n")[0]!);
   }
-  const known = (key: string): boolean =>
-    Object.hasOwn(GENERATION, key) || Object.hasOwn(UNSUPPORTED, key) || WITHOUT_EFFECT.has(key);
+  const known = (key: string): boolean => Object.hasOwn(GENERATION, key) || WITHOUT_EFFECT.has(key);
   const unknown = Object.keys(fromFile).filter((key) => !known(key) && fromFile[key] !== null);
   if (unknown.length > 0) warnings.push(`${FILE}: unknown fields, ignored: ${listed(unknown)}`);
   const outside = isNoToken(vocab);

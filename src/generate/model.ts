@@ -8,6 +8,7 @@ import { type CacheDType, cacheBytes, cacheDType, cacheName } from "../nn/cache.
 import type { CausalLM } from "../nn/decoder.js";
 import type { Embedding } from "../nn/module.js";
 import type { AttentionChoice } from "../nn/pass.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { adaptersOfRows } from "./adapter-methods.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { checkRoom, LoadedModel } from "./base.js";
@@ -23,7 +24,17 @@ import { type CacheNeeds, checkKept, type DynamicCache, keptTexts } from "./dyna
 import { type Ends, endingOf } from "./ending.js";
 import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
 import { unconditionalOf } from "./guidance.js";
-import { type Batch, eachPrompt, leftPadded, numbersOf, readBatch, withImpliedMask } from "./inputs.js";
+import { healed, inputsOf } from "./healing.js";
+import {
+  type Batch,
+  eachPrompt,
+  type Ids,
+  leftPadded,
+  numbersOf,
+  promptsOf,
+  readBatch,
+  withImpliedMask,
+} from "./inputs.js";
 import { nextLabels } from "./labels.js";
 import { collect, type Step } from "./loop.js";
 import { rowsOf } from "./mode-options.js";
@@ -126,7 +137,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   generate(inputs: Inputs<GenerateOptions> & AsDict, options: After<GenerateOptions>): Promise<GenerateOutput>;
   generate(inputs: Inputs<GenerateOptions>, options?: After<GenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
-    const prepared = this.#prepare("generate", given);
+    const prepared = await this.#healed(this.#prepare("generate", given));
     const { batch, config, options } = prepared;
     const copies = rowsPerPrompt(config.beams);
     const kept = keptBy(options, batch.rows * copies);
@@ -135,6 +146,33 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const { past_key_values: past } = options;
     const scores = keptScores(kept, sequences[0]!.length - batch.steps);
     return returned({ sequences, ...scores, ...(past ? { past_key_values: past } : {}) }, options);
+  }
+
+  /** The call with its prompts healed, if it asks for that. */
+  async #healed(prepared: Started): Promise<Started> {
+    const { batch, config, options } = prepared;
+    if (!config.token_healing) return prepared;
+    const rows = await this.#heal(promptsOf(batch), options.tokenizer);
+    return this.#prepare("generate", [{ ...options, ...inputsOf(rows, config.pad_token_id), token_healing: false }]);
+  }
+
+  /**
+   * The prompts with the last token of each chosen anew among those that begin with it (`token_healing`): their text is stripped and
+   * tokenized again for that.
+   * @param tokenizer the model's
+   * @throws OptionError, and what `generate` throws
+   */
+  async heal_tokens(input_ids: Ids, tokenizer?: PreTrainedTokenizer): Promise<number[][]> {
+    this.checkUsable();
+    return this.#heal(promptsOf(readBatch(input_ids, undefined, this.module.geometry.vocab)), tokenizer);
+  }
+
+  #heal(prompts: readonly number[][], tokenizer: PreTrainedTokenizer | undefined): Promise<number[][]> {
+    return healed(prompts, tokenizer, async (ids, sequence_bias) => {
+      const alone = { num_beams: 1, do_sample: false, max_new_tokens: 1, token_healing: false, penalty_alpha: 0 };
+      const [row] = await this.generate({ input_ids: [ids], ...alone, sequence_bias });
+      return row!.at(-1)!;
+    });
   }
 
   async #search(prepared: Started, kept: Kept | undefined): Promise<GenerateOutput> {
@@ -274,6 +312,12 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     this.#checkLength(tokens, max_positions);
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
+    if (config.token_healing && call === "stream") {
+      throw new OptionError("stream: token_healing changes the prompt, which a stream does not give", {
+        details: { option: "token_healing" },
+        hint: "stream from what heal_tokens(input_ids, tokenizer) gives",
+      });
+    }
     checkDrafting(this, config, options);
     if (config.mode.dola) layeredDecoder(this.module, config.mode.dola); // what it would refuse later
     const constraint = constraintOf(options, vocab, config.eos_token_ids);

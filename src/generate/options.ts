@@ -43,7 +43,6 @@ import { PYTHON, type PythonOptions } from "./python.js";
 import type { StepScores } from "./scores.js";
 import { STREAMED, TRANSCRIPTION, type TranscriptionOptions } from "./speech-options.js";
 import { isTokenizer, type Streamer } from "./streamers.js";
-import { UNSUPPORTED_OPTIONS } from "./unsupported.js";
 
 const isDType = (value: unknown): boolean => typeof value === "string" && parseDType(value) !== undefined;
 
@@ -317,7 +316,6 @@ export const GENERATE = {
   ...INPUTS,
   ...GENERATION,
   ...STRUCTURED,
-  ...UNSUPPORTED_OPTIONS,
   ...RUN,
   ...ADAPTERS,
   ...RETURNS,

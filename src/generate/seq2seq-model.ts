@@ -321,6 +321,9 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
         },
       );
     }
+    if (config.token_healing) {
+      throw new OptionError("token_healing is for models without an encoder", { details: { option: "token_healing" } });
+    }
     if (config.mode.dola) layeredDecoder(this.module, config.mode.dola);
     const constraint = constraintOf(options, vocab, config.eos_token_ids);
     checkStructured(constraint?.option, config.host ?? {});

@@ -7,7 +7,7 @@ import { ConfigError, OctavoError, OptionError } from "../../src/core/errors.js"
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { fileWarnings, type GenerationOptions, generationConfig, seedWord } from "../../src/generate/config.js";
 import { TextStreamer } from "../../src/generate/streamers.js";
-import { UNSUPPORTED, UNSUPPORTED_FIELDS, WITHOUT_EFFECT } from "../../src/generate/unsupported.js";
+import { WITHOUT_EFFECT } from "../../src/generate/without-effect.js";
 import { openDevice, requestDevice } from "../../src/load/device.js";
 import { BitsAndBytesConfig } from "../../src/quant/config.js";
 import { copyOf, editJson } from "../support/checkpoints.js";
@@ -167,21 +167,7 @@ describe("ids of the files that no token has", () => {
   });
 });
 
-describe("fields of transformers that are not there", () => {
-  test.each(UNSUPPORTED_FIELDS)("%s", (field) => {
-    const [neutral] = UNSUPPORTED[field];
-    const wanted = typeof neutral === "number" ? neutral + 1 : [[1]];
-    const error = thrown(() => config({}, { do_sample: true, [field]: wanted }));
-    expect(error).toBeInstanceOf(ConfigError);
-    expect(error.message).toMatch(new RegExp(`^generation_config\\.json: ${field} is .*, but Octavo has no `));
-    expect(error.hint).toContain(`pass ${field}: ${neutral} to generate()`);
-    // As the hint says.
-    expect(config({ [field]: neutral }, { do_sample: true, [field]: wanted }).do_sample).toBe(true);
-    for (const harmless of [neutral, null, []]) config({}, { do_sample: true, [field]: harmless });
-    expect(thrown(() => config({ [field]: wanted }))).toBeInstanceOf(OptionError);
-    expect(fileWarnings({ do_sample: true, [field]: wanted } as never, {}, VOCAB)).toHaveLength(1);
-  });
-
+describe("fields of a file", () => {
   test("are no reason to refuse where they change nothing", () => {
     config({}, { typical_p: 0.5, length_penalty: 2, early_stopping: true });
     expect(
@@ -226,15 +212,17 @@ describe("models", () => {
   const inputs = { input_ids: [1, 5, 9], max_new_tokens: 2 };
 
   test("a bad file is a warning when it loads, and an error of the file when it is used", async () => {
-    const model = await AutoModelForCausalLM.from_pretrained(folderWith({ token_healing: true, weird: 1 }), { device });
+    const model = await AutoModelForCausalLM.from_pretrained(folderWith({ no_repeat_ngram_size: -1, weird: 1 }), {
+      device,
+    });
     expect(model.warnings).toEqual([
-      "generation_config.json: token_healing is true, but Octavo has no token healing",
+      "generation_config.json: no_repeat_ngram_size must be a whole number of at least 0, got -1",
       "generation_config.json: unknown fields, ignored: weird",
     ]);
     await expect(model.generate(inputs)).rejects.toThrow(ConfigError);
     expect(() => model.stream(inputs)).toThrow(ConfigError);
-    expect(await model.generate({ ...inputs, token_healing: false })).toHaveLength(1);
-    await expect(model.generate({ ...inputs, token_healing: true })).rejects.toThrow(OptionError);
+    expect(await model.generate({ ...inputs, no_repeat_ngram_size: 0 })).toHaveLength(1);
+    await expect(model.generate({ ...inputs, no_repeat_ngram_size: -1 })).rejects.toThrow(OptionError);
     model.dispose();
   });
 

@@ -9,9 +9,9 @@ import { STORYTELLER } from "../support/models.js";
 
 const HEALED: readonly (readonly [prompt: string, ids: number[]])[] = [
   ["Once upon a ti", [2416, 674, 259, 257, 3417]],
-  // transformers looks for "Ġgi" under " gi", finds nothing, and leaves the token; what it means to do gives "girl".
+  // transformers looks for "Ġgi" under " gi", finds nothing, and leaves the token; what it means to do gives "girl" and "want".
   ["The little gi", [333, 465, 796]],
-  ['  He said, "I wa', [840, 347, 12, 323, 41, 837]],
+  ['  He said, "I wa', [840, 347, 12, 323, 41, 736]],
   ["The dog ran to the ", [333, 1390, 896, 275, 260]],
   ["They went to the pa", [1275, 488, 275, 260, 292, 2190]],
   ["a", [65]],

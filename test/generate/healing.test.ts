@@ -14,7 +14,8 @@ const HEALED: readonly (readonly [prompt: string, ids: number[]])[] = [
   ['  He said, "I wa', [840, 347, 12, 323, 41, 736]],
   ["The dog ran to the ", [333, 1390, 896, 275, 260]],
   ["They went to the pa", [1275, 488, 275, 260, 292, 2190]],
-  ["a", [65]],
+  // From bos, as transformers does it in a padded batch; alone it leaves such a prompt.
+  ["a", [739]],
 ];
 
 const device = openDevice("cpu", { threads: 2 });

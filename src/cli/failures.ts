@@ -70,8 +70,7 @@ export function errorReport(error: unknown): ErrorReport {
 function inTerminal(error: unknown): unknown {
   if (!(error instanceof NotFoundError) || typeof error.details.id !== "string") return error;
   const { message, hint = "", details } = error;
-  const address = `or name its address instead: https://huggingface.co/${error.details.id}/resolve/main`;
-  const said = hint.replace('or read it from the hub: { hub: "https://huggingface.co" }', address);
+  const said = hint.replace('{ hub: "https://huggingface.co" }', "--hub https://huggingface.co");
   return new NotFoundError(message.split("\n  hint: ")[0]!, { hint: said, details, cause: error });
 }
 

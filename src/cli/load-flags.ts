@@ -29,7 +29,7 @@ export interface LoadFlags {
 }
 
 /** Options of from_pretrained that the group "Where" does not have. */
-const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "subfolder"]);
+const WEIGHTS = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "subfolder", "hub"]);
 
 /** Adds the group of flags that say how weights are loaded. */
 export function addWeightFlags(command: Command): Command {

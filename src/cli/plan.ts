@@ -53,7 +53,15 @@ interface PlanFlags {
   json?: boolean;
 }
 
-const HOW = omit(FROM_PRETRAINED, ["threads", "cache_dir", "revision", "subfolder", "head_dtype", "compute_dtype"]);
+const HOW = omit(FROM_PRETRAINED, [
+  "threads",
+  "cache_dir",
+  "revision",
+  "subfolder",
+  "hub",
+  "head_dtype",
+  "compute_dtype",
+]);
 
 export function planCommand(): Command {
   const command = new Command("plan").argument("<model>", A_MODEL);

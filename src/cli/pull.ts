@@ -4,8 +4,10 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { Command } from "commander";
 import { WEIGHTS } from "../checkpoints/options.js";
+import { omit } from "../core/options.js";
 import { pull } from "../hub/pull.js";
-import { addFlags, jsonOption, optionsOf, sourceOptions } from "./arguments.js";
+import { SOURCE } from "../load/options.js";
+import { addFlags, jsonOption, optionsOf } from "./arguments.js";
 import { onInterrupt } from "./failures.js";
 import { bytes, note, plural, print, printJson, warner } from "./output.js";
 
@@ -22,7 +24,9 @@ interface PullFlags {
 export function pullCommand(): Command {
   const command = new Command("pull").argument("<id>", 'id of a model on the hub, such as "org/name"');
   addFlags(command, WEIGHTS);
-  return sourceOptions(command)
+  // What comes into the cache comes from HF_ENDPOINT.
+  addFlags(command, omit(SOURCE, ["hub"]));
+  return command
     .option("--token <token>", "access token (default: HF_TOKEN, or what hf auth login has written)")
     .option("--force", "download what is in the cache as well")
     .addOption(jsonOption())

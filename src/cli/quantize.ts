@@ -44,7 +44,7 @@ interface QuantizeFlags {
 
 /** Options of reading; `--variant` is that of the files that are written. */
 const HOW = omit(FROM_PRETRAINED, [
-  ...(["threads", "cache_dir", "revision", "subfolder", "head_dtype", "compute_dtype", "variant"] as const),
+  ...(["threads", "cache_dir", "revision", "subfolder", "hub", "head_dtype", "compute_dtype", "variant"] as const),
 ]);
 
 export function quantizeCommand(): Command {

@@ -33,7 +33,11 @@ export const SOURCE = {
    * Address of a hub whose files are read from there and not kept in Node's cache; browsers use Hugging Face's by default. In Node an id
    * without it comes through the cache, from the hub that HF_ENDPOINT names (default: Hugging Face's).
    */
-  hub: text({ secret: true }),
+  hub: text({
+    secret: true,
+    value: "<address>",
+    help: "hub that ids are read from, of which nothing is kept (default: through the cache, from HF_ENDPOINT)",
+  }),
   /**
    * Access token for private or gated models. By default Node takes that of this machine (HF_TOKEN, or the file that `hf auth login`
    * writes) for the hub; false sends none, true must find one.

@@ -7,11 +7,13 @@ import { CheckpointError, NotFoundError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Tensor } from "../core/tensor.js";
+import type { SpreadModel } from "../load/fill.js";
 import { type Loaded, type LoadOptions, loadModel } from "../load/index.js";
 import { type MetaModel, metaModel, metaOf } from "../load/meta.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onAuto, type Platform, reopening } from "../load/platform.js";
 import { Spread } from "../load/spread.js";
+import { Parallel } from "../load/tensor-parallel.js";
 import type { ConfigJson, Task } from "../nn/architecture.js";
 import { DualModel } from "../nn/dual.js";
 import { EncoderModel } from "../nn/encoder.js";
@@ -40,7 +42,7 @@ import {
   TOKENIZER_FROM_PRETRAINED,
   type TokenizerOptions,
 } from "./options.js";
-import { attentionOf, boundFor, boundsOf, placeOf, spreadOf } from "./python.js";
+import { attentionOf, boundFor, boundsOf, parallelOf, placeOf, spreadOf } from "./python.js";
 import { PreTrainedSeq2SeqLM } from "./seq2seq-model.js";
 import type { PreTrainedSpeechSeq2Seq } from "./speech-model.js";
 
@@ -158,10 +160,9 @@ export async function loadPretrained<T extends Task>(
 ): Promise<TaskHolders[T]> {
   const model = nameOf(which);
   const options = readOptions("from_pretrained", FROM_PRETRAINED, given);
-  const wanted = spreadOf(options);
-  const spread = wanted?.gpu && !(await hasGPU(platform)) ? undefined : wanted;
-  const place = spread ? undefined : placeOf(options);
-  const bounds = spread ? undefined : boundsOf(options.max_memory);
+  const several = await severalOf(platform, options);
+  const place = several ? undefined : placeOf(options);
+  const bounds = several ? undefined : boundsOf(options.max_memory);
   for (const [option, value] of [
     ["threads", options.threads],
     ["max_memory", bounds],
@@ -202,15 +203,15 @@ export async function loadPretrained<T extends Task>(
   };
   const hold = async (on: LoadOptions["device"], own: boolean): Promise<TaskHolders[T]> => {
     const loaded = await loadModel(source, task, { ...loading, device: on });
-    const { spread: several } = loaded;
+    const { spread } = loaded;
     try {
       const { source, folders, push } = platform;
       const origin = { name: model, config: loaded.config_text, reopen, source, folders, push };
       const all = { ...loaded, origin, warnings: [...warnings, ...loaded.warnings] };
-      return HOLDERS[task](all, several?.main ?? (on as Device), own);
+      return HOLDERS[task](all, spread?.main ?? (on as Device), own);
     } catch (error) {
       loaded.model.dispose(); // whatever is refused now, its weights go
-      await several?.close();
+      await spread?.close();
       throw error;
     }
   };
@@ -234,9 +235,7 @@ export async function loadPretrained<T extends Task>(
     }
   };
   try {
-    if (spread) {
-      return await hold((prepared) => Spread.open(platform, metaOf(prepared, task), spread), true);
-    }
+    if (several) return await hold((prepared) => several(metaOf(prepared, task)), true);
     return await (place === "auto" ? onAuto(platform.chooseDevice, load) : load(place));
   } catch (error) {
     const base = config === undefined ? await baseOf(source, error, warn) : undefined;
@@ -285,6 +284,18 @@ export function autoModel<T extends Task>(platform: Platform, task: T): AutoClas
       });
     },
   };
+}
+
+/** What opens several devices for a declared model, if the options ask for them. @throws OptionError, DeviceError */
+async function severalOf(
+  platform: Platform,
+  options: FromPretrainedOptions,
+): Promise<((model: MetaModel) => Promise<SpreadModel>) | undefined> {
+  const parallel = parallelOf(options);
+  if (parallel) return (model) => Parallel.open(platform, model, parallel);
+  const spread = spreadOf(options);
+  if (!spread || (spread.gpu && !(await hasGPU(platform)))) return undefined;
+  return (model) => Spread.open(platform, model, spread);
 }
 
 /** True if numbers of devices are GPUs. @throws DeviceError if there is no device at all */

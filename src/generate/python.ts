@@ -4,7 +4,7 @@
 import * as z from "zod";
 import { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
-import { choice, flag, type Options, option, such, text } from "../core/options.js";
+import { choice, flag, type Options, option, such, text, whole } from "../core/options.js";
 import { listed, show } from "../core/show.js";
 import { ATTN_IMPLEMENTATIONS, type AttnImplementation } from "../load/attn-implementation.js";
 import { readDeviceMap, type Strategy } from "../load/device-map/index.js";
@@ -13,6 +13,7 @@ import { deviceName } from "../load/names.js";
 import type { DeviceAlias, DeviceName } from "../load/platform.js";
 import { bytesOf } from "../load/sizes.js";
 import type { SpreadRequest } from "../load/spread.js";
+import type { ParallelRequest } from "../load/tensor-parallel.js";
 
 type Place = DeviceName | DeviceAlias | Device;
 
@@ -46,6 +47,21 @@ export const PYTHON = {
   max_memory: such<Readonly<Record<string | number, number | string | undefined>>>(
     isObject,
     'a map of devices to bytes or to texts such as "1GB"',
+  ),
+  /**
+   * "auto" cuts the matrices of the blocks, and an untied head, by outputs over `tp_size` devices, which multiply at the same time.
+   * Each output is summed on one device, so the results are those of one device, bit for bit, in every form of storage. The first
+   * device is the main one: it has norms, attention, caches and embeddings, and while the model is read one whole matrix as well.
+   */
+  tp_plan: such<"auto" | null>((value) => value === "auto" || value === null, '"auto"', {
+    hint: "a plan of one's own is not in Octavo: every linear of the blocks is cut by outputs",
+  }),
+  /** Number of devices for `tp_plan` (default: 2, or those of `device_mesh`): GPUs if there are any, else cpu:0, cpu:1, ... */
+  tp_size: whole(1),
+  /** The devices for `tp_plan` by name or number, the main one first. */
+  device_mesh: such<readonly (string | number)[]>(
+    (value) => Array.isArray(value) && value.length > 0 && value.every((one) => placeKey(one) !== undefined),
+    'a list of devices, such as ["cpu:0", "cpu:1"]',
   ),
   /** No effect: a model is always filled as its files are read. */
   low_cpu_mem_usage: flag(),
@@ -140,6 +156,43 @@ export function spreadOf({ device, device_map, max_memory, threads, ...options }
   const gpu = computing.length === 1 && typeof computing[0] === "number" && !places.includes("disk");
   return { ...rest, how: device_map as Strategy, memory: memory(), gpu };
 }
+
+/** Devices of one process that may share a model; one of the CPU's each has a number below this. */
+const MOST_DEVICES = 64;
+
+/**
+ * How `tp_plan` cuts a model over devices; undefined if it is not given.
+ * @throws OptionError
+ */
+export function parallelOf(options: ParallelOptions): ParallelRequest | undefined {
+  const { tp_plan, tp_size, device_mesh: mesh, device, device_map, max_memory, threads } = options;
+  const refuse = (option: string, message: string, hint?: string): never => {
+    throw new OptionError(message, { details: { option }, hint });
+  };
+  if (tp_plan === undefined || tp_plan === null) {
+    const [option] = Object.entries({ tp_size, device_mesh: mesh }).find(([, value]) => value !== undefined) ?? [];
+    if (option) refuse(option, `tp_plan has to be set when ${option} is passed.`, 'tp_plan: "auto"');
+    return undefined;
+  }
+  if (device_map !== undefined && device_map !== null) {
+    refuse("tp_plan", "`tp_plan` and `device_map` are mutually exclusive. Choose either one for parallelization.");
+  }
+  const devices = mesh && [...mesh].map((one) => placeKey(one)!);
+  if (devices?.includes("disk")) refuse("device_mesh", "device_mesh names the disk, where no model can run");
+  if (devices && tp_size !== undefined && tp_size !== devices.length) {
+    refuse("tp_size", `tp_size is ${tp_size}, but device_mesh names ${devices.length} devices`);
+  }
+  const size = tp_size ?? devices?.length ?? 2;
+  if (size > MOST_DEVICES) refuse("tp_size", `tp_size must be at most ${MOST_DEVICES}, got ${size}`);
+  const kind = device === undefined ? undefined : Device.is(device) ? device.name : deviceName(device);
+  if (kind !== undefined && (devices || !/^(?:cpu|webgpu|auto)$/.test(kind))) {
+    refuse("device", `tp_plan takes devices from tp_size or device_mesh, and device ${show(kind)} is given`, "leave device out");
+  }
+  const memory = max_memory === undefined ? undefined : readMemory(new Map(sizesOf(max_memory)));
+  return { size, devices, kind: kind === "auto" ? undefined : kind, memory, threads };
+}
+
+type ParallelOptions = SpreadOptions & Pick<PythonOptions, "tp_plan" | "tp_size" | "device_mesh">;
 
 type SpreadOptions = Pick<PythonOptions, "device_map" | "max_memory" | "offload_folder"> & {
   readonly device?: Place | undefined;

@@ -48,6 +48,8 @@ export interface Destination {
   readonly devices: readonly Device[];
   /** The device that reads a parameter. */
   deviceOf(parameter: Parameter | Matrix): Device;
+  /** Called when all of a parameter has been recorded; it may be taken elsewhere now. */
+  filled?(parameter: Parameter | Matrix): void;
   /** The block that this parameter, as its last one, completes, if its weights then go elsewhere. */
   completes(parameter: Parameter | Matrix): Module | undefined;
   /** Takes the weights of such a block away. */
@@ -147,6 +149,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
       else if (parts.some(({ stored }) => stored)) await restoreMatrix(context, item, scheme);
       else if (scheme.beginCodes) await fillCodes(context, item, scheme, options.dtype);
       else await fillMatrix(context, item, scheme);
+      destination?.filled?.(parameter);
       filled.push(parameter);
     } finally {
       on.enter(before);

@@ -51,6 +51,8 @@ export interface Platform {
   requestDevice(name?: string, options?: DeviceOptions): Promise<Device>;
   /** The shared device of that name, for all models without one of their own. @throws DeviceError */
   sharedDevice(name?: string): Promise<Device>;
+  /** Cores that devices of the CPU share; absent where there is one such device at most. */
+  cores?(): number;
   /** The device for "auto" on this platform. @throws DeviceError if there is none */
   chooseDevice(): Promise<DeviceChoice>;
 }

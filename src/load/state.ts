@@ -34,6 +34,7 @@ export function dequantizeModel(model: Model, dtype: FloatDType): void {
       builder[Symbol.dispose]();
       throw error;
     }
-    parameter.refill(builder.finish());
+    const floats = builder.finish();
+    parameter.refill(weight.likewise?.(floats) ?? floats);
   }
 }

@@ -13,6 +13,7 @@ import { expertLinear } from "../ops/experts.js";
 import { type Compute, type LinearOptions, linear } from "../ops/linear.js";
 import { pack, unpack } from "../ops/pack.js";
 import { transfer } from "../ops/transfer.js";
+import { dividedBy, joinMatrices, type RowPiece, rowsOn } from "./divide.js";
 
 /** Shape of a matrix: outputs (N) by inputs (K). */
 export type MatrixShape = readonly [outputs: number, inputs: number];
@@ -68,6 +69,14 @@ export interface Weight extends Disposable {
    * @throws OutOfMemoryError
    */
   moved?(to: Device, dtype?: FloatDType): Weight;
+  /** Its rows can be divided at multiples of this; absent if they cannot. */
+  readonly divisor?: number | undefined;
+  /** Records copies of its rows, each piece a weight of its own on its device. @throws OutOfMemoryError */
+  divided?(pieces: readonly RowPiece[]): Weight[];
+  /** The inverse, on a device: one weight of all rows of `pieces`, of which this is the first. @throws OutOfMemoryError */
+  joined?(pieces: readonly Weight[], to: Device): Weight;
+  /** Of a weight on several devices: takes over another of its shape, and divides it in the same way. */
+  likewise?(whole: Weight): Weight;
   /** Of weights over other weights: the one below is replaced by `inner`, which belongs to the matrix as before. */
   rebase?(inner: Weight): void;
   dispose(): void;
@@ -201,6 +210,11 @@ export function copied(x: Tensor, to: Device): Tensor {
   return y;
 }
 
+/** The shape of matrices one below the other. */
+export function joinedShape(pieces: readonly Pick<Weight, "shape">[]): MatrixShape {
+  return [pieces.reduce((sum, { shape }) => sum + shape[0], 0), pieces[0]!.shape[1]];
+}
+
 /** The bytes of rows `at` to `at + count` of a matrix on the device. */
 export async function readRows(matrix: Tensor, at: number, count: number): Promise<Uint8Array> {
   const part = scope(() => {
@@ -285,6 +299,30 @@ class DenseWeight implements Weight {
       this.#product ? stackOf(to, shape, dtype, "weight", experts) : Tensor.empty(to, shape, dtype, "weight");
     const compute = dtype === this.#data.dtype ? this.#compute : computeFor(dtype);
     return new DenseWeight(movedMatrix(this.#data, make), compute, experts, this.#product);
+  }
+
+  get divisor(): number | undefined {
+    return this.experts === 1 ? PANEL_ROWS : undefined;
+  }
+
+  divided(pieces: readonly RowPiece[]): Weight[] {
+    return dividedBy(this.#data, pieces, (rows, piece) =>
+      this.#like(rowsOn(rows, piece, (shape) => this.#empty(piece.to, shape))),
+    );
+  }
+
+  joined(pieces: readonly Weight[], to: Device): Weight {
+    const rows = pieces.map((piece) => piece.tensors[0]!);
+    return this.#like(scope(() => joinMatrices(rows, this.#empty(to, joinedShape(pieces)))));
+  }
+
+  #empty(device: Device, shape: MatrixShape): Tensor {
+    const { dtype } = this.#data;
+    return this.#product ? stackOf(device, shape, dtype, "weight", 1) : Tensor.empty(device, shape, dtype, "weight");
+  }
+
+  #like(data: Tensor): Weight {
+    return new DenseWeight(data, this.#compute, 1, this.#product);
   }
 
   dispose(): void {

@@ -5,10 +5,12 @@
 import type { Device } from "../core/device.js";
 import { OptionError, ShapeError } from "../core/errors.js";
 import { kept, scope, Tensor } from "../core/tensor.js";
+import { dividedBy, elementsOn, joinMatrices, joinVectors, type RowPiece, rowsOn } from "../nn/divide.js";
 import {
   chosenExperts,
   copied,
   type FloatDType,
+  joinedShape,
   type MatrixShape,
   movedMatrix,
   noExperts,
@@ -167,6 +169,61 @@ class FourBitWeight implements Weight {
     return new FourBitWeight({ ...format, ...there }, this.experts, this.#searched);
   }
 
+  /** Pieces begin with a block, and with a block of blocks where these are quantized again. */
+  get divisor(): number | undefined {
+    if (this.experts > 1) return undefined;
+    const { blocksize, nested } = this.operands;
+    return granularity(this.shape[1], nested ? blocksize * NESTED_BLOCK : blocksize);
+  }
+
+  divided(pieces: readonly RowPiece[]): Weight[] {
+    const { codes, absmax, nested, map, offset, ...format } = this.operands;
+    const inputs = this.shape[1];
+    return dividedBy(codes, pieces, (rows, piece) => {
+      const { at, to } = piece;
+      const first = (at * inputs) / format.blocksize;
+      const { blocks, outer } = blocksOf([piece.rows, inputs], format.blocksize);
+      const there = kept(() => ({
+        codes: rowsOn(rows, piece, (shape) => codesOf(to, shape, format.blocksize, format.kind, 1)),
+        absmax: elementsOn(absmax, first, blocks, to),
+        ...(nested && map && offset
+          ? {
+              nested: elementsOn(nested, first / NESTED_BLOCK, outer, to),
+              map: elementsOn(map, 0, map.size, to),
+              offset: elementsOn(offset, 0, 1, to),
+            }
+          : {}),
+      }));
+      return new FourBitWeight({ ...format, ...there }, 1, this.#searched);
+    });
+  }
+
+  joined(pieces: readonly FourBitWeight[], to: Device): Weight {
+    const { codes: _codes, absmax: _absmax, nested, map, offset, ...format } = this.operands;
+    const operands = pieces.map((piece) => piece.operands);
+    const whole = kept(() => ({
+      codes: joinMatrices(
+        operands.map(({ codes }) => codes),
+        codesOf(to, joinedShape(pieces), format.blocksize, format.kind, 1),
+      ),
+      absmax: joinVectors(
+        operands.map(({ absmax }) => absmax),
+        to,
+      ),
+      ...(nested && map && offset
+        ? {
+            nested: joinVectors(
+              operands.map((one) => one.nested!),
+              to,
+            ),
+            map: elementsOn(map, 0, map.size, to),
+            offset: elementsOn(offset, 0, 1, to),
+          }
+        : {}),
+    }));
+    return new FourBitWeight({ ...format, ...whole }, 1, this.#searched);
+  }
+
   get tensors(): readonly Tensor[] {
     const { codes, absmax, nested, map, offset } = this.operands;
     return [codes, absmax, nested, map, offset].filter((tensor) => tensor !== undefined);
@@ -206,6 +263,7 @@ function codesOf(device: Device, shape: MatrixShape, blocksize: number, label: s
 
 /** Numbers of rows that end with a whole block and a whole panel. */
 function granularity(inputs: number, blocksize: number): number {
+  // The quotient is a power of two, as PANEL_ROWS is.
   return Math.max(PANEL_ROWS, blocksize / greatestCommonDivisor(inputs, blocksize));
 }
 

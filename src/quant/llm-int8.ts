@@ -5,10 +5,12 @@ import type { Device } from "../core/device.js";
 import { FormatError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { kept, scope, Tensor } from "../core/tensor.js";
+import { dividedBy, elementsOn, joinMatrices, joinVectors, type RowPiece, rowsOn } from "../nn/divide.js";
 import {
   chosenExperts,
   copied,
   type FloatDType,
+  joinedShape,
   type MatrixShape,
   movedMatrix,
   noExperts,
@@ -108,6 +110,32 @@ class LlmInt8Weight implements Weight {
       seen: copied(seen, to),
     }));
     return new LlmInt8Weight(there.codes, there.scb, there.seen, this.threshold, this.backward, experts);
+  }
+
+  get divisor(): number | undefined {
+    return this.experts === 1 ? PANEL_ROWS : undefined;
+  }
+
+  divided(pieces: readonly RowPiece[]): Weight[] {
+    return dividedBy(this.codes, pieces, (rows, piece) => {
+      const there = kept(() => ({
+        codes: rowsOn(rows, piece, (shape) => stackOf(piece.to, shape, "i8", "llm_int8", 1)),
+        scb: elementsOn(this.scb, piece.at, piece.rows, piece.to),
+        seen: elementsOn(this.seen, 0, this.seen.size, piece.to),
+      }));
+      return new LlmInt8Weight(there.codes, there.scb, there.seen, this.threshold);
+    });
+  }
+
+  joined(pieces: readonly LlmInt8Weight[], to: Device): Weight {
+    const all = (role: "codes" | "scb"): Tensor[] => pieces.map((piece) => piece[role]);
+    const whole = kept(() => ({
+      codes: joinMatrices(all("codes"), stackOf(to, joinedShape(pieces), "i8", "llm_int8", 1)),
+      scb: joinVectors(all("scb"), to),
+      // All pieces have seen the same activations.
+      seen: elementsOn(this.seen, 0, this.seen.size, to),
+    }));
+    return new LlmInt8Weight(whole.codes, whole.scb, whole.seen, this.threshold);
   }
 
   get tensors(): readonly Tensor[] {

@@ -28,7 +28,7 @@ const NO_NEED =
 interface Facts {
   readonly model: Model;
   readonly config: ConfigJson;
-  readonly dtype: FloatDType;
+  dtype(): FloatDType;
   /** What the caller of from_pretrained chose. */
   readonly given: AttnImplementation | undefined;
 }
@@ -63,9 +63,9 @@ export class AttentionState {
         `set_attn_implementation: it must be one of ${ATTN_IMPLEMENTATIONS.map((one) => `"${one}"`).join(", ")}, got ${show(name)}`,
       );
     }
-    const { model, dtype } = this.#facts;
+    const { model } = this.#facts;
     if (name === "flash_attention_2") {
-      checkFlash(model.class_name, dtype, false);
+      checkFlash(model.class_name, this.#facts.dtype(), false);
       if (this.#better) {
         throw new OptionError("set_attn_implementation: Flash Attention 2 does not go with BetterTransformer", {
           hint: "model.reverse_bettertransformer() first",
@@ -81,6 +81,11 @@ export class AttentionState {
     }
     this.#implementation = name;
     this.#chosen = true;
+  }
+
+  /** @throws OptionError for a dtype that the implementation does not take */
+  checkCast(dtype: FloatDType): void {
+    if (this.#implementation === "flash_attention_2") checkFlash(this.#facts.model.class_name, dtype, false);
   }
 
   /** @throws OctavoError, OptionError for a model that optimum refuses */

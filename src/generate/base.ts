@@ -39,8 +39,6 @@ export let rearrange: (model: LoadedModel<Model>, method: string, place: () => P
 export abstract class LoadedModel<M extends Model> extends TrainingMethods implements AsyncDisposable {
   readonly config: ConfigJson;
   readonly generation_config: ConfigJson;
-  readonly device: Device;
-  readonly dtype: FloatDType;
   /** Bytes of the checkpoint's tensors, as published. */
   readonly checkpoint_bytes: number;
   readonly warnings: readonly string[];
@@ -48,7 +46,6 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
   readonly task: Task;
   /** The module tree, with the checkpoint's names. */
   readonly module: M;
-  readonly #ownsDevice: boolean;
   readonly #places: Places;
   readonly #attention: AttentionState;
   readonly #origin: Omit<Savable, "model" | "config" | "dtype"> | undefined;
@@ -77,16 +74,28 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     this.task = loaded.task;
     this.config = loaded.config;
     this.generation_config = loaded.generation_config;
-    this.dtype = loaded.dtype;
     this.checkpoint_bytes = loaded.checkpoint_bytes;
     this.warnings = [...loaded.warnings, ...warnings(loaded)].map((text) => sentence(text));
-    this.device = device;
-    this.#ownsDevice = ownsDevice;
-    this.#places = new Places(device, loaded.dtype, loaded.spread);
-    const { architecture, quantization, origin, model, config, dtype, attn_implementation: given } = loaded;
-    this.#attention = new AttentionState({ model, config, dtype, given });
+    this.#places = new Places(loaded.model, device, ownsDevice, loaded.dtype, loaded.spread);
+    const { architecture, quantization, origin, model, config, attn_implementation: given } = loaded;
+    this.#attention = new AttentionState({ model, config, dtype: () => this.dtype, given });
     this.#origin = origin && { architecture, quantization, origin };
     this.#architecture = architecture;
+  }
+
+  /** Where the model runs; of a model on several devices the main one. */
+  get device(): Device {
+    return this.#places.device;
+  }
+
+  /** Of everything that is not quantized. */
+  get dtype(): FloatDType {
+    return this.#places.dtype;
+  }
+
+  /** Number of devices over which `tp_plan` cuts the model; undefined without it. */
+  get tp_size(): number | undefined {
+    return this.#places.tp_size;
   }
 
   /**
@@ -108,7 +117,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
 
   /** True for a model itself, which a proxy of one is not. */
   static is(value: unknown): value is LoadedModel<Model> {
-    return typeof value === "object" && value !== null && #ownsDevice in value;
+    return typeof value === "object" && value !== null && #places in value;
   }
 
   /**
@@ -120,23 +129,55 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
   }
 
   /**
-   * The model itself, if it is on that device and in that dtype already. "cuda" and other names of a GPU mean WebGPU; "cpu" is
-   * every device that computes on the CPU.
-   * @throws OptionError for another device or dtype: both are chosen when the model is loaded
+   * Takes the model to a device, converts its floats to a dtype, or both, and gives the model itself. Codes move as they are. A name is
+   * enough for the device that it is on ("cuda" and other names of a GPU mean WebGPU, "cpu" every device that computes on the CPU);
+   * another one is opened first: `model.to(await requestDevice("webgpu"))`. The caller closes it, after the model.
+   * @throws OptionError for a device that is not open, casts of quantized models, and moves of models on several devices; OutOfMemoryError,
+   * and OctavoError for a model that is in use or has adapters. The model then stays as it was
    */
   to(...where: readonly (Device | string | number)[]): this {
-    this.#places.checkMove(where);
+    const changes = this.#places.changes(where);
+    if (!changes.device && !changes.dtype) return this;
+    this.checkUsable();
+    this.#checkPlain("to");
+    if (changes.dtype) this.#attention.checkCast(changes.dtype);
+    this.#places.move(changes);
     return this;
   }
 
-  /** `to("cpu")`. @throws OptionError */
+  /** `to("cpu")`. @throws as there */
   cpu(): this {
     return this.to("cpu");
   }
 
-  /** `to("cuda")`. @throws OptionError */
+  /** `to("cuda")`. @throws as there */
   cuda(): this {
     return this.to("cuda");
+  }
+
+  /** `to("float16")`. @throws as there */
+  half(): this {
+    return this.#cast("half", "f16");
+  }
+
+  /** `to("float32")`. @throws as there */
+  float(): this {
+    return this.#cast("float", "f32");
+  }
+
+  /** `to("bfloat16")`. @throws as there */
+  bfloat16(): this {
+    return this.#cast("bfloat16", "bf16");
+  }
+
+  #cast(method: string, dtype: FloatDType): this {
+    if (dtype !== this.dtype && this.quantized_modules.length > 0) {
+      throw new OptionError(
+        `\`.${method}()\` is not supported for quantized model. Please use the model as it is, since the model has already been casted to the correct \`dtype\`.`,
+        { hint: `load it in another dtype: from_pretrained(name, { dtype: "${torchName(dtype)}" })` },
+      );
+    }
+    return this.to(dtype);
   }
 
   /** How attention is computed, by transformers' name: what was asked for, else "sdpa". */
@@ -194,7 +235,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
    */
   async state_dict(): Promise<Map<string, StateTensor>> {
     this.checkUsable();
-    this.#places.checkHere("state_dict");
+    this.#checkReadable("state_dict");
     return stateOf(this.#savable("state_dict"));
   }
 
@@ -208,7 +249,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     const name = folderName(folder, "save_pretrained");
     this.checkUsable();
     this.#attention.checkSavable();
-    this.#places.checkHere("save_pretrained");
+    this.#checkReadable("save_pretrained");
     this.hold();
     try {
       if (this.adapters) return await saveAdapters(this.adapters, this.#origin?.origin.folders, name, options);
@@ -228,7 +269,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     }
     this.checkUsable();
     this.#attention.checkSavable();
-    this.#places.checkHere("save_pretrained");
+    this.#checkReadable("save_pretrained");
     const folders: FolderWriter = { replace: (_folder, _replaces, write) => write(files) };
     this.hold();
     try {
@@ -267,18 +308,22 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
 
   async #rearrange(method: string, place: () => Promise<PlacedModel>): Promise<void> {
     this.checkUsable();
-    this.checkIdle(method);
-    if (this.adapters) {
-      throw new OctavoError("ERR_UNSUPPORTED", `${method}: adapters need their weights in their place`, {
-        hint: "merge_and_unload() first, or load the model without the adapter",
-      });
-    }
+    this.#checkPlain(method);
     this.hold();
     try {
       await this.#places.rearrange(method, place);
     } finally {
       await this.release();
     }
+  }
+
+  /** @throws OctavoError for a model that is in use, is offloaded, or has adapters */
+  #checkPlain(method: string): void {
+    this.checkIdle(method);
+    if (!this.adapters) return;
+    throw new OctavoError("ERR_UNSUPPORTED", `${method}: adapters need their weights in their place`, {
+      hint: "merge_and_unload() first, or load the model without the adapter",
+    });
   }
 
   static {
@@ -292,6 +337,15 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
   /** @throws OctavoError while something reads the weights, or some of them lie where they are not used */
   protected checkIdle(method: string): void {
     this.#places.checkHere(method);
+    this.#checkUnused(method);
+  }
+
+  /** Weights that lie elsewhere come to their device to be read, one after the other. @throws OctavoError while passes bring them */
+  #checkReadable(method: string): void {
+    if (this.#places.offloaded) this.#checkUnused(method);
+  }
+
+  #checkUnused(method: string): void {
     if (this.#users === 0) return;
     throw new OctavoError("ERR_IN_USE", `${method}: the model is generating or being saved`, {
       hint: "wait until that has ended",
@@ -368,9 +422,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
   async #free(): Promise<void> {
     this.adapters?.dispose();
     this.module.dispose();
-    if (await this.#places.close()) return;
-    this.device.arena.trim();
-    if (this.#ownsDevice) await this.device.close();
+    await this.#places.close();
   }
 
   /** @throws OctavoError after dispose() */

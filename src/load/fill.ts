@@ -71,7 +71,9 @@ export interface SpreadModel extends Destination, PlacedModel {
   /** The device of everything that is not a block. */
   readonly main: Device;
   readonly warnings: readonly string[];
-  /** Lets the model run as it is spread, once all of it is filled. */
+  /** Devices that cut the model by tensor parallelism. */
+  readonly tp_size?: number;
+  /** Lets the model run as it is spread, once all of it is filled; once more after its floats were converted. */
   finish(model: Model): void;
 }
 

@@ -43,11 +43,23 @@ export function publishedParameters(model: Model, architecture: Architecture, fi
   return found;
 }
 
+/** The tensors that store a parameter of a model, wherever they lie: they are brought to their device while they are read. */
+export async function storedParts(
+  { placement }: Pick<Model, "placement">,
+  published: Published,
+  dtype: FloatDType,
+): Promise<WeightPart[]> {
+  const { tensors } = published.parameter;
+  if (!placement?.visit) return partsHere(published, dtype);
+  const parts = await placement.visit(tensors, () => partsHere(published, dtype));
+  return parts.map((part) => ({ ...part, bytes: () => placement.visit!(tensors, part.bytes) }));
+}
+
 /**
- * The tensors that store a parameter.
+ * The tensors that store a parameter which is on its device.
  * @param dtype of the model: that of 4-bit values once they are decoded, where nothing else was read from a file
  */
-export async function storedParts(published: Published, dtype: FloatDType): Promise<WeightPart[]> {
+async function partsHere(published: Published, dtype: FloatDType): Promise<WeightPart[]> {
   const { parameter, names, transposed } = published;
   if (parameter instanceof NormedParameter) return normedParts(published.name, parameter);
   if (!(parameter instanceof Matrix))

@@ -78,7 +78,7 @@ export async function quantizeCheckpoint(
         const part = { ...planned, items, bytes };
         await fill(device, part, { name, dtype, signal, progress_callback: progress.from(bytes) });
         const parts: WeightPart[] = [];
-        for (const { parameter } of items) parts.push(...(await storedParts(published.get(parameter)!, dtype)));
+        for (const { parameter } of items) parts.push(...(await storedParts(model, published.get(parameter)!, dtype)));
         await writeShard(out, files[i]!, parts, signal);
         shards.push(parts.map(({ name, dtype, shape }) => ({ name, dtype, shape })));
         for (const { parameter } of items) parameter.dispose();

@@ -130,7 +130,7 @@ export async function saveModel(loaded: Savable, folder: string, given: SaveOpti
   const files = await companions(model.origin);
   const parts: WeightPart[] = [];
   for (const one of publishedParameters(model.model, model.architecture)) {
-    parts.push(...(await storedParts(one, model.dtype)));
+    parts.push(...(await storedParts(model.model, one, model.dtype)));
   }
   const shards = groupsOf(parts, (part) => sizeOf([part]), bytesOf(options.max_shard_size ?? "50GB")!);
   const { files: names, index } = shardNames(shards.length, options.variant);

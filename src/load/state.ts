@@ -16,7 +16,7 @@ export async function stateOf({
 }: Pick<Savable, "model" | "architecture" | "dtype">): Promise<Map<string, StateTensor>> {
   const state = new Map<string, StateTensor>();
   for (const one of publishedParameters(model, architecture)) {
-    for (const part of await storedParts(one, dtype)) state.set(part.name, new StateTensor(part));
+    for (const part of await storedParts(model, one, dtype)) state.set(part.name, new StateTensor(part));
   }
   return state;
 }

@@ -70,6 +70,10 @@ export class Parallel implements SpreadModel {
     }
   }
 
+  get tp_size(): number {
+    return this.devices.length;
+  }
+
   /** Everything is read by the main device. */
   deviceOf(): Device {
     return this.main;

@@ -66,6 +66,8 @@ interface Placement {
 export interface ModelPlacement extends Placement {
   readonly devices: readonly Device[];
   deviceOf(block: Module): Device;
+  /** Runs `body` while some weights of blocks are on their devices, wherever they lie; no pass can be recorded meanwhile. */
+  visit?<T>(tensors: readonly Tensor[], body: () => Promise<T>): Promise<T>;
 }
 
 /** All blocks run where their input is. */

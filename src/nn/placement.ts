@@ -3,7 +3,7 @@
 // of it can be recorded (`captureAll`).
 
 import type { Device } from "../core/device.js";
-import { DeviceError } from "../core/errors.js";
+import { DeviceError, OctavoError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import { moveBytes } from "../core/transfer.js";
 import { transfer } from "../ops/transfer.js";
@@ -23,6 +23,8 @@ interface Resident {
   enter(): void;
   /** Records that they may be evicted. */
   leave(): void;
+  /** Records the arrival of some of them alone, outside a pass. */
+  bring(some: ReadonlySet<Tensor>): void;
   dispose(): void;
 }
 
@@ -39,7 +41,7 @@ export interface Kept {
 function onDevice(tensors: readonly Tensor[]): Resident {
   const nothing = (): void => {};
   const bytes = bytesOf(tensors);
-  return { bytes, devices: [], ask: nothing, enter: nothing, leave: nothing, dispose: nothing };
+  return { bytes, devices: [], ask: nothing, enter: nothing, leave: nothing, bring: nothing, dispose: nothing };
 }
 
 /**
@@ -74,6 +76,13 @@ export function onHost(tensors: readonly Tensor[], host: Device): Resident {
       }
     },
     leave: () => evict(tensors),
+    bring(some) {
+      for (const [tensor, copy] of pairs) {
+        if (!some.has(tensor)) continue;
+        tensor.restore();
+        move(copy, tensor);
+      }
+    },
     dispose() {
       for (const [, copy] of pairs) copy.dispose();
     },
@@ -107,6 +116,13 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
       },
       enter() {},
       leave: () => evict(tensors),
+      bring(some) {
+        for (const { tensor, file, position } of kept) {
+          if (!some.has(tensor)) continue;
+          tensor.restore();
+          tensor.device.load(tensor, file, position);
+        }
+      },
       dispose() {},
     };
   }
@@ -115,26 +131,32 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
     for (const stage of staged.values()) stage.dispose();
     staged.clear();
   };
+  const stage = (some: readonly Kept[]): void => {
+    for (const one of some) {
+      const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", "weights from a file").keep();
+      staged.set(one, stage);
+      via!.load(stage, one.file, one.position, { ahead: true });
+    }
+  };
+  const arrive = (): void => {
+    for (const [{ tensor }, stage] of staged) {
+      tensor.restore();
+      moveBytes({ device: via!, ...placeOf(stage) }, { device: tensor.device, ...placeOf(tensor) }, stage.nbytes);
+    }
+    drop();
+  };
   return {
     bytes,
     devices: [via!],
-    ask() {
-      for (const one of kept) {
-        const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", "weights from a file").keep();
-        staged.set(one, stage);
-        via!.load(stage, one.file, one.position, { ahead: true });
-      }
-    },
-    enter() {
-      for (const [{ tensor }, stage] of staged) {
-        tensor.restore();
-        moveBytes({ device: via!, ...placeOf(stage) }, { device: tensor.device, ...placeOf(tensor) }, stage.nbytes);
-      }
-      drop();
-    },
+    ask: () => stage(kept),
+    enter: arrive,
     leave() {
       drop(); // asked for, but never entered
       evict(tensors);
+    },
+    bring(some) {
+      stage(kept.filter(({ tensor }) => some.has(tensor)));
+      arrive();
     },
     dispose: drop,
   };
@@ -173,6 +195,10 @@ export class BlockPlacement implements ModelPlacement, Disposable {
   readonly #places = new Map<Module, { readonly device: Device; readonly resident: Resident }>();
   /** Blocks whose weights were asked for and have not left. */
   readonly #asked = new Set<Module>();
+  /** The last reader outside a pass; they come one after the other. */
+  #last: Promise<unknown> = Promise.resolve();
+  /** One of them has weights brought now. */
+  #visited = false;
 
   constructor(main: Device) {
     this.main = main;
@@ -204,6 +230,11 @@ export class BlockPlacement implements ModelPlacement, Disposable {
   enter(blocks: readonly Module[], index: number, h: Tensor): Tensor {
     const block = blocks[index]!;
     const next = blocks[index + 1];
+    if (this.#visited) {
+      throw new OctavoError("ERR_IN_USE", "the weights of offloaded blocks are being read by another call", {
+        hint: "wait until state_dict or save_pretrained has ended",
+      });
+    }
     // A pass that failed may have left some.
     for (const asked of this.#asked) if (asked !== block && asked !== next) this.#leave(asked);
     this.#ask(block);
@@ -218,6 +249,32 @@ export class BlockPlacement implements ModelPlacement, Disposable {
 
   exit(h: Tensor): Tensor {
     return transfer(h, this.main);
+  }
+
+  async visit<T>(tensors: readonly Tensor[], body: () => Promise<T>): Promise<T> {
+    const before = this.#last;
+    const visit = (async () => {
+      await before;
+      return this.#visit(
+        tensors.filter((tensor) => !tensor.resident),
+        body,
+      );
+    })();
+    this.#last = visit.catch(() => {}); // told to its caller
+    return visit;
+  }
+
+  async #visit<T>(away: readonly Tensor[], body: () => Promise<T>): Promise<T> {
+    for (const asked of this.#asked) this.#leave(asked); // of a pass that failed
+    this.#visited = away.length > 0;
+    try {
+      const some = new Set(away);
+      for (const { resident } of this.#places.values()) resident.bring(some);
+      return await body();
+    } finally {
+      this.#visited = false;
+      evict(away.filter(({ resident }) => resident));
+    }
   }
 
   #ask(block: Module): void {

@@ -167,6 +167,19 @@ class DividedWeight implements Weight {
     }));
   }
 
+  /** @throws ShapeError for another main device */
+  moved(to: Device, dtype?: FloatDType): Weight {
+    if (to !== this.#shards[0]!.to) throw new ShapeError("a matrix on several devices stays there");
+    const made: Shard[] = [];
+    try {
+      for (const { weight, ...piece } of this.#shards) made.push({ ...piece, weight: weight.moved!(piece.to, dtype) });
+    } catch (error) {
+      for (const { weight } of made) weight.dispose();
+      throw error;
+    }
+    return new DividedWeight(this.shape, made, this.#place);
+  }
+
   dispose(): void {
     this.#unbind();
     for (const weight of this.#weights) weight.dispose();

@@ -218,15 +218,15 @@ describe("with a model and a tokenizer", () => {
   });
 
   test.each<[string, () => unknown, RegExp]>([
-    ["to a GPU", () => model.to("cuda"), /stays there; asked for "webgpu"\n {2}hint: .*\{ device: "webgpu" \}/],
-    ["cuda()", () => model.cuda(), /stays there/],
-    ["to 1", () => model.to(1), /asked for "webgpu:1"/],
+    ["to a GPU", () => model.to("cuda"), /got "webgpu"\n {2}hint: model\.to\(await requestDevice\("webgpu"\)\).*\{ device: "webgpu" \}/],
+    ["cuda()", () => model.cuda(), /a device is opened before it moves/],
+    ["to 1", () => model.to(1), /got "webgpu:1"/],
     [
       "to another dtype",
       () => model.to(torch.float16),
-      /the model is in bfloat16, and stays in it\n.*dtype: "float16"/,
+      /You cannot cast a bitsandbytes model in a new `dtype`.*\n.*dtype: "float16"/,
     ],
-    ["to nowhere", () => model.to({} as never), /asked for \{\}/],
+    ["to nowhere", () => model.to({} as never), /got \{\}/],
     ["no cache", () => model.generate([[1]], { use_cache: false as never }), /use_cache must be true, got false/],
     ["calling with a text", () => model.generate("Hello" as never), /takes token ids, got the text "Hello"/],
   ])("%s is refused", async (_, call, words) => {

@@ -1,6 +1,7 @@
 // from_pretrained with a device_map over several devices, the memory of another one, and the disk: the same bits as on one device, inside
 // max_memory, and nothing stays behind.
 
+import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
@@ -199,9 +200,41 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
   test("what needs all weights in their place is refused while some are not", async () => {
     await using model = await load({ device_map: LAYERS, offload_folder: folder });
     expect(() => model.to("cpu")).toThrow("you can't move a model that has some modules offloaded to cpu or disk");
+    expect(() => model.half()).toThrow("you can't move a model that has some modules offloaded to cpu or disk");
     expect(() => model.dequantize()).toThrow(OctavoError);
-    await expect(model.save_pretrained(temporary("saved"))).rejects.toThrow(/offloaded/);
-    await expect(model.state_dict()).rejects.toThrow(/offloaded/);
+    expect(() => model.add_adapter(new LoraConfig())).toThrow(/offloaded/);
+  });
+
+  test.each<[string, FromPretrainedOptions]>([
+    ["floats", {}],
+    ["8 bits", INT8],
+    ["4 bits, quantized twice", { load_in_4bit: true, bnb_4bit_use_double_quant: true }],
+  ])("what lies elsewhere is saved as it is stored: %s", async (_, how) => {
+    const saved = temporary("saved");
+    const name = fixture("llama");
+    const device_map = { "": "cpu:0", "model.layers.0": "disk", "model.layers.1": "cpu" };
+    await using model = await load({ device_map, offload_folder: folder, ...how }, name);
+    {
+      await using whole = await load({ device: "cpu", ...how }, name);
+      const [state, wanted] = [await model.state_dict(), await whole.state_dict()];
+      expect([...state.keys()]).toEqual([...wanted.keys()]);
+      // All at once: they are brought one after the other.
+      const read = (all: typeof state): Promise<string[]> =>
+        Promise.all([...all.values()].map(async (one) => createHash("sha256").update(await one.bytes()).digest("hex")));
+      expect(await read(state)).toEqual(await read(wanted));
+    }
+    const { live } = model.device.memory;
+    const saving = model.save_pretrained(saved);
+    const started = await model.generate({ input_ids: IDS, max_new_tokens: 2 }).catch((error: unknown) => error);
+    if (started instanceof Error) expect(started).toMatchObject({ code: "ERR_IN_USE" });
+    await saving;
+    expect(model.device.memory.live).toBe(live);
+    expect(await expected(saved, {})).toEqual(await expected(name, how));
+    const text = model.stream({ input_ids: [IDS[0]!], max_new_tokens: 4 });
+    await text.next();
+    await expect(model.save_pretrained(saved)).rejects.toMatchObject({ code: "ERR_IN_USE" });
+    await text.return(undefined);
+    expect(await results(model)).toEqual(await expected(name, how));
   });
 
   test("a model that is only spread is saved as it was", async () => {

@@ -28,19 +28,24 @@ async function results(model: PreTrainedModel): Promise<unknown[]> {
 
 describe.skipIf(!nativeAvailable())("tp_plan", () => {
   test.each<[string, string, FromPretrainedOptions, number]>([
-    ["as stored", STORYTELLER, {}, 3],
-    ["in float32", STORYTELLER, { dtype: "float32" }, 2],
     ["in 8 bits, with outliers", STORYTELLER, { load_in_8bit: true, llm_int8_threshold: 2 }, 3],
-    ["in nf4", STORYTELLER, { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }, 2],
     ["in fp4, quantized twice", STORYTELLER, { load_in_4bit: true, bnb_4bit_use_double_quant: true, bnb_4bit_quant_type: "fp4" }, 2],
+    ["in bfloat16", fixture("qwen2"), { dtype: "bfloat16" }, 3],
+    ["in nf4", fixture("mistral"), { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }, 2],
     ["gpt2", fixture("gpt2"), {}, 2],
     ["opt", fixture("opt"), { load_in_8bit: true }, 2],
     ["bloom", fixture("bloom"), {}, 4],
     ["more devices than rows of panels", fixture("llama"), {}, 7],
   ])("%s: the same bits", async (_, name, how, tp_size) => {
-    await using alone = await load(name, { device: "cpu", ...how });
+    await using alone = await load(name, { device: "cpu", threads: 1, ...how });
     await using model = await load(name, { tp_plan: "auto", tp_size, ...how });
     expect(await results(model)).toEqual(await results(alone));
-    console.log(name, alone.device.memory.live, model.module.placement!.devices.map((d) => d.memory.live));
+    const devices = model.module.placement?.devices ?? [];
+    expect([model.tp_size, model.hf_device_map]).toEqual([tp_size, { "": "cpu:0" }]);
+    expect(devices.map(({ name }) => name)).toEqual(Array.from({ length: tp_size }, (_, n) => `cpu:${n}`));
+    for (const { memory } of devices) {
+      expect(memory.live).toBeGreaterThan(0);
+      expect(memory.live).toBeLessThan(alone.device.memory.live);
+    }
   });
 });

@@ -33,6 +33,7 @@ export {
 } from "./generate/grammar/standard-schema.js";
 export * from "./generate/later.js";
 export type { Step } from "./generate/loop.js";
+export type { DeviceMemory, ModelMemory } from "./generate/memory.js";
 export { type ForwardOptions, type GenerateOptions, type ModelInputs, PreTrainedModel } from "./generate/model.js";
 export type {
   ClipForwardOptions,

@@ -223,6 +223,13 @@ export class Arena {
     });
   }
 
+  /** Live bytes by what they hold, whichever module asked for them. */
+  labels(): Map<string, number> {
+    const labels = new Map<string, number>();
+    for (const { label, bytes } of this.#owned) labels.set(label, (labels.get(label) ?? 0) + bytes);
+    return labels;
+  }
+
   #outOfMemory(bytes: number, label: string, cause?: unknown): OutOfMemoryError {
     return new OutOfMemoryError(
       `${label} needs ${mb(bytes)}, ${mb(this.#live)} of ${mb(this.#backend.budget)} are in use` +

@@ -24,6 +24,7 @@ import type { StateTensor } from "../nn/state.js";
 import type { FloatDType } from "../nn/weight.js";
 import type { AdapterHost } from "./adapter-methods.js";
 import { AttentionState } from "./attention-state.js";
+import { type ModelMemory, memoryOf } from "./memory.js";
 import { Places } from "./places.js";
 import { type SaveAdapters, saveAdapters } from "./save-adapters.js";
 import { hasMethods, TrainingMethods } from "./training-methods.js";
@@ -113,6 +114,16 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     let bytes = 0;
     for (const parameter of this.module.parameters()) bytes += parameter.nbytes;
     return bytes + (this.adapters?.nbytes ?? 0);
+  }
+
+  /**
+   * The memory of the model's devices by what it holds, in bytes: weights, caches, recorded steps, and the rest. As text it is a table.
+   * @throws OctavoError after dispose()
+   */
+  memory(): ModelMemory {
+    this.checkUsable();
+    const { device, module, adapters } = this;
+    return memoryOf({ device, module, adapters, places: this.hf_device_map });
   }
 
   /** True for a model itself, which a proxy of one is not. */

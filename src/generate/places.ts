@@ -94,9 +94,12 @@ export class Places {
     const name = deviceName(one);
     const here = this.#device.name;
     const known = name === undefined ? '"webgpu"' : show(name);
-    return new OptionError(`to: the model is on ${here}, and a device is opened before it moves; got ${show(name ?? one)}`, {
-      hint: `model.to(await requestDevice(${known})), or load it there: from_pretrained(name, { device: ${known} })`,
-    });
+    return new OptionError(
+      `to: the model is on ${here}, and a device is opened before it moves; got ${show(name ?? one)}`,
+      {
+        hint: `model.to(await requestDevice(${known})), or load it there: from_pretrained(name, { device: ${known} })`,
+      },
+    );
   }
 
   /** @throws OptionError */

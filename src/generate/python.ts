@@ -186,7 +186,11 @@ export function parallelOf(options: ParallelOptions): ParallelRequest | undefine
   if (size > MOST_DEVICES) refuse("tp_size", `tp_size must be at most ${MOST_DEVICES}, got ${size}`);
   const kind = device === undefined ? undefined : Device.is(device) ? device.name : deviceName(device);
   if (kind !== undefined && (devices || !/^(?:cpu|webgpu|auto)$/.test(kind))) {
-    refuse("device", `tp_plan takes devices from tp_size or device_mesh, and device ${show(kind)} is given`, "leave device out");
+    refuse(
+      "device",
+      `tp_plan takes devices from tp_size or device_mesh, and device ${show(kind)} is given`,
+      "leave device out",
+    );
   }
   const memory = max_memory === undefined ? undefined : readMemory(new Map(sizesOf(max_memory)));
   return { size, devices, kind: kind === "auto" ? undefined : kind, memory, threads };

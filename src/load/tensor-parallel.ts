@@ -124,10 +124,13 @@ function dividedLinears(model: Model): Set<Linear> {
 function checkModel(model: Model): void {
   for (const { weight, path } of dividedLinears(model)) {
     if (weight.experts === 1) continue;
-    throw new OptionError(`tp_plan: "auto" does not cut models with experts: ${path} of ${model.class_name} is a stack`, {
-      details: { option: "tp_plan" },
-      hint: 'device_map: "balanced" spreads its layers',
-    });
+    throw new OptionError(
+      `tp_plan: "auto" does not cut models with experts: ${path} of ${model.class_name} is a stack`,
+      {
+        details: { option: "tp_plan" },
+        hint: 'device_map: "balanced" spreads its layers',
+      },
+    );
   }
 }
 

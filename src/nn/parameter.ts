@@ -408,6 +408,11 @@ export class Buffer {
     return [...this.#tensors.values()].reduce((sum, tensor) => sum + tensor.nbytes, 0);
   }
 
+  /** Bytes of the copy on a device; 0 if there is none. */
+  bytesOn(device: Device): number {
+    return this.#tensors.get(device)?.nbytes ?? 0;
+  }
+
   dispose(): void {
     for (const tensor of this.#tensors.values()) tensor.dispose();
     this.#tensors.clear();

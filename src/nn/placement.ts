@@ -28,6 +28,11 @@ interface Resident {
   dispose(): void;
 }
 
+const [HOST_COPY, STAGED] = ["weights on the host", "weights from a file"] as const;
+
+/** Weights that lie on another device than they are used on, as reports of memory name them. */
+export const AWAY_LABELS: readonly string[] = [HOST_COPY, STAGED];
+
 /** Where the bytes of a tensor are stored, in the layout of its device. */
 export interface Kept {
   /** The tensor of the model; a whole allocation. */
@@ -56,7 +61,7 @@ export function onHost(tensors: readonly Tensor[], host: Device): Resident {
   };
   try {
     for (const tensor of tensors) {
-      const copy = Tensor.empty(host, [tensor.nbytes], "u8", "weights on the host").keep();
+      const copy = Tensor.empty(host, [tensor.nbytes], "u8", HOST_COPY).keep();
       pairs.push([tensor, copy]);
       move(tensor, copy);
     }
@@ -133,7 +138,7 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
   };
   const stage = (some: readonly Kept[]): void => {
     for (const one of some) {
-      const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", "weights from a file").keep();
+      const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", STAGED).keep();
       staged.set(one, stage);
       via!.load(stage, one.file, one.position, { ahead: true });
     }

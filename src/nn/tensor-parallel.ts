@@ -129,7 +129,9 @@ class DividedWeight implements Weight {
     const own = bias === undefined || bias !== bound?.of || bias.requires_grad;
     return weight.linear(this.#place.input(x, to), {
       ...(act ? { act } : {}),
-      ...(bias ? { bias: own ? transfer(bias.narrow(0, at, rows), to) : bound.parts[this.#shards.indexOf(shard)]! } : {}),
+      ...(bias
+        ? { bias: own ? transfer(bias.narrow(0, at, rows), to) : bound.parts[this.#shards.indexOf(shard)]! }
+        : {}),
       ...(residual ? { residual: columnsOn(residual, shard) } : {}),
     });
   }

@@ -44,18 +44,21 @@ const PLAIN: readonly (readonly [string, FromPretrainedOptions])[] = [
 
 // Only the native add-on has logical devices.
 describe.skipIf(!nativeAvailable())("a loaded model", () => {
-  test.each(["llama", "bloom", "granite"])("%s: converted, it is what it would be if it had been loaded so", async (name) => {
-    for (const [dtype, options] of PLAIN) {
-      const wanted = await resultsOf(name, options);
-      await using model = await load(name, { dtype: "float32" });
-      if (dtype === "float16") expect(model.half()).toBe(model);
-      else if (dtype === "bfloat16") model.bfloat16();
-      else model.bfloat16().float(); // rounded on its way
-      expect(model.device.memory.live).toBe((await aliveOf(name, options)) as number);
-      if (dtype !== "float32") expect(await results(model)).toEqual(wanted);
-      expect(model.to(dtype)).toBe(model);
-    }
-  });
+  test.each(["llama", "bloom", "granite"])(
+    "%s: converted, it is what it would be if it had been loaded so",
+    async (name) => {
+      for (const [dtype, options] of PLAIN) {
+        const wanted = await resultsOf(name, options);
+        await using model = await load(name, { dtype: "float32" });
+        if (dtype === "float16") expect(model.half()).toBe(model);
+        else if (dtype === "bfloat16") model.bfloat16();
+        else model.bfloat16().float(); // rounded on its way
+        expect(model.device.memory.live).toBe((await aliveOf(name, options)) as number);
+        if (dtype !== "float32") expect(await results(model)).toEqual(wanted);
+        expect(model.to(dtype)).toBe(model);
+      }
+    },
+  );
 
   async function aliveOf(name: string, options: FromPretrainedOptions): Promise<number> {
     await using model = await load(name, { ...options, threads: 1 });

@@ -218,7 +218,11 @@ describe("with a model and a tokenizer", () => {
   });
 
   test.each<[string, () => unknown, RegExp]>([
-    ["to a GPU", () => model.to("cuda"), /got "webgpu"\n {2}hint: model\.to\(await requestDevice\("webgpu"\)\).*\{ device: "webgpu" \}/],
+    [
+      "to a GPU",
+      () => model.to("cuda"),
+      /got "webgpu"\n {2}hint: model\.to\(await requestDevice\("webgpu"\)\).*\{ device: "webgpu" \}/,
+    ],
     ["cuda()", () => model.cuda(), /a device is opened before it moves/],
     ["to 1", () => model.to(1), /got "webgpu:1"/],
     [

@@ -220,7 +220,13 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
       expect([...state.keys()]).toEqual([...wanted.keys()]);
       // All at once: they are brought one after the other.
       const read = (all: typeof state): Promise<string[]> =>
-        Promise.all([...all.values()].map(async (one) => createHash("sha256").update(await one.bytes()).digest("hex")));
+        Promise.all(
+          [...all.values()].map(async (one) =>
+            createHash("sha256")
+              .update(await one.bytes())
+              .digest("hex"),
+          ),
+        );
       expect(await read(state)).toEqual(await read(wanted));
     }
     const { live } = model.device.memory;

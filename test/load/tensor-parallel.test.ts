@@ -29,7 +29,12 @@ async function results(model: PreTrainedModel): Promise<unknown[]> {
 describe.skipIf(!nativeAvailable())("tp_plan", () => {
   test.each<[string, string, FromPretrainedOptions, number]>([
     ["in 8 bits, with outliers", STORYTELLER, { load_in_8bit: true, llm_int8_threshold: 2 }, 3],
-    ["in fp4, quantized twice", STORYTELLER, { load_in_4bit: true, bnb_4bit_use_double_quant: true, bnb_4bit_quant_type: "fp4" }, 2],
+    [
+      "in fp4, quantized twice",
+      STORYTELLER,
+      { load_in_4bit: true, bnb_4bit_use_double_quant: true, bnb_4bit_quant_type: "fp4" },
+      2,
+    ],
     ["in bfloat16", fixture("qwen2"), { dtype: "bfloat16" }, 3],
     ["in nf4", fixture("mistral"), { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }, 2],
     ["gpt2", fixture("gpt2"), {}, 2],

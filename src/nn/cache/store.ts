@@ -6,6 +6,11 @@ import { copyInto } from "../../ops/copy.js";
 import { kvAppend } from "../../ops/kv-append.js";
 import type { CacheDType, CachedLayer, LayerShape } from "./types.js";
 
+const [KEYS, VALUES, SCALES] = ["key cache", "value cache", "cache scales"] as const;
+
+/** The contents of caches, as reports of memory name them. */
+export const CACHE_LABELS: readonly string[] = [KEYS, VALUES, SCALES, "cache table"];
+
 export class Store implements Disposable {
   readonly #k: Tensor;
   readonly #v: Tensor;
@@ -22,10 +27,10 @@ export class Store implements Disposable {
       return tensor;
     };
     try {
-      this.#k = empty([pages, groups, size, k_dim], dtype, "key cache");
-      this.#v = empty([pages, groups, size, v_dim], dtype, "value cache");
+      this.#k = empty([pages, groups, size, k_dim], dtype, KEYS);
+      this.#v = empty([pages, groups, size, v_dim], dtype, VALUES);
       if (dtype === "i8") {
-        const all = empty([2, pages, groups, size], "f32", "cache scales");
+        const all = empty([2, pages, groups, size], "f32", SCALES);
         this.#scales = [all, all.select(0, 0).keep(), all.select(0, 1).keep()];
       }
     } catch (error) {

@@ -4,9 +4,22 @@
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { nativeAvailable } from "../../src/backends/native/addon.js";
-import { AutoModelForCausalLM, type FromPretrainedOptions, type PreTrainedModel } from "../../src/index.js";
-import { FIXTURES } from "../support/fixtures.js";
+import { OptionError, OutOfMemoryError } from "../../src/core/errors.js";
+import { scope, Tensor } from "../../src/core/tensor.js";
+import {
+  AutoModelForCausalLM,
+  AutoModelForMaskedLM,
+  AutoModelForSeq2SeqLM,
+  type FromPretrainedOptions,
+  LoraConfig,
+  type PreTrainedModel,
+} from "../../src/index.js";
+import { type Linear, within } from "../../src/nn/module.js";
+import { argmax } from "../../src/ops/argmax.js";
+import { contiguous, copyInto } from "../../src/ops/copy.js";
+import { difference, FIXTURES, largest } from "../support/fixtures.js";
 import { STORYTELLER } from "../support/models.js";
+import { temporary } from "../support/temporary.js";
 
 const IDS = [
   [3, 1, 4, 1, 5, 9, 2, 6],
@@ -52,5 +65,116 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
       expect(memory.live).toBeGreaterThan(0);
       expect(memory.live).toBeLessThan(alone.device.memory.live);
     }
+  });
+
+  test("saved, it is the model that was loaded; made floats again, it stays cut", async () => {
+    for (const how of [{ load_in_8bit: true }, { load_in_4bit: true }, {}]) {
+      const folder = temporary("cut");
+      const name = fixture("gpt2"); // whose files hold transposed matrices
+      await using model = await load(name, { tp_plan: "auto", ...how });
+      await model.save_pretrained(folder);
+      const saved = await load(folder, { device: "cpu" });
+      const wanted = await results(model);
+      expect(await results(saved)).toEqual(wanted);
+      const [, second] = model.module.placement!.devices;
+      const { live } = second!.memory;
+      model.dequantize();
+      expect(second!.memory.live >= live).toBe(true);
+      expect(await results(model)).toEqual(await results(saved.dequantize()));
+      await saved[Symbol.asyncDispose]();
+    }
+  });
+
+  test("an adapter learns the same over it, and is merged into it", async () => {
+    const learn = async (options: FromPretrainedOptions): Promise<unknown[]> => {
+      await using model = await load(fixture("llama"), { dtype: "float32", ...options });
+      model.add_adapter(new LoraConfig({ target_modules: ["q_proj", "down_proj"], r: 4 }));
+      for (const [, { data: value }] of model.adapters!.named_parameters()) {
+        value.write(Float32Array.from({ length: value.size }, (_, i) => Math.sin(i) / 8));
+      }
+      const { loss } = model.forward({ input_ids: IDS, labels: IDS });
+      const value = await model.backward(loss!);
+      loss!.dispose();
+      const gradients: unknown[] = [];
+      for (const [, { grad }] of model.adapters!.named_parameters()) if (grad) gradients.push(await grad.readFloats());
+      model.zero_grad();
+      await model.merge_and_unload();
+      return [value, gradients, await results(model)];
+    };
+    const cut = await learn({ tp_plan: "auto", tp_size: 3 });
+    expect((cut[1] as unknown[]).length).toBeGreaterThan(0);
+    const one = await learn({ device: "cpu" });
+    expect(cut[0]).toBe(one[0]);
+    expect(cut[2]).toEqual(one[2]);
+    // Gradients of inputs are sums over outputs, which lie on several devices: the same numbers in another order of sums.
+    for (const [i, grad] of (cut[1] as Float32Array[]).entries()) {
+      const { max } = difference(grad, (one[1] as Float32Array[])[i]!);
+      expect(max).toBeLessThan(1e-5 * Math.max(1e-3, largest(grad)) + 1e-8);
+    }
+  });
+
+  test("encoders and encoder-decoders, too", async () => {
+    const masked = async (options: FromPretrainedOptions): Promise<unknown> => {
+      await using model = await AutoModelForMaskedLM.from_pretrained(fixture("bert"), options);
+      const { logits } = model.forward({ input_ids: IDS });
+      const values = await logits.readFloats();
+      logits.dispose();
+      return values;
+    };
+    expect(await masked({ tp_plan: "auto" })).toEqual(await masked({ device: "cpu" }));
+    const spoken = async (options: FromPretrainedOptions): Promise<unknown> => {
+      await using model = await AutoModelForSeq2SeqLM.from_pretrained(fixture("t5"), {
+        load_in_8bit: true,
+        ...options,
+      });
+      return await model.generate({ input_ids: IDS, max_new_tokens: 6, num_beams: 2, do_sample: false });
+    };
+    expect(await spoken({ tp_plan: "auto" })).toEqual(await spoken({ device: "cpu" }));
+  });
+
+  test.each<[string, string, FromPretrainedOptions, RegExp]>([
+    ["a plan of one's own", "llama", { tp_plan: { q_proj: "colwise" } as never }, /tp_plan must be "auto"/],
+    ["two ways at once", "llama", { tp_plan: "auto", device_map: "auto" }, /mutually exclusive/],
+    ["a size without a plan", "llama", { tp_size: 2 }, /tp_plan has to be set when tp_size is passed/],
+    ["two sizes", "llama", { tp_plan: "auto", tp_size: 3, device_mesh: ["cpu:0", "cpu:1"] }, /device_mesh names 2/],
+    ["a device twice", "llama", { tp_plan: "auto", device_mesh: ["cpu:0", "cpu:0"] }, /"cpu:0" is there twice/],
+    ["a disk", "llama", { tp_plan: "auto", device_mesh: ["cpu:0", "disk"] }, /where no model can run/],
+    ["a device beside", "llama", { tp_plan: "auto", device: "reference" }, /device "reference" is given/],
+    ["too many", "llama", { tp_plan: "auto", tp_size: 65 }, /at most 64/],
+    ["experts", "mixtral", { tp_plan: "auto" }, /does not cut models with experts: model\.layers\.0.* of Mixtral/],
+    ["a bound of another device", "llama", { tp_plan: "auto", max_memory: { "cpu:7": "1GB" } }, /goes to "cpu:7"/],
+    ["a bound of nothing", "llama", { tp_plan: "auto", max_memory: { 1: 0 } }, /may take nothing/],
+  ])("%s: refused", async (_, name, options, message) => {
+    const error = await load(fixture(name), options).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(OptionError);
+    expect((error as Error).message).toMatch(message);
+  });
+
+  test("bounds of its devices hold, and a load that does not fit leaves nothing", async () => {
+    const name = fixture("llama");
+    await using model = await load(name, { tp_plan: "auto", max_memory: { 0: "1MB", "cpu:1": "300kB" } });
+    const [first, second] = model.module.placement!.devices;
+    expect([first!.memory.budget, second!.memory.budget]).toEqual([1e6, 3e5]);
+    await expect(load(name, { tp_plan: "auto", max_memory: { 0: "1MB", 1: "60kB" } })).rejects.toThrow(
+      OutOfMemoryError,
+    );
+  });
+
+  test("a failure on one device is told with the module, and the next pass is well", async () => {
+    await using model = await load(fixture("llama"), { tp_plan: "auto", load_in_8bit: true });
+    const wanted = await results(model);
+    const layer = model.module.get_submodule("model.layers.1.mlp.down_proj") as Linear;
+    const scales = layer.weight.tensors.find((one) => one.dtype === "f32" && one.device.name === "cpu:1")!;
+    const values = await scales.readFloats();
+    // A command that fails on the second device spoils what it holds.
+    within(scales.device, "somewhere", () =>
+      scope(() => {
+        const none = argmax(Tensor.from(scales.device, [Number.NaN, 0], [1, 2]));
+        copyInto(contiguous(none.expand(scales.size), "f32"), scales);
+      }),
+    );
+    await expect(results(model)).rejects.toThrow(/argmax in somewhere/);
+    scales.write(values);
+    expect(await results(model)).toEqual(wanted);
   });
 });

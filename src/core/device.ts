@@ -3,7 +3,7 @@
 
 import { Arena, type Block, type MemoryReport } from "./arena.js";
 import type { Backend, BackendFailure, BufferId } from "./backend.js";
-import { checkBackend, checkOperation, checkPlace, isOf, isWhole } from "./checks.js";
+import { checkBackend, checkOperation, checkPlace, isFunction, isOf, isWhole } from "./checks.js";
 import { CommandBuffer } from "./command.js";
 import { type DType, isDType } from "./dtype.js";
 import {
@@ -42,6 +42,8 @@ export interface LoadFileOptions {
    * wait, and the backend reads as fast as it can.
    */
   readonly ahead?: boolean;
+  /** Asked each time before the file is read: why it is not what it should be, or undefined. */
+  readonly changed?: (() => string | undefined) | undefined;
 }
 
 /** What a load needs of a tensor. */
@@ -246,9 +248,18 @@ export class Device implements AsyncDisposable {
     const { buffer, offset, nbytes } = this.#target(into);
     if (typeof file !== "string") throw new OptionError(`load: file must be a path, got ${show(file)}`);
     if (!isWhole(position)) throw new ShapeError(`load: position must be a whole number from 0, got ${show(position)}`);
-    const ahead = Object.fromEntries(entriesOf("load", given, ["ahead"])).ahead === true;
-    const options = { ahead, site: this.#site };
-    if (nbytes > 0) this.record(() => backend.load!(buffer, offset, file, position, nbytes, options));
+    const { ahead, changed } = Object.fromEntries(entriesOf("load", given, ["ahead", "changed"])) as LoadFileOptions;
+    if (changed !== undefined && !isFunction(changed)) {
+      throw new OptionError(`load: changed must be a function, got ${show(changed)}`);
+    }
+    const site = this.#site;
+    const options = { ahead: ahead === true, site };
+    if (nbytes === 0) return;
+    this.record(() => {
+      const message = changed?.();
+      if (message === undefined) backend.load!(buffer, offset, file, position, nbytes, options);
+      else backend.spoil(buffer, offset, nbytes, { op: "load", site, message });
+    });
   }
 
   /** A tensor that can be loaded into. @throws DeviceError, ShapeError */

@@ -8,7 +8,7 @@ import { Tensor } from "../core/tensor.js";
 import { moveBytes } from "../core/transfer.js";
 import { transfer } from "../ops/transfer.js";
 import type { Model } from "./model.js";
-import type { Module } from "./module.js";
+import { type Module, within } from "./module.js";
 import type { ModelPlacement } from "./pass.js";
 
 /** The weights of a block, and how they get to its device. */
@@ -40,6 +40,8 @@ export interface Kept {
   /** The file, and the offset of the first byte. */
   readonly file: string;
   readonly position: number;
+  /** Why the file is not the one that was written, or undefined; asked before each reading. */
+  readonly changed?: () => string | undefined;
 }
 
 /** Weights that stay on the device. */
@@ -114,18 +116,18 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
       bytes,
       devices: [],
       ask() {
-        for (const { tensor, file, position } of kept) {
+        for (const { tensor, file, position, changed } of kept) {
           tensor.restore();
-          tensor.device.load(tensor, file, position, { ahead: true });
+          tensor.device.load(tensor, file, position, { ahead: true, changed });
         }
       },
       enter() {},
       leave: () => evict(tensors),
       bring(some) {
-        for (const { tensor, file, position } of kept) {
+        for (const { tensor, file, position, changed } of kept) {
           if (!some.has(tensor)) continue;
           tensor.restore();
-          tensor.device.load(tensor, file, position);
+          tensor.device.load(tensor, file, position, { changed });
         }
       },
       dispose() {},
@@ -140,7 +142,7 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
     for (const one of some) {
       const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", STAGED).keep();
       staged.set(one, stage);
-      via!.load(stage, one.file, one.position, { ahead: true });
+      via!.load(stage, one.file, one.position, { ahead: true, changed: one.changed });
     }
   };
   const arrive = (): void => {
@@ -165,6 +167,13 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
     },
     dispose: drop,
   };
+}
+
+/** Runs `body`; what it records on any of the devices is recorded under `path`. */
+function onAll(devices: readonly Device[], path: string, body: () => void): void {
+  const [device, ...others] = devices;
+  if (!device) body();
+  else within(device, path, () => onAll(others, path, body));
 }
 
 function placeOf({ buffer, offset }: Tensor): { buffer: number; offset: number } {
@@ -274,7 +283,9 @@ export class BlockPlacement implements ModelPlacement, Disposable {
     this.#visited = away.length > 0;
     try {
       const some = new Set(away);
-      for (const { resident } of this.#places.values()) resident.bring(some);
+      for (const [{ path }, { device, resident }] of this.#places) {
+        onAll([device, ...resident.devices], path, () => resident.bring(some));
+      }
       return await body();
     } finally {
       this.#visited = false;
@@ -285,7 +296,8 @@ export class BlockPlacement implements ModelPlacement, Disposable {
   #ask(block: Module): void {
     if (this.#asked.has(block)) return;
     this.#asked.add(block);
-    this.#places.get(block)?.resident.ask();
+    const place = this.#places.get(block);
+    if (place) onAll([place.device, ...place.resident.devices], block.path, () => place.resident.ask());
   }
 
   #leave(block: Module): void {

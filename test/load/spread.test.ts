@@ -2,11 +2,18 @@
 // max_memory, and nothing stays behind.
 
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { nativeAvailable } from "../../src/backends/native/addon.js";
-import { AbortError, FileError, OctavoError, OptionError, OutOfMemoryError } from "../../src/core/errors.js";
+import {
+  AbortError,
+  FileError,
+  FormatError,
+  OctavoError,
+  OptionError,
+  OutOfMemoryError,
+} from "../../src/core/errors.js";
 import {
   AutoConfig,
   AutoModelForCausalLM,
@@ -311,6 +318,34 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     await stream.return(undefined);
     expect(await results(model)).toEqual(await expected(STORYTELLER, {}));
     expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test("weights that cannot be read any more end what needs them, with module and file; all else lives", async () => {
+    const name = fixture("llama");
+    const device_map = { "": "cpu:0", "model.layers.1": "disk" };
+    const text = { input_ids: IDS, max_new_tokens: 24, do_sample: false };
+    await using model = await load({ device_map, offload_folder: folder }, name);
+    await using neighbour = await load({ device: model.device }, name);
+    const wanted = await neighbour.generate(text);
+    const [file] = readdirSync(folder);
+    const path = join(folder, file!);
+    // In the middle of a text: the steps before were read, the others are not.
+    const stream = model.stream({ ...text, input_ids: [IDS[0]!] });
+    await stream.next();
+    const whole = readFileSync(path);
+    writeFileSync(path, whole.reverse());
+    const rest = (async () => {
+      for await (const _ of stream);
+    })();
+    const failure = await rest.catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(FormatError);
+    expect(failure).toMatchObject({ details: { module: "model.layers.1" } });
+    expect((failure as Error).message).toMatch(/^load in model\.layers\.1: .*\.weights was changed or replaced/);
+    rmSync(path);
+    const gone = /^load in model\.layers\.1: cannot open .*\.weights: No such file/;
+    await expect(model.generate(text)).rejects.toThrow(gone);
+    await expect(model.save_pretrained(temporary("never"))).rejects.toThrow(gone);
+    expect(await neighbour.generate(text)).toEqual(wanted);
   });
 
   test("a load that fails or is aborted leaves nothing behind", async () => {

@@ -1,7 +1,7 @@
 // Models on several devices, and weights that come when their block is about to run: the same bits as on one device with
 // all weights there, in a forward pass, with a cache, and replayed.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
@@ -260,10 +260,15 @@ describe("weights that are fetched while the block before computes", () => {
     for (let n = 0; n < 2; n++) {
       const error = await logitsOf(device, model, IDS).catch((e: Error) => e);
       expect(error).toBeInstanceOf(FormatError);
-      expect((error as Error).message).toMatch(/^load: cannot open .*gone\.bin: No such file/);
+      expect((error as Error).message).toMatch(/^load in model\.layers\.2: cannot open .*gone\.bin: No such file/);
     }
     expect(() => tensors[0]!.buffer).toThrow(OctavoError);
     expect(() => tensors[0]!.buffer).toThrow("while it was evicted");
+    const cut = join(folder, "cut.bin");
+    writeFileSync(cut, "short");
+    model.placement = new BlockPlacement(device).place(block, onFile(kept.map((one) => ({ ...one, file: cut }))));
+    const short = await logitsOf(device, model, IDS).catch((e: Error) => e);
+    expect((short as Error).message).toMatch(/^load in model\.layers\.2: .*cut\.bin ends at byte 5; bytes/);
     model.placement = new BlockPlacement(device).place(block, onFile(kept));
     expect(await logitsOf(device, model, IDS)).toEqual(before);
     model.dispose();

@@ -2,7 +2,7 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { machineInfo } from "../backends/native/addon.js";
+import { threadsToShare } from "../backends/native/index.js";
 import { FOLDERS } from "../checkpoints/folder-write.js";
 import { OptionError } from "../core/errors.js";
 import { openModel } from "../hub/open.js";
@@ -51,5 +51,5 @@ export const NODE: Platform = {
   requestDevice,
   sharedDevice,
   chooseDevice,
-  cores: () => machineInfo().cores,
+  cores: threadsToShare,
 };

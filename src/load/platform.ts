@@ -51,7 +51,7 @@ export interface Platform {
   requestDevice(name?: string, options?: DeviceOptions): Promise<Device>;
   /** The shared device of that name, for all models without one of their own. @throws DeviceError */
   sharedDevice(name?: string): Promise<Device>;
-  /** Cores that devices of the CPU share; absent where there is one such device at most. */
+  /** Threads that logical devices of the CPU share; absent where there are none. @throws DeviceError if they cannot be opened */
   cores?(): number;
   /** The device for "auto" on this platform. @throws DeviceError if there is none */
   chooseDevice(): Promise<DeviceChoice>;

@@ -52,7 +52,7 @@ export class Parallel implements SpreadModel {
     checkModel(module);
     const names = await namesOf(platform, request);
     const onCPU = names.filter((name) => name.startsWith("cpu")).length;
-    const cores = platform.cores?.();
+    const cores = onCPU > 0 ? platform.cores?.() : undefined;
     const threads = request.threads ?? (cores && Math.max(1, Math.floor(cores / onCPU)));
     const devices: Device[] = [];
     try {

@@ -10,6 +10,7 @@ import {
   addonHint,
   type LoadCounts,
   type MachineInfo,
+  machineInfo,
   misfit,
   type NativeDevice,
   type OpProfile,
@@ -54,6 +55,11 @@ function threadsFrom(options: NativeOptions): number | undefined {
   if (!text) return undefined;
   if (!/^[1-9]\d*$/.test(text)) throw new OptionError(`OCTAVO_THREADS must be a whole number from 1, got "${text}"`);
   return Number(text);
+}
+
+/** Threads that devices of one model share: those that one device would have. @throws DeviceError without the add-on */
+export function threadsToShare(): number {
+  return threadsFrom({}) ?? machineInfo().cores;
 }
 
 /** Levels that use different units for many rows than for few. */

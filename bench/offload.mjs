@@ -11,7 +11,17 @@
 
 import { execFileSync, fork } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmdirSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -47,10 +57,17 @@ async function child({ model: name, options, batches }) {
   const memory = model.memory();
   const runs = [];
   for (const batch of batches) {
-    const input_ids = Array.from({ length: batch }, (_, row) => Array.from({ length: 8 }, (_, i) => (i * 31 + row) % 997));
+    const input_ids = Array.from({ length: batch }, (_, row) =>
+      Array.from({ length: 8 }, (_, i) => (i * 31 + row) % 997),
+    );
     const times = [];
     const tokens = [];
-    for await (const step of model.stream({ input_ids, max_new_tokens: TOKENS + 2, do_sample: false, eos_token_id: [] })) {
+    for await (const step of model.stream({
+      input_ids,
+      max_new_tokens: TOKENS + 2,
+      do_sample: false,
+      eos_token_id: [],
+    })) {
       times.push(performance.now());
       tokens.push(step);
     }
@@ -58,8 +75,13 @@ async function child({ model: name, options, batches }) {
     runs.push({ batch, ms: (steps.at(-1) - steps[1]) / (steps.length - 2), steps: steps.length });
   }
   const { logits } = model.forward({ input_ids: [[3, 1, 4, 1, 5, 9, 2, 6]] });
-  const bits = createHash("sha256").update(new Uint8Array((await logits.readFloats()).buffer)).digest("hex").slice(0, 16);
-  const sent = new Promise((resolve) => process.send({ loaded, runs, bits, disk: memory.disk, memory: String(memory) }, resolve));
+  const bits = createHash("sha256")
+    .update(new Uint8Array((await logits.readFloats()).buffer))
+    .digest("hex")
+    .slice(0, 16);
+  const sent = new Promise((resolve) =>
+    process.send({ loaded, runs, bits, disk: memory.disk, memory: String(memory) }, resolve),
+  );
   await sent;
   await new Promise((resolve) => process.once("message", resolve));
   await model[Symbol.asyncDispose]();
@@ -121,20 +143,28 @@ async function disk(folder) {
   for (let i = 0; i < layers; i += 2) device_map[`model.layers.${i}`] = "disk";
   for (const [name, how] of Object.entries(HOW)) {
     // Resident layers, embedding and head, and two layers on their way; caches and scratch.
-    const layer = (4 * config.hidden_size ** 2 + 3 * config.hidden_size * config.intermediate_size) * (name === "int8" ? 1 : 0.57);
+    const layer =
+      (4 * config.hidden_size ** 2 + 3 * config.hidden_size * config.intermediate_size) * (name === "int8" ? 1 : 0.57);
     const max = Math.ceil(4 * config.vocab_size * config.hidden_size + layer * (Math.floor(layers / 2) + 2) + 100e6);
     const options = { device_map, max_memory: { "cpu:0": max }, offload_folder: join(folder, "offload"), ...how };
     const { rss, disk, runs, loaded } = await run({ model: folder, options, batches: [1, 8] }, max + 200e6);
     // The same bytes in the same folder, read as fast as the disk gives them.
     const file = join(folder, "rate.bin");
-    execFileSync("dd", ["if=/dev/urandom", `of=${file}`, "bs=1M", `count=${MB(disk)}`, "conv=fsync"], { stdio: "ignore" });
+    execFileSync("dd", ["if=/dev/urandom", `of=${file}`, "bs=1M", `count=${MB(disk)}`, "conv=fsync"], {
+      stdio: "ignore",
+    });
     const rate = rateOf(file, MB(disk) * 2 ** 20);
     rmSync(file);
     const allowed = rate / disk;
     print({
       ...{ part: "disk", how: name, disk_MB: MB(disk), rate_MB_s: MB(rate), steps_per_s_allowed: round(allowed) },
       ...{ steps_per_s: round(1000 / runs[0].ms), share: round(1000 / runs[0].ms / allowed) },
-      ...{ steps_per_s_batch_8: round(1000 / runs[1].ms), max_memory_MB: MB(max), peak_rss_MB: MB(rss), load_s: round(loaded / 1000) },
+      ...{
+        steps_per_s_batch_8: round(1000 / runs[1].ms),
+        max_memory_MB: MB(max),
+        peak_rss_MB: MB(rss),
+        load_s: round(loaded / 1000),
+      },
     });
   }
 }
@@ -176,7 +206,10 @@ async function large(folder) {
   await checkpoint(folder, { ...shapeConfig("M"), ...sizes, num_key_value_heads: 32 });
   for (const [name, how] of Object.entries(HOW)) {
     const limit = name === "int8" ? 8e9 : 4.5e9;
-    const { rss, runs, loaded, memory } = await run({ model: folder, options: { device: "cpu", ...how }, batches: [1] }, limit);
+    const { rss, runs, loaded, memory } = await run(
+      { model: folder, options: { device: "cpu", ...how }, batches: [1] },
+      limit,
+    );
     print({
       ...{ part: "large", how: name, limit_MB: MB(limit), peak_rss_MB: MB(rss), load_s: round(loaded / 1000) },
       ...{ ms_per_token: round(runs[0].ms), memory },

@@ -11,7 +11,7 @@ import type { AttentionChoice } from "../nn/pass.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { adaptersOfRows } from "./adapter-methods.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
-import { checkRoom, LoadedModel } from "./base.js";
+import { LoadedModel } from "./base.js";
 import { rowsPerPrompt } from "./beam-config.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape, checkOffloadedCache } from "./cache-options.js";
@@ -51,6 +51,7 @@ import {
 } from "./options.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
+import { checkRoom } from "./room.js";
 import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
 import type { HeldTexts } from "./session-options.js";
 import { stepsOf } from "./steps.js";

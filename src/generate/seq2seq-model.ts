@@ -10,7 +10,7 @@ import { logits } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
-import { checkRoom, LoadedModel } from "./base.js";
+import { LoadedModel } from "./base.js";
 import { rowsPerPrompt } from "./beam-config.js";
 import { beamSearch, checkBeams, keptScores, outputOf, returned } from "./beams.js";
 import { cacheShape, checkOffloadedCache } from "./cache-options.js";
@@ -38,6 +38,7 @@ import {
 } from "./options.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
+import { checkRoom } from "./room.js";
 import { type Kept, keptBy, type StepScores, type TransitionOptions, transitionScores } from "./scores.js";
 import { type EncoderInput, encodeBatch, encodedShape, encodeInto, seq2seqSteps } from "./seq2seq.js";
 import {

@@ -18,6 +18,8 @@ const CHECKPOINTING = {
 };
 
 export abstract class TrainingMethods extends AdapterMethods {
+  abstract readonly tp_size: number | undefined;
+
   /** `train(false)`. */
   eval(): this {
     return this.train(false);
@@ -90,10 +92,21 @@ export abstract class TrainingMethods extends AdapterMethods {
     this.module.gradient_checkpointing = false;
   }
 
-  /** @throws OctavoError while something uses the model, after dispose(), or if some of its weights are offloaded */
+  /**
+   * @throws OctavoError while something uses the model, after dispose(), if some of its weights are offloaded, and for one that `tp_plan`
+   * cuts unless it has adapters
+   */
   checkTrainable(): void {
     this.checkUsable();
     this.checkIdle("train");
+    if (this.tp_size === undefined || this.adapters) return;
+    throw new OctavoError(
+      "ERR_UNSUPPORTED",
+      "train: the matrices of a model that tp_plan cuts are trained by adapters alone",
+      {
+        hint: "model.add_adapter(new LoraConfig()), or load the model without tp_plan",
+      },
+    );
   }
 
   /**

@@ -6,7 +6,7 @@ import { OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { Model } from "../nn/model.js";
 import { Linear, type Matrix, type Module, type Parameter } from "../nn/module.js";
-import { bindBias, TensorParallel } from "../nn/tensor-parallel.js";
+import { TensorParallel } from "../nn/tensor-parallel.js";
 import type { Memory } from "./device-map/memory.js";
 import type { SpreadModel } from "./fill.js";
 import type { MetaModel } from "./meta.js";
@@ -93,7 +93,7 @@ export class Parallel implements SpreadModel {
   async store(): Promise<void> {}
 
   finish(model: Model): void {
-    for (const { weight, bias } of dividedLinears(model)) if (bias?.filled) bindBias(weight.weight, bias.value);
+    for (const { weight, bias } of dividedLinears(model)) if (bias?.filled) weight.inner?.bind?.(bias.value);
     for (const [, buffer] of model.named_buffers()) buffer.on(this.main);
     model.placement = this.#placement;
   }

@@ -92,9 +92,9 @@ class DividedWeight implements Weight {
     }
   }
 
-  /** Keeps the parts of a bias on their devices, for products with it. */
   bind(bias: Tensor): void {
-    const parts = this.#shards.map(({ at, rows, to }) => elementsOn(bias, at, rows, to).keep());
+    const parts = scope(() => this.#shards.map(({ at, rows, to }) => elementsOn(bias, at, rows, to)));
+    for (const part of parts) part.keep();
     this.#unbind();
     this.#bias = { of: bias, parts };
   }
@@ -197,11 +197,6 @@ function columnsOn(x: Tensor, { at, rows, to }: RowPiece): Tensor {
   const part = Tensor.empty(x.device, [...x.shape.slice(0, -1), rows], x.dtype, "columns");
   copyInto(x.narrow(x.shape.length - 1, at, rows), part);
   return transfer(part, to);
-}
-
-/** Keeps the parts of a linear's bias with those of its matrix, if that is divided. Before anything is recorded. */
-export function bindBias(weight: Weight, bias: Tensor): void {
-  if (weight instanceof DividedWeight) weight.bind(bias);
 }
 
 /** A model whose matrices are cut over devices; everything else is on the first of them. */

@@ -155,6 +155,7 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
     await using model = await load(name, { tp_plan: "auto", max_memory: { 0: "1MB", "cpu:1": "300kB" } });
     const [first, second] = model.module.placement!.devices;
     expect([first!.memory.budget, second!.memory.budget]).toEqual([1e6, 3e5]);
+    expect(() => model.checkTrainable()).toThrow(/trained by adapters alone/);
     await expect(load(name, { tp_plan: "auto", max_memory: { 0: "1MB", 1: "60kB" } })).rejects.toThrow(
       OutOfMemoryError,
     );

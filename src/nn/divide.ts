@@ -6,7 +6,6 @@ import { scope, Tensor } from "../core/tensor.js";
 import { copyInto } from "../ops/copy.js";
 import { pack, unpack } from "../ops/pack.js";
 import { transfer } from "../ops/transfer.js";
-import type { MatrixShape, Weight } from "./weight.js";
 
 /** Rows `at` to `at + rows` of a matrix, and the device that they go to. */
 export interface RowPiece {
@@ -19,26 +18,30 @@ export interface RowPiece {
  * Records the pieces of a weight: `make` records one of them from `codes`, its matrix in plain rows.
  * @throws OutOfMemoryError; nothing is left behind then
  */
-export function dividedBy(
+export function dividedBy<W extends Disposable>(
   matrix: Tensor,
   pieces: readonly RowPiece[],
-  make: (codes: Tensor, piece: RowPiece) => Weight,
-): Weight[] {
-  const made: Weight[] = [];
+  make: (codes: Tensor, piece: RowPiece) => W,
+): W[] {
+  const made: W[] = [];
   try {
     scope(() => {
       const codes = unpack(matrix);
       for (const piece of pieces) scope(() => void made.push(make(codes, piece)));
     });
   } catch (error) {
-    for (const weight of made) weight.dispose();
+    for (const weight of made) weight[Symbol.dispose]();
     throw error;
   }
   return made;
 }
 
 /** Records some rows of a matrix in plain rows, as a matrix in the layout that `make` chooses on their device. */
-export function rowsOn(codes: Tensor, { at, rows, to }: RowPiece, make: (shape: MatrixShape) => Tensor): Tensor {
+export function rowsOn(
+  codes: Tensor,
+  { at, rows, to }: RowPiece,
+  make: (shape: readonly [number, number]) => Tensor,
+): Tensor {
   const target = make([rows, codes.shape[1]!]);
   scope(() => pack(transfer(codes.narrow(0, at, rows), to), target));
   return target;

@@ -13,7 +13,6 @@ import { type MetaModel, metaModel, metaOf } from "../load/meta.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onAuto, type Platform, reopening } from "../load/platform.js";
 import { Spread } from "../load/spread.js";
-import { Parallel } from "../load/tensor-parallel.js";
 import type { ConfigJson, Task } from "../nn/architecture.js";
 import { DualModel } from "../nn/dual.js";
 import { EncoderModel } from "../nn/encoder.js";
@@ -292,7 +291,10 @@ async function severalOf(
   options: FromPretrainedOptions,
 ): Promise<((model: MetaModel) => Promise<SpreadModel>) | undefined> {
   const parallel = parallelOf(options);
-  if (parallel) return (model) => Parallel.open(platform, model, parallel);
+  if (parallel) {
+    if (platform.parallel) return (model) => platform.parallel!(model, parallel);
+    throw new OptionError("tp_plan: there are no devices here to cut a model over", { details: { option: "tp_plan" } });
+  }
   const spread = spreadOf(options);
   if (!spread || (spread.gpu && !(await hasGPU(platform)))) return undefined;
   return (model) => Spread.open(platform, model, spread);

@@ -2,6 +2,7 @@
 // here. What changes no result is taken and has no effect.
 
 import * as z from "zod";
+import { listOf } from "../core/checks.js";
 import { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, such, text, whole } from "../core/options.js";
@@ -10,10 +11,9 @@ import { ATTN_IMPLEMENTATIONS, type AttnImplementation } from "../load/attn-impl
 import { readDeviceMap, type Strategy } from "../load/device-map/index.js";
 import { isOffloaded, type Memory, placeOf as placeKey, readMemory } from "../load/device-map/memory.js";
 import { deviceName } from "../load/names.js";
-import type { DeviceAlias, DeviceName } from "../load/platform.js";
+import type { DeviceAlias, DeviceName, ParallelRequest } from "../load/platform.js";
 import { bytesOf } from "../load/sizes.js";
 import type { SpreadRequest } from "../load/spread.js";
-import type { ParallelRequest } from "../load/tensor-parallel.js";
 
 type Place = DeviceName | DeviceAlias | Device;
 
@@ -25,6 +25,11 @@ const isPlace = (value: unknown): boolean =>
 
 const isObject = (value: unknown): value is object =>
   typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** Names and numbers of devices in a list; undefined for anything else. */
+function placesOf(value: unknown): (string | number)[] | undefined {
+  return listOf(value, (one): one is string | number => placeKey(one) !== undefined);
+}
 
 export const PYTHON = {
   /**
@@ -60,7 +65,7 @@ export const PYTHON = {
   tp_size: whole(1),
   /** The devices for `tp_plan` by name or number, the main one first. */
   device_mesh: such<readonly (string | number)[]>(
-    (value) => Array.isArray(value) && value.length > 0 && value.every((one) => placeKey(one) !== undefined),
+    (value) => (placesOf(value)?.length ?? 0) > 0,
     'a list of devices, such as ["cpu:0", "cpu:1"]',
   ),
   /** No effect: a model is always filled as its files are read. */
@@ -177,7 +182,7 @@ export function parallelOf(options: ParallelOptions): ParallelRequest | undefine
   if (device_map !== undefined && device_map !== null) {
     refuse("tp_plan", "`tp_plan` and `device_map` are mutually exclusive. Choose either one for parallelization.");
   }
-  const devices = mesh && [...mesh].map((one) => placeKey(one)!);
+  const devices = mesh && placesOf(mesh)!.map((one) => placeKey(one)!);
   if (devices?.includes("disk")) refuse("device_mesh", "device_mesh names the disk, where no model can run");
   if (devices && tp_size !== undefined && tp_size !== devices.length) {
     refuse("tp_size", `tp_size is ${tp_size}, but device_mesh names ${devices.length} devices`);

@@ -19,6 +19,7 @@ import { chooseDevice, requestDevice, sharedDevice } from "./device.js";
 import { offloadFolder } from "./offload.js";
 import type { Platform, SourceOptions } from "./platform.js";
 import { storytellerFile } from "./storyteller.js";
+import { Parallel } from "./tensor-parallel.js";
 
 /**
  * "octavo/storyteller", a folder that exists, an http address, or an id. Of an address, and of an id on the hub at `options.hub`, nothing
@@ -51,5 +52,5 @@ export const NODE: Platform = {
   requestDevice,
   sharedDevice,
   chooseDevice,
-  cores: threadsToShare,
+  parallel: (...given) => Parallel.open({ requestDevice, chooseDevice, cores: threadsToShare }, ...given),
 };

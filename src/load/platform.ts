@@ -10,9 +10,26 @@ import type { PushWritten } from "../hub/push-options.js";
 import type { MediaReader } from "../media/reader.js";
 import type { Kept } from "../nn/placement.js";
 import type { Source } from "../sources/source.js";
+import type { Memory } from "./device-map/memory.js";
+import type { SpreadModel } from "./fill.js";
+import type { MetaModel } from "./meta.js";
 import { type DeviceOptions, optionsFor, SOURCE, type SourceOptions } from "./options.js";
 
 export type { DeviceOptions, SourceOptions } from "./options.js";
+
+/** How a caller wants a model cut over devices. */
+export interface ParallelRequest {
+  /** Number of devices. */
+  readonly size: number;
+  /** Their names or numbers; else those that come first of their kind. */
+  readonly devices: readonly (string | number)[] | undefined;
+  /** The kind of devices: "cpu" or "webgpu"; else GPUs if there are any. */
+  readonly kind: string | undefined;
+  /** What each device may take. */
+  readonly memory: Memory | undefined;
+  /** Threads of each device of the CPU; by default they share its cores. */
+  readonly threads: number | undefined;
+}
 
 /** Names of devices, on any platform. */
 export type DeviceName = "auto" | "cpu" | "reference" | "wasm" | "webgpu" | `webgpu:${number}` | `cpu:${number}`;
@@ -51,8 +68,8 @@ export interface Platform {
   requestDevice(name?: string, options?: DeviceOptions): Promise<Device>;
   /** The shared device of that name, for all models without one of their own. @throws DeviceError */
   sharedDevice(name?: string): Promise<Device>;
-  /** Threads that logical devices of the CPU share; absent where there are none. @throws DeviceError if they cannot be opened */
-  cores?(): number;
+  /** Cuts a declared model over devices (tensor-parallel.ts); absent where there is one device at most. @throws OptionError, DeviceError */
+  parallel?(model: MetaModel, request: ParallelRequest): Promise<SpreadModel>;
   /** The device for "auto" on this platform. @throws DeviceError if there is none */
   chooseDevice(): Promise<DeviceChoice>;
 }

@@ -11,21 +11,7 @@ import type { Memory } from "./device-map/memory.js";
 import type { SpreadModel } from "./fill.js";
 import type { MetaModel } from "./meta.js";
 import { deviceName } from "./names.js";
-import type { Platform } from "./platform.js";
-
-/** How a caller wants a model cut. */
-export interface ParallelRequest {
-  /** Number of devices. */
-  readonly size: number;
-  /** Their names or numbers; else those that come first of their kind. */
-  readonly devices: readonly (string | number)[] | undefined;
-  /** The kind of devices: "cpu" or "webgpu"; else GPUs if there are any. */
-  readonly kind: string | undefined;
-  /** What each device may take. */
-  readonly memory: Memory | undefined;
-  /** Threads of each device of the CPU; by default they share its cores. */
-  readonly threads: number | undefined;
-}
+import type { ParallelRequest, Platform } from "./platform.js";
 
 export class Parallel implements SpreadModel {
   readonly main: Device;
@@ -46,14 +32,18 @@ export class Parallel implements SpreadModel {
 
   /**
    * Opens the devices for a declared model.
+   * @param platform with the threads that logical devices of the CPU share
    * @throws OptionError for a model that cannot be cut, and for bounds of other devices; DeviceError
    */
-  static async open(platform: Platform, { module }: MetaModel, request: ParallelRequest): Promise<Parallel> {
+  static async open(
+    platform: Pick<Platform, "requestDevice" | "chooseDevice"> & { cores(): number },
+    { module }: MetaModel,
+    request: ParallelRequest,
+  ): Promise<Parallel> {
     checkModel(module);
     const names = await namesOf(platform, request);
     const onCPU = names.filter((name) => name.startsWith("cpu")).length;
-    const cores = onCPU > 0 ? platform.cores?.() : undefined;
-    const threads = request.threads ?? (cores && Math.max(1, Math.floor(cores / onCPU)));
+    const threads = request.threads ?? (onCPU > 0 ? Math.max(1, Math.floor(platform.cores() / onCPU)) : undefined);
     const devices: Device[] = [];
     try {
       for (const [place, bytes] of boundsOf(names, request.memory)) devices.push(await opened(place, bytes));
@@ -135,7 +125,10 @@ function checkModel(model: Model): void {
 }
 
 /** The names of the devices, the main one first. @throws OptionError, DeviceError */
-async function namesOf(platform: Platform, { size, devices, kind }: ParallelRequest): Promise<string[]> {
+async function namesOf(
+  platform: Pick<Platform, "chooseDevice">,
+  { size, devices, kind }: ParallelRequest,
+): Promise<string[]> {
   const needed = devices === undefined || devices.some((one) => typeof one === "number");
   const gpu = needed && (kind ?? (await platform.chooseDevice()).name).startsWith("webgpu");
   const numbered = (n: number): string => (gpu ? (n === 0 ? "webgpu" : `webgpu:${n}`) : `cpu:${n}`);

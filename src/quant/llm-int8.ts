@@ -123,7 +123,7 @@ class LlmInt8Weight implements Weight {
         scb: elementsOn(this.scb, piece.at, piece.rows, piece.to),
         seen: elementsOn(this.seen, 0, this.seen.size, piece.to),
       }));
-      return new LlmInt8Weight(there.codes, there.scb, there.seen, this.threshold);
+      return new LlmInt8Weight(there.codes, there.scb, there.seen, this.threshold, this.backward, 1);
     });
   }
 
@@ -135,7 +135,7 @@ class LlmInt8Weight implements Weight {
       // All pieces have seen the same activations.
       seen: elementsOn(this.seen, 0, this.seen.size, to),
     }));
-    return new LlmInt8Weight(whole.codes, whole.scb, whole.seen, this.threshold);
+    return new LlmInt8Weight(whole.codes, whole.scb, whole.seen, this.threshold, this.backward, 1);
   }
 
   get tensors(): readonly Tensor[] {

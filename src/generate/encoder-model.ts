@@ -15,6 +15,7 @@ import { LoadedModel } from "./base.js";
 import { type Batch, readBatch } from "./inputs.js";
 import { ENCODER_FORWARD, type EncoderForwardOptions } from "./options.js";
 import { Ragged } from "./ragged.js";
+import { encoderLoss } from "./task-loss.js";
 
 /** Outputs of each task's forward, f32; T is the longest row of the batch. */
 export interface EncoderResults {
@@ -33,7 +34,12 @@ export interface EncoderResults {
 /** Tasks whose models are encoders of text. */
 export type EncoderTask = keyof EncoderResults;
 
-type Result<T extends EncoderTask> = EncoderResults[T] & { hidden_states?: Tensor[]; attentions?: Tensor[] };
+type Result<T extends EncoderTask> = EncoderResults[T] & {
+  /** With labels: f32[1]. */
+  loss?: Tensor;
+  hidden_states?: Tensor[];
+  attentions?: Tensor[];
+};
 
 export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends LoadedModel<EncoderModel> {
   readonly #sentence: SentenceEmbedding | undefined;
@@ -47,7 +53,7 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
   /**
    * Records one forward pass over a batch; `EncoderResults` says what each task returns. Padding may be on either side and costs
    * nothing; positions count columns, or the tokens that are no padding, as in transformers. Where a token is padding, results
-   * mean nothing. The caller disposes all of them.
+   * mean nothing. With `labels`, or the positions of answers, there is a `loss`. The caller disposes all of them.
    * @throws ShapeError, OptionError (an id outside the vocabulary, a text longer than the positions of the model)
    */
   forward(options: EncoderForwardOptions): Result<T>;
@@ -68,10 +74,13 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
     if (types && (types.rows !== rows || types.steps !== steps)) {
       throw new OptionError(`token_type_ids must have the shape of input_ids, [${rows}, ${steps}]`);
     }
+    const loss = encoderLoss(this, inputs, batch, vocab);
     const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
     const attention = this.attending(capture_attentions);
+    // Attention's weights have a place for padding, and so have answers: padding is among the places that theirs are chosen from.
+    const places = capture_attentions || (loss && this.task === "question-answering");
     const results = scope((): Record<string, Tensor | Tensor[]> => {
-      const ragged = capture_attentions ? undefined : Ragged.of(batch); // weights have a place for padding
+      const ragged = places ? undefined : Ragged.of(batch);
       const ints = (values: Int32Array): Tensor =>
         ragged
           ? Tensor.from(device, ragged.pick(values), [1, ragged.tokens])
@@ -88,6 +97,7 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
         ? mapped(module.outputs(computed, pass), whole)
         : this.#outputs(whole(computed), { positions: pass.input.positions, mask });
       return {
+        ...(loss ? { loss: loss(outputs) } : {}),
         ...outputs,
         ...(capture ? { hidden_states: takeHiddenStates(pass).map(whole) } : {}),
         ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),

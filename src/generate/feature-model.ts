@@ -12,6 +12,14 @@ import { LoadedModel } from "./base.js";
 import { type FeatureValues, readFeatures } from "./features.js";
 import { readMask } from "./inputs.js";
 import { FEATURE_FORWARD, type FeatureForwardOptions } from "./options.js";
+import { featureLoss } from "./task-loss.js";
+
+type Result<O> = O & {
+  /** With labels: f32[1]. */
+  loss?: Tensor;
+  hidden_states?: Tensor[];
+  attentions?: Tensor[];
+};
 
 export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedModel<FeatureModel<O>> {
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
@@ -26,16 +34,16 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
   /**
    * Records one forward pass over a batch of the model's own input. The results have the names that transformers gives them:
    * `logits` f32[B,labels] of a classifier and f32[B,T,vocab] of CTC, else `last_hidden_state` and, where there is one,
-   * `pooler_output`. The caller disposes all of them.
+   * `pooler_output`. With `labels` there is a `loss`. The caller disposes all of them.
    * @throws ShapeError, OptionError (an input of another size than the model's, or that it does not have)
    */
-  forward(options: FeatureForwardOptions): O & { hidden_states?: Tensor[]; attentions?: Tensor[] };
+  forward(options: FeatureForwardOptions): Result<O>;
   /** The same with the options after the inputs. */
   forward(
     inputs: FeatureValues | FeatureForwardOptions,
     options?: Omit<FeatureForwardOptions, "pixel_values" | "input_values">,
-  ): O & { hidden_states?: Tensor[]; attentions?: Tensor[] };
-  forward(...given: readonly unknown[]): O & { hidden_states?: Tensor[]; attentions?: Tensor[] } {
+  ): Result<O>;
+  forward(...given: readonly unknown[]): Result<O> {
     this.checkUsable();
     const { device, module } = this;
     const { name } = module.input;
@@ -46,9 +54,15 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
     }
     const features = readFeatures(options[name as "pixel_values"], module.input);
     const attention = this.attending(options.output_attentions);
-    const record = (): Outputs & { hidden_states?: Tensor[]; attentions?: Tensor[] } => {
-      const rows = features.shape[0]!;
-      const hides = this.#mask(options.attention_mask, features.shape);
+    const rows = features.shape[0]!;
+    const hides = this.#mask(options.attention_mask, features.shape);
+    const loss = featureLoss(this, options, rows, () => {
+      const each = module.frames(features.shape[1]!) ?? 0;
+      return Array.from({ length: rows }, (_, r) =>
+        hides ? hides.subarray(r * each, (r + 1) * each).reduce((sum, one) => sum + one, 0) : each,
+      );
+    });
+    const record = (): Result<Outputs> => {
       const shape = hides && [rows, hides.length / rows];
       const mask = shape && Tensor.from(device, hides, shape, "u8");
       const real = shape && Tensor.from(device, Float32Array.from(hides), shape);
@@ -57,6 +71,7 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
       using pass = module.pass(input, { capture, capture_attentions, attention });
       const outputs = module.outputs(pass, features.on(device), real);
       return {
+        ...(loss ? { loss: loss(outputs) } : {}),
         ...outputs,
         ...(capture ? { hidden_states: pass.take_hidden_states() } : {}),
         ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),

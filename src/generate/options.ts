@@ -180,17 +180,22 @@ const LOGITS = {
   logits_to_keep: whole(0),
 };
 
-/** What a causal language model learns from. */
+/** How the losses of labels become one. */
+const LOSS = {
+  /** What the sum of the losses is divided by: labels that count in all batches of an update (default: those of this batch). */
+  num_items_in_batch: whole(1),
+  /** Share of each label that is spread over all of them (default: 0). */
+  label_smoothing: number((n) => n >= 0 && n < 1, "a number of at least 0, below 1"),
+};
+
+/** What a language model learns from. */
 const TRAINING = {
   /**
    * [B,T]: the ids that the model should give, at their own places (usually the inputs themselves); -100 does not count. The result then
    * has a `loss`.
    */
   labels: checkedLater<Ids>(),
-  /** What the sum of the losses is divided by: labels that count in all batches of an update (default: those of this batch). */
-  num_items_in_batch: whole(1),
-  /** Share of each label that is spread over the whole vocabulary (default: 0). */
-  label_smoothing: number((n) => n >= 0 && n < 1, "a number of at least 0, below 1"),
+  ...LOSS,
   /** The loss alone: the head runs on some tokens after the others, and the logits of all of them are never in memory. */
   skip_logits: flag(),
 };
@@ -211,10 +216,25 @@ export interface ForwardOptions
     Options<typeof TRAINING>,
     Options<typeof ADAPTERS> {}
 
-/** All options of an encoder's forward. */
-export const ENCODER_FORWARD = { ...INPUTS, ...OUTPUTS };
+/** What the heads of encoders learn from. */
+const ENCODER_TRAINING = {
+  /**
+   * Of masked language models and classifiers of tokens [B,T], an id or a class for each token; of classifiers of texts [B], or [B,labels]
+   * if a text may have several or they are numbers (`problem_type` of config.json says which). -100 does not count. The result then has a
+   * `loss`.
+   */
+  labels: checkedLater<Ids>(),
+  /** [B]: the first tokens of answers; those behind the text do not count. */
+  start_positions: checkedLater<Ids>(),
+  /** [B]: the last tokens of answers. */
+  end_positions: checkedLater<Ids>(),
+  ...LOSS,
+};
 
-export interface EncoderForwardOptions extends ModelInputs, Options<typeof OUTPUTS> {}
+/** All options of an encoder's forward. */
+export const ENCODER_FORWARD = { ...INPUTS, ...OUTPUTS, ...ENCODER_TRAINING };
+
+export interface EncoderForwardOptions extends ModelInputs, Options<typeof OUTPUTS>, Options<typeof ENCODER_TRAINING> {}
 
 const FEATURES = {
   /** [B,channels,height,width]: images, as an image processor makes them. */
@@ -225,10 +245,20 @@ const FEATURES = {
   attention_mask: checkedLater<Ids>(),
 };
 
-/** All options of the forward of a model of images or sound; each reads one of the inputs. */
-export const FEATURE_FORWARD = { ...FEATURES, ...OUTPUTS };
+/** What the heads of models of images and sound learn from. */
+const FEATURE_TRAINING = {
+  /** Of classifiers as those of texts; of CTC [B,letters], the text of each sound behind which -100 fills rows. The result then has a `loss`. */
+  labels: checkedLater<Ids>(),
+  ...LOSS,
+};
 
-export interface FeatureForwardOptions extends Options<typeof FEATURES>, Options<typeof OUTPUTS> {}
+/** All options of the forward of a model of images or sound; each reads one of the inputs. */
+export const FEATURE_FORWARD = { ...FEATURES, ...OUTPUTS, ...FEATURE_TRAINING };
+
+export interface FeatureForwardOptions
+  extends Options<typeof FEATURES>,
+    Options<typeof OUTPUTS>,
+    Options<typeof FEATURE_TRAINING> {}
 
 /** All options of a model of texts and images, and of the calls of its towers. */
 export const CLIP_TEXT = omit(INPUTS, ["token_type_ids"]);
@@ -244,14 +274,25 @@ const DECODER_INPUTS = {
   decoder_input_ids: checkedLater<Ids>(),
 };
 
+/** What an encoder-decoder learns from. */
+const DECODER_TRAINING = {
+  ...TRAINING,
+  /**
+   * [B,T]: the ids that the decoder should give; -100 does not count. The result then has a `loss`. Without decoder_input_ids the
+   * decoder reads them one place later, behind its `decoder_start_token_id`.
+   */
+  labels: checkedLater<Ids>(),
+};
+
 /** All options of an encoder-decoder's forward. */
-export const SEQ2SEQ_FORWARD = { ...INPUTS, ...DECODER_INPUTS, ...OUTPUTS, ...LOGITS };
+export const SEQ2SEQ_FORWARD = { ...INPUTS, ...DECODER_INPUTS, ...OUTPUTS, ...LOGITS, ...DECODER_TRAINING };
 
 export interface Seq2SeqForwardOptions
   extends ModelInputs,
-    Needed<typeof DECODER_INPUTS, "decoder_input_ids">,
+    Options<typeof DECODER_INPUTS>,
     Options<typeof OUTPUTS>,
-    Options<typeof LOGITS> {}
+    Options<typeof LOGITS>,
+    Options<typeof DECODER_TRAINING> {}
 
 /** An assistant: a causal language model from from_pretrained. */
 export interface AssistantModel extends LoadedModel<CausalLM> {}

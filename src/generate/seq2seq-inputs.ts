@@ -1,11 +1,15 @@
 // What an encoder-decoder reads: its encoder's input, and how its decoder starts.
 
 import { OptionError } from "../core/errors.js";
+import type { Options } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
+import { IGNORED } from "../ops/cross-entropy.js";
 import type { LoadedModel } from "./base.js";
 import { readFeatures } from "./features.js";
-import { type Batch, type Ids, readBatch } from "./inputs.js";
+import { type Batch, type Ids, readBatch, table } from "./inputs.js";
+import { type NextLabels, tokenLabels } from "./labels.js";
+import type { SEQ2SEQ_FORWARD } from "./options.js";
 import { type EncoderInput, encodedShape } from "./seq2seq.js";
 import { type SpeechOptions, type SpeechStart, speechStart } from "./speech.js";
 
@@ -55,6 +59,62 @@ export function decoderStart(
   }
   if (module.features) return speechStart(id, rows, options, generation_config, vocab);
   return { decoder: { rows, steps: 1, ids: new Int32Array(rows).fill(id), mask: undefined } };
+}
+
+/**
+ * Labels one place later, behind the token that begins a text, with padding for -100. mBART has no such token: its texts begin with
+ * their last one, which names the language.
+ * @throws OptionError if config.json has no such token, or no padding
+ */
+export function shiftedRight(config: object, labels: readonly (readonly number[])[]): number[][] {
+  const { model_type, decoder_start_token_id: start, pad_token_id: pad } = config as Readonly<Record<string, unknown>>;
+  const wraps = model_type === "mbart";
+  const first = wraps ? pad : start;
+  if (typeof first !== "number" || typeof pad !== "number") {
+    const missing = typeof pad !== "number" ? "pad_token_id" : "decoder_start_token_id";
+    throw new OptionError(`labels: the model's config.json has no ${missing}, so they make no decoder_input_ids`, {
+      hint: "pass decoder_input_ids",
+    });
+  }
+  return labels.map((row) => {
+    const real = row.filter((id) => id !== IGNORED && id !== pad);
+    const begin = wraps ? (row.map((id) => (id === IGNORED ? pad : id)).at(real.length - 1) ?? pad) : first;
+    return [begin, ...row.slice(0, -1)].map((id) => (id === IGNORED ? pad : id));
+  });
+}
+
+/**
+ * What the decoder of a forward pass reads, and what it learns: without ids of its own it reads its labels.
+ * @throws ShapeError, OptionError
+ */
+export function readDecoder(
+  { config, module }: LoadedModel<Seq2SeqLM>,
+  inputs: Options<typeof SEQ2SEQ_FORWARD>,
+): { readonly decoder: Batch; readonly learned: NextLabels | undefined } {
+  const { labels, decoder_input_ids: begun, num_items_in_batch, label_smoothing, skip_logits, logits_to_keep } = inputs;
+  const { vocab } = module.geometry;
+  if (labels === undefined) {
+    if (skip_logits || num_items_in_batch !== undefined || label_smoothing) {
+      throw new OptionError(
+        "forward: skip_logits, num_items_in_batch and label_smoothing are about a loss: pass labels",
+      );
+    }
+    return { decoder: readBatch(begun, undefined, vocab, "decoder_input_ids"), learned: undefined };
+  }
+  if (logits_to_keep) {
+    throw new OptionError("forward: labels need the logits of all positions, and logits_to_keep is set");
+  }
+  const rows = table("labels", labels);
+  const shape = { rows: rows.length, steps: rows[0]!.length };
+  const decoder = begun === undefined ? undefined : readBatch(begun, undefined, vocab, "decoder_input_ids");
+  const learned = tokenLabels(
+    { ...(decoder ?? shape), mask: undefined },
+    rows,
+    vocab,
+    num_items_in_batch === undefined,
+  );
+  if (decoder) return { decoder, learned };
+  return { decoder: readBatch(shiftedRight(config, rows), undefined, vocab, "labels"), learned };
 }
 
 /** @throws OptionError for a language or task beside a start of the decoder, which names its own */

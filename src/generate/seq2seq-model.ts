@@ -19,7 +19,8 @@ import { layeredDecoder } from "./dola.js";
 import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
 import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
-import { type Batch, eachPrompt, numbersOf, promptsOf, readBatch, withImpliedMask } from "./inputs.js";
+import { type Batch, eachPrompt, type Ids, numbersOf, promptsOf, readBatch, table, withImpliedMask } from "./inputs.js";
+import { lossOf, lossOfStates } from "./labels.js";
 import { collect, type Step } from "./loop.js";
 import { rowsOf } from "./mode-options.js";
 import {
@@ -45,8 +46,10 @@ import {
   checkDecoderPositions,
   checkDecoderRows,
   decoderStart,
+  readDecoder,
   readEncoderInput,
   refuseTwoStarts,
+  shiftedRight,
 } from "./seq2seq-inputs.js";
 import { type SpeechOptions, type SpeechStart, withLanguages } from "./speech.js";
 import { asksTranscript, type SpeechCall, timestampRule } from "./speech-call.js";
@@ -55,6 +58,8 @@ import { Transcription } from "./transcribe.js";
 
 /** The result of one forward pass; the caller disposes all of it. */
 export interface Seq2SeqOutput {
+  /** With `labels`: f32[1], the mean cross-entropy of the labels that count, in nats. */
+  loss?: Tensor;
   /** f32[B,T,vocab], or f32[B,n,vocab] with `logits_to_keep`. */
   logits: Tensor;
   /** f32[B,S,hidden] */
@@ -64,6 +69,11 @@ export interface Seq2SeqOutput {
   encoder_attentions?: Tensor[];
   decoder_attentions?: Tensor[];
   cross_attentions?: Tensor[];
+}
+
+/** The result of a pass with `skip_logits`. */
+export interface Seq2SeqLoss extends Omit<Seq2SeqOutput, "logits" | "loss"> {
+  loss: Tensor;
 }
 
 interface Prepared {
@@ -91,22 +101,24 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   }
 
   /**
-   * Records one forward pass of encoder and decoder, without a cache.
+   * Records one forward pass of encoder and decoder, without a cache. With `labels` there is a `loss`, and with `skip_logits` the loss
+   * alone.
    * @throws ShapeError, OptionError (an id outside the vocabulary, an unknown option)
    */
+  forward(options: Seq2SeqForwardOptions & { readonly skip_logits: true }): Seq2SeqLoss;
   forward(options: Seq2SeqForwardOptions): Seq2SeqOutput;
   /** The same with the options after the inputs. */
   forward(inputs: Inputs<Seq2SeqForwardOptions>, options?: After<Seq2SeqForwardOptions>): Seq2SeqOutput;
-  forward(...given: readonly unknown[]): Seq2SeqOutput {
+  forward(...given: readonly unknown[]): Seq2SeqOutput | Seq2SeqLoss {
     this.checkUsable();
     const { device, module } = this;
     const speech = module.features;
     const inputs = readCall("forward", speech ? SPEECH_FORWARD : SEQ2SEQ_FORWARD, given, speech?.name);
-    const { vocab } = module.geometry;
     const encoder = readEncoderInput(this.module, inputs);
-    const decoder = readBatch(inputs.decoder_input_ids, undefined, vocab, "decoder_input_ids");
+    const { decoder, learned } = readDecoder(this as LoadedModel<Seq2SeqLM>, inputs);
     checkDecoderRows(this.module, encoder, decoder);
-    checkDecoderPositions(this.module, decoder.steps, "shorten decoder_input_ids");
+    const shorten = inputs.decoder_input_ids === undefined ? "shorten labels" : "shorten decoder_input_ids";
+    checkDecoderPositions(this.module, decoder.steps, shorten);
     const capture = inputs.output_hidden_states ?? false;
     const capture_attentions = inputs.output_attentions ?? false;
     const how = { capture, capture_attentions, attention: this.attending(capture_attentions) };
@@ -122,9 +134,16 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       encoding.capture(hidden);
       const input = { positions: places(decoder), encoded: { hidden, mask } };
       using decoding = module.pass(input, how);
-      const { logits_to_keep } = inputs;
-      const scores = logits(module, decoding, ints(decoder.ids, decoder), { logits_to_keep });
-      const output: Seq2SeqOutput = { logits: scores, encoder_last_hidden_state: hidden };
+      const ids = ints(decoder.ids, decoder);
+      const output: Partial<Seq2SeqOutput> = { encoder_last_hidden_state: hidden };
+      if (learned && inputs.skip_logits) {
+        const states = module.hidden(decoding, ids);
+        decoding.capture(states);
+        output.loss = lossOfStates(module, states, learned, inputs);
+      } else {
+        output.logits = logits(module, decoding, ids, { logits_to_keep: inputs.logits_to_keep });
+        if (learned) output.loss = lossOf(output.logits, learned, inputs);
+      }
       if (capture) {
         output.encoder_hidden_states = encoding.take_hidden_states();
         output.decoder_hidden_states = decoding.take_hidden_states();
@@ -134,8 +153,13 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
         output.decoder_attentions = decoding.take_attentions("self");
         output.cross_attentions = decoding.take_attentions("cross");
       }
-      return { ...output };
-    });
+      return { ...output } as Record<string, Tensor | Tensor[]>;
+    }) as unknown as Seq2SeqOutput | Seq2SeqLoss; // one or the other, as the inputs say
+  }
+
+  /** Labels [B][T] as the decoder reads them: one place later, behind its first token, with padding for -100. @throws OptionError */
+  prepare_decoder_input_ids_from_labels(labels: Ids): number[][] {
+    return shiftedRight(this.config, table("labels", labels));
   }
 
   /**

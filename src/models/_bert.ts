@@ -28,6 +28,8 @@ export const bertFields = {
   position_embedding_type: z.literal("absolute").default("absolute"),
   is_decoder: z.literal(false).default(false),
   tie_word_embeddings: z.boolean().default(true),
+  /** The entry of padding, which is not trained. */
+  pad_token_id: z.int().nullable().default(0),
 };
 
 const shared = z.object(bertFields);
@@ -39,10 +41,10 @@ class BertEmbeddings extends Module {
   token_type_embeddings: Embedding;
   LayerNorm: LayerNorm;
 
-  constructor(c: BertConfig) {
+  constructor(c: BertConfig, padding_idx: number | undefined) {
     super();
-    this.word_embeddings = new Embedding(c.vocab_size, c.hidden_size);
-    this.position_embeddings = new Embedding(c.max_position_embeddings, c.hidden_size);
+    this.word_embeddings = new Embedding(c.vocab_size, c.hidden_size, c.pad_token_id);
+    this.position_embeddings = new Embedding(c.max_position_embeddings, c.hidden_size, padding_idx);
     this.token_type_embeddings = new Embedding(c.type_vocab_size, c.hidden_size);
     this.LayerNorm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
   }
@@ -154,7 +156,7 @@ export class BertModel extends Module implements EncoderBase {
   constructor(c: BertConfig, pooler: boolean, padding_idx?: number) {
     super();
     headSize(c.hidden_size, c.num_attention_heads);
-    this.embeddings = new BertEmbeddings(c);
+    this.embeddings = new BertEmbeddings(c, padding_idx);
     this.encoder = new BertEncoder(c);
     this.pooler = pooler ? new Dense(c.hidden_size, c.hidden_size) : undefined;
     this.geometry = {

@@ -28,6 +28,7 @@ const schema = z.object({
   max_position_embeddings: count.default(1024),
   scale_embedding: z.boolean().default(false),
   tie_word_embeddings: z.boolean().default(true),
+  pad_token_id: z.int().nullable().default(1),
   // Of files from before there was a class for each; all others are BART and mBART as they are.
   normalize_embedding: z.literal(true).default(true),
   static_position_embeddings: z.literal(false).default(false),
@@ -89,7 +90,7 @@ class BartModel extends Module {
     const decoder: BartLayerOptions = { ...both, heads: c.decoder_attention_heads, inner: c.decoder_ffn_dim };
     const layers = Array.from({ length: c.encoder_layers }, () => new BartEncoderLayer(encoder));
     const decoding = Array.from({ length: c.decoder_layers }, (_, layer) => new BartDecoderLayer(decoder, layer));
-    this.shared = new Embedding(c.vocab_size, c.d_model);
+    this.shared = new Embedding(c.vocab_size, c.d_model, c.pad_token_id);
     this.encoder = new BartStack(c, this.shared, layers);
     this.decoder = new BartStack(c, this.shared, decoding);
   }

@@ -24,6 +24,7 @@ const schema = z.object({
   // With either value the table of positions is a tensor of the file.
   sinusoidal_pos_embds: z.boolean().default(false),
   tie_word_embeddings: z.boolean().default(true),
+  pad_token_id: z.int().nullable().default(0),
 });
 
 const ALIASES = {
@@ -43,7 +44,7 @@ class DistilBertEmbeddings extends Module {
 
   constructor(c: DistilBertConfig) {
     super();
-    this.word_embeddings = new Embedding(c.vocab_size, c.dim);
+    this.word_embeddings = new Embedding(c.vocab_size, c.dim, c.pad_token_id);
     this.position_embeddings = new Embedding(c.max_position_embeddings, c.dim);
     this.LayerNorm = new LayerNorm(c.dim, EPSILON);
   }

@@ -20,7 +20,7 @@ import {
 } from "./_bert.js";
 import { labelCount, readConfig } from "./_config.js";
 
-const schema = z.object({ ...bertFields, pad_token_id: z.int().min(0).nullish() });
+const schema = z.object({ ...bertFields, pad_token_id: z.int().min(0).nullable().default(1) });
 
 function baseOf(json: ConfigJson, pooler: boolean): { c: BertConfig; base: BertModel } {
   const c = readConfig(json, schema);

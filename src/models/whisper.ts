@@ -33,6 +33,7 @@ const schema = z.object({
   /** Read by nothing: transformers has the field and never scales. */
   scale_embedding: z.boolean().default(false),
   tie_word_embeddings: z.boolean().default(true),
+  pad_token_id: z.int().nullable().default(50256),
 });
 
 type WhisperConfig = z.infer<typeof schema>;
@@ -84,7 +85,7 @@ class WhisperDecoder extends Module {
 
   constructor(c: WhisperConfig) {
     super();
-    this.embed_tokens = new Embedding(c.vocab_size, c.d_model);
+    this.embed_tokens = new Embedding(c.vocab_size, c.d_model, c.pad_token_id);
     this.embed_positions = new Embedding(c.max_target_positions, c.d_model);
     const options = layerOptions(c, c.decoder_attention_heads, c.decoder_ffn_dim);
     this.layers = Array.from({ length: c.decoder_layers }, (_, layer) => new BartDecoderLayer(options, layer));

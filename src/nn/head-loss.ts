@@ -13,6 +13,7 @@ import { scale } from "../ops/scale.js";
 import { sumRows } from "../ops/sum-rows.js";
 import { type GradientCall, recordAs } from "../ops/tape.js";
 import type { CausalLM } from "./decoder.js";
+import type { Seq2SeqLM } from "./seq2seq.js";
 
 /** Most elements of logits in a piece: 32 MB. */
 const CHUNK_LOGITS = 2 ** 23;
@@ -27,7 +28,7 @@ export interface Head {
 }
 
 /** The head of a decoder. */
-export function headOf(model: CausalLM): Head {
+export function headOf(model: CausalLM | Seq2SeqLM): Head {
   const linear = model.output_embeddings();
   return {
     vocabulary: model.geometry.vocab,

@@ -7,7 +7,10 @@ import { NotFoundError, OptionError } from "../core/errors.js";
 import { listed, shapeText, show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
+import { embeddingBack } from "../ops/embedding.js";
+import { fillInto } from "../ops/fill.js";
 import type { LinearOptions } from "../ops/linear.js";
+import { type GradientRule, recordAs, tapes } from "../ops/tape.js";
 import { Buffer, Matrix, Parameter } from "./parameter.js";
 import { treeOf } from "./print.js";
 import { type LoadedKeys, type LoadStateOptions, loadState, type State, type StateTensor, stateOf } from "./state.js";
@@ -251,20 +254,41 @@ export class Linear extends Module {
 /** A table whose rows are looked up. */
 export class Embedding extends Module {
   weight: Matrix;
+  readonly padding_idx: number | undefined;
 
-  constructor(entries: number, width: number) {
+  /** @param padding_idx the entry of padding, which is not trained: its gradient is zero */
+  constructor(entries: number, width: number, padding_idx?: number | null) {
     super();
     this.weight = new Matrix(entries, width);
+    this.padding_idx = padding_idx ?? undefined;
   }
 
   forward(ids: Tensor): Tensor {
     if (!Tensor.is(ids)) throw new OptionError(`${this.class_name}: the input must be a Tensor, got ${show(ids)}`);
-    return within(ids.device, this.path, () => this.weight.weight.rows(ids));
+    return within(ids.device, this.path, () => {
+      const { weight } = this.weight;
+      const table = weight === this.weight.inner && weight.scheme === "dense" ? weight.tensors[0] : undefined;
+      const { padding_idx } = this;
+      if (padding_idx === undefined || padding_idx < 0 || !table || !tapes.open?.tracks(table)) return weight.rows(ids);
+      const [rows] = recordAs("embedding", [table], withoutEntry(padding_idx, table.shape[0]!), () => {
+        return { outputs: [weight.rows(ids)], saved: [ids] };
+      });
+      return rows!;
+    });
   }
 
   override extra_repr(): string {
     return `${this.weight.shape.join(", ")}, weight=${this.weight.stored}`;
   }
+}
+
+/** The gradient of a look-up by its table, whose entry `padding_idx` has none. */
+function withoutEntry(padding_idx: number, entries: number): GradientRule {
+  return ({ inputs: [, ids], dy: [dy] }) => {
+    const gradient = embeddingBack(ids!, dy!, entries);
+    if (padding_idx < entries) fillInto(gradient.narrow(0, padding_idx, 1), 0);
+    return [gradient];
+  };
 }
 
 /** A part that files may lack. */

@@ -8,10 +8,12 @@ import { laneOf, laneProblem, pageOf, pageProblem } from "./_paged.js";
 import { add } from "./add.js";
 import { type AttentionBackOptions, attentionBack } from "./attention-back.js";
 import { contiguous, copyInto } from "./copy.js";
+import { embedding, embeddingBack } from "./embedding.js";
 import { multiply } from "./gated.js";
 import { COMPUTE, type Compute, checkCompute, linear } from "./linear.js";
 import { Op } from "./op.js";
 import { scale } from "./scale.js";
+import { sumRows } from "./sum-rows.js";
 
 /** Added to the code of `compute` if all kernels of a backend must give a token the same bits. */
 const DETERMINISTIC = 4;
@@ -139,20 +141,59 @@ export const attentionOp = new Op({
     });
     const rows = (x: Tensor): Tensor => (lastDimContiguous(x) && x.dtype === "f32" ? x : contiguous(x, "f32"));
     const [q, k, v] = ["q", "k", "v"].map((name) => rows(given.get(name)!));
-    const [mask, segments, slopes, bias] = DIFFERENTIATED.slice(3).map((name) => given.get(name));
+    const [mask, segments, slopes, distances, added] = DIFFERENTIATED.slice(3).map((name) => given.get(name));
+    const far = distances && new Distances(distances, q!, k!);
+    const bias = far && added ? add(contiguous(far.bias), contiguous(added)) : (far?.bias ?? added);
     const options = { mask, segments, slopes, bias, scale, causal: causal !== 0, window, softcap };
     const found: (Tensor | undefined)[] = [...attentionBack(q!, k!, v!, dy!, options)];
-    if (wanted[BIAS]) found[BIAS] = biasGradient(q!, k!, v!, dy!, options);
+    if (!wanted[BIAS] && !wanted[DISTANCES]) return found;
+    const byBias = biasGradient(q!, k!, v!, dy!, options);
+    if (wanted[BIAS]) found[BIAS] = byBias;
+    if (wanted[DISTANCES]) found[DISTANCES] = far!.gradient(byBias);
     return found;
   },
   keeps: () => DIFFERENTIATED,
 });
 
 /** Operands that attention can be differentiated with: those of attention without a cache. */
-const DIFFERENTIATED: readonly string[] = ["q", "k", "v", "mask", "segments", "slopes", "bias"];
+const DIFFERENTIATED: readonly string[] = ["q", "k", "v", "mask", "segments", "slopes", "distances", "bias"];
 
-/** Where the bias is among the operands. */
-const BIAS = attentionOp.signature.inputs.findIndex(({ name }) => name === "bias");
+/** Where they are among the operands. */
+const [BIAS = 0, DISTANCES = 0] = ["bias", "distances"].map((wanted) =>
+  attentionOp.signature.inputs.findIndex(({ name }) => name === wanted),
+);
+
+/** Additions by clamped distance, f32[H,W], as a bias: T x S numbers for each head, which only the backward pass holds. */
+class Distances {
+  /** f32[B,H,T,S], the same for all rows. */
+  readonly bias: Tensor;
+  readonly #away: Int32Array;
+  readonly #columns: number;
+
+  constructor(distances: Tensor, q: Tensor, k: Tensor) {
+    const [batch = 0, steps = 0, heads = 0] = q.shape;
+    const keys = k.shape[2]!;
+    this.#columns = distances.shape[1]!;
+    const farthest = (this.#columns - 1) / 2;
+    this.#away = Int32Array.from({ length: steps * keys }, (_, at) => {
+      const distance = (at % keys) - (keys - steps + Math.floor(at / keys));
+      return Math.max(-farthest, Math.min(farthest, distance)) + farthest;
+    });
+    const table = contiguous(distances.permute(1, 0)); // [W,H]
+    const all = embedding(table, Tensor.from(q.device, this.#away, [steps, keys])); // [T,S,H]
+    this.bias = contiguous(all.permute(2, 0, 1))
+      .view(1, heads, steps, keys)
+      .expand(batch, heads, steps, keys);
+  }
+
+  /** The gradient by the additions of that by the bias. */
+  gradient(byBias: Tensor): Tensor {
+    const [batch = 0, heads = 0, steps = 0, keys = 0] = byBias.shape;
+    const sum = sumRows(byBias.view(batch, -1)).view(heads, steps, keys);
+    const ids = Tensor.from(byBias.device, this.#away, [steps, keys]);
+    return contiguous(embeddingBack(ids, contiguous(sum.permute(1, 2, 0)), this.#columns).permute(1, 0));
+  }
+}
 
 /**
  * The gradient of attention by `bias`, f32[B,H,T,S]: P * (dP - the sum of P dP over the keys), with the weights P and dP = dy vᵀ,

@@ -77,6 +77,13 @@ function paddedRows(rows: readonly unknown[]): unknown[] {
   return rows.map((row) => (isList(row) ? [...row, ...new Array<number>(longest - row.length).fill(IGNORED)] : row));
 }
 
+/** The labels of each example; of several kinds, such as both ends of answers, a list of one each. */
+function labelsOf(batch: Batch, names: readonly string[]): unknown[] {
+  const [first, ...more] = names.map((name) => rowsOf(batch[name]));
+  if (!first || more.length === 0) return first ?? [];
+  return first.map((one, i) => [one, ...more.map((rows) => rows[i])]);
+}
+
 /** Examples of a batch. */
 function examplesOf(batch: Batch): number {
   for (const value of [batch.input_ids, ...Object.values(batch)]) if (isList(value)) return value.length;
@@ -114,7 +121,7 @@ export async function evaluation(
       loss?.dispose();
       logits?.dispose();
     }
-    if (wanted && batch.labels !== undefined) labels.push(...rowsOf(batch.labels));
+    if (wanted) labels.push(...labelsOf(batch, subject.labelled(batch)));
     samples += examples;
     batches++;
     await step();

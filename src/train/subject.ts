@@ -4,17 +4,20 @@ import type { FolderFiles } from "../checkpoints/folder.js";
 import { readSafetensorsHeader } from "../checkpoints/safetensors.js";
 import { isFunction, isOf } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
+import { omit } from "../core/options.js";
 import { listed, show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { LoadedModel } from "../generate/base.js";
 import { PreTrainedEncoder } from "../generate/encoder-model.js";
+import { PreTrainedFeatureModel } from "../generate/feature-model.js";
 import { PreTrainedModel } from "../generate/model.js";
-import { ENCODER_FORWARD, FORWARD, SEQ2SEQ_FORWARD } from "../generate/options.js";
+import { ENCODER_FORWARD, FEATURE_FORWARD, FORWARD, SEQ2SEQ_FORWARD, SPEECH_FORWARD } from "../generate/options.js";
 import { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import { bytesInOrder } from "../load/read.js";
 import type { Model } from "../nn/model.js";
 import { Module } from "../nn/module.js";
 import { StateTensor } from "../nn/state.js";
+import { copyInto } from "../ops/copy.js";
 import { taping } from "../ops/tape.js";
 import type { Source } from "../sources/source.js";
 import type { Batch } from "./data/types.js";
@@ -33,17 +36,25 @@ export type OpenFolder = (folder: string) => Promise<Source>;
 
 const WEIGHTS = "model.safetensors";
 
+/** Tasks whose labels are those of tokens: losses of an update's batches are divided by all of them. */
+const OF_TOKENS: readonly string[] = ["causal-lm", "seq2seq-lm", "speech-seq2seq", "masked-lm", "token-classification"];
+
+/** Tasks whose models give no loss. */
+const WITHOUT_LOSS: readonly string[] = ["base", "clip"];
+
+const POSITIONS = ["start_positions", "end_positions"] as const;
+
 /** The columns that a model takes; undefined if nobody knows. */
 function columnsOf(model: unknown): ReadonlySet<string> | undefined {
-  const table =
-    model instanceof PreTrainedModel
-      ? FORWARD
-      : model instanceof PreTrainedEncoder
-        ? ENCODER_FORWARD
-        : model instanceof PreTrainedSeq2SeqLM
-          ? SEQ2SEQ_FORWARD
-          : undefined;
-  return table && new Set([...Object.keys(table), "labels"]);
+  if (model instanceof PreTrainedModel) return new Set(Object.keys(FORWARD));
+  if (model instanceof PreTrainedEncoder) {
+    const left = model.task === "question-answering" ? (["labels"] as const) : POSITIONS;
+    return new Set(Object.keys(omit(ENCODER_FORWARD, left)));
+  }
+  if (model instanceof PreTrainedSeq2SeqLM) {
+    return new Set(Object.keys(model.module.features ? SPEECH_FORWARD : SEQ2SEQ_FORWARD));
+  }
+  return model instanceof PreTrainedFeatureModel ? new Set(Object.keys(FEATURE_FORWARD)) : undefined;
 }
 
 export class Subject {
@@ -66,8 +77,8 @@ export class Subject {
         `Trainer: model must be one of from_pretrained or a Module of octavo/nn, got ${show(model)}`,
       );
     }
-    if (!module && !(model instanceof PreTrainedModel) && !loss) {
-      throw new OptionError(`Trainer: a model for ${(model as LoadedModel<Model>).task} gives no loss`, {
+    if (LoadedModel.is(model) && WITHOUT_LOSS.includes(model.task) && !loss) {
+      throw new OptionError(`Trainer: a model for ${model.task} gives no loss`, {
         details: { option: "compute_loss_func" },
         hint: "compute_loss_func: (outputs, labels) => functional.cross_entropy(outputs.logits, ...), of octavo/nn",
       });
@@ -77,19 +88,19 @@ export class Subject {
     this.#loss = loss;
   }
 
-  /** A decoder with a loss of its own: labels are those of the tokens themselves, and are shifted by the model. */
-  get #causal(): PreTrainedModel | undefined {
-    return this.model instanceof PreTrainedModel && !this.#loss ? this.model : undefined;
+  /** A model with a loss of its own. */
+  get #own(): LoadedModel<Model> | undefined {
+    return LoadedModel.is(this.model) && !this.#loss ? this.model : undefined;
   }
 
   /** True if losses are divided by the labels of the whole update. */
   get countsItems(): boolean {
-    return this.#causal !== undefined || this.#loss !== undefined;
+    return this.#loss !== undefined || (this.#own !== undefined && OF_TOKENS.includes(this.#own.task));
   }
 
-  /** True if the first label of a row is nobody's. */
+  /** True if the first label of a row is nobody's: causal language models shift them. */
   get shifts(): boolean {
-    return this.#causal !== undefined;
+    return this.#own?.task === "causal-lm";
   }
 
   get root(): Module {
@@ -164,45 +175,42 @@ export class Subject {
   }
 
   /** What the model gives for a batch. @throws OptionError for what is no object */
-  #outputs(batch: Batch): ForwardOutput {
-    const outputs: unknown = (this.model as unknown as { forward(batch: Batch): unknown }).forward(batch);
+  #outputs(batch: object): ForwardOutput {
+    const outputs: unknown = (this.model as unknown as { forward(batch: object): unknown }).forward(batch);
     if (Tensor.is(outputs)) return { logits: outputs };
     if (typeof outputs === "object" && outputs !== null) return outputs as ForwardOutput;
     throw new OptionError(`Trainer: forward must give an object with a loss, got ${show(outputs)}`);
+  }
+
+  /** The names under which a batch has its labels; none if it has none. */
+  labelled(batch: Batch): readonly string[] {
+    const names = this.#own?.task === "question-answering" ? POSITIONS : ["labels"];
+    return names.filter((name) => batch[name] !== undefined);
   }
 
   /**
    * Records the loss of a batch: f32[1].
    * @throws OptionError if there is none; what `forward` throws
    */
-  loss(batch: Batch, { items, smoothing }: Reduction): Tensor {
-    return scope(() => {
-      const causal = this.#causal;
-      if (causal) {
-        if (batch.labels === undefined) {
-          throw new OptionError(`train: a batch has no labels, only ${listed(Object.keys(batch))}`, {
-            hint: "examples with labels (such as their input_ids), or a data_collator for language modelling that makes them",
-          });
-        }
-        return causal.forward({
-          ...(batch as { input_ids: number[][] }),
-          ...(items === undefined ? {} : { num_items_in_batch: Math.max(1, items) }),
-          label_smoothing: smoothing,
-          skip_logits: true,
-        }).loss;
-      }
-      if (smoothing > 0) {
-        throw new OptionError("label_smoothing_factor is for causal language models with their own loss", {
-          details: { option: "label_smoothing_factor" },
-        });
-      }
-      return this.#lossOf(batch, items).loss;
-    });
+  loss(batch: Batch, reduction: Reduction): Tensor {
+    return scope(() => this.#lossOf(batch, reduction, false).loss);
   }
 
-  #lossOf(batch: Batch, items: number | undefined): { loss: Tensor; outputs: ForwardOutput } {
+  /** @param wanted its outputs are wanted too */
+  #lossOf(
+    batch: Batch,
+    { items, smoothing }: Reduction,
+    wanted: boolean,
+  ): { readonly loss: Tensor; readonly outputs: ForwardOutput } {
+    if (!this.#own && smoothing > 0) {
+      throw new OptionError("label_smoothing_factor is for models with their own loss", {
+        details: { option: "label_smoothing_factor" },
+      });
+    }
     const { labels, ...inputs } = batch;
-    const outputs = this.#outputs(this.#loss ? inputs : batch);
+    const outputs = this.#outputs(
+      this.#own ? { ...batch, ...this.#reduction(batch, items, smoothing, wanted) } : this.#loss ? inputs : batch,
+    );
     const loss: unknown = this.#loss ? this.#loss(outputs, labels, items) : outputs.loss;
     if (Tensor.is(loss) && loss.size === 1) return { loss, outputs };
     const names = Object.keys(outputs);
@@ -211,23 +219,36 @@ export class Subject {
     });
   }
 
+  /** How a model's own loss is made of a batch. @throws OptionError for a batch without labels */
+  #reduction(batch: Batch, items: number | undefined, smoothing: number, wanted: boolean): object {
+    if (this.labelled(batch).length === 0) {
+      throw new OptionError(`train: a batch has no labels, only ${listed(Object.keys(batch))}`, {
+        hint: "examples with labels (such as their input_ids), or a data_collator for language modelling that makes them",
+      });
+    }
+    const decodes = this.model instanceof PreTrainedModel || this.model instanceof PreTrainedSeq2SeqLM;
+    return {
+      ...(items === undefined ? {} : { num_items_in_batch: Math.max(1, items) }),
+      ...(smoothing > 0 ? { label_smoothing: smoothing } : {}),
+      ...(decodes && !wanted ? { skip_logits: true } : {}),
+    };
+  }
+
   /** Loss (if the batch has labels) and logits of a batch, without gradients. */
   evaluate(batch: Batch, smoothing: number, wanted: boolean): { loss?: Tensor; logits?: Tensor } {
     return taping(undefined, () =>
       scope(() => {
-        const labelled = batch.labels !== undefined;
-        if (!wanted) return labelled ? { loss: this.loss(batch, { items: undefined, smoothing }) } : {};
-        if (this.#causal) {
-          const { loss, logits } = this.#causal.forward({
-            ...(batch as { input_ids: number[][] }),
-            ...(labelled ? { label_smoothing: smoothing } : {}),
-          });
-          return loss ? { loss, logits } : { logits };
-        }
+        const labelled = this.labelled(batch).length > 0;
+        const reduction = { items: undefined, smoothing };
+        if (!wanted) return labelled ? { loss: this.loss(batch, reduction) } : {};
         const { loss, outputs } = labelled
-          ? this.#lossOf(batch, undefined)
+          ? this.#lossOf(batch, reduction, true)
           : { loss: undefined, outputs: this.#outputs(batch) };
-        const logits = Object.entries(outputs).find(([name, one]) => name !== "loss" && Tensor.is(one))?.[1] as Tensor;
+        const [first, second] = Object.entries(outputs).flatMap(([name, one]) =>
+          name !== "loss" && Tensor.is(one) ? [one] : [],
+        );
+        const answers = this.#own?.task === "question-answering" && first && second;
+        const logits = answers ? sideBySide(first, second) : first;
         return { ...(loss ? { loss } : {}), ...(logits ? { logits } : {}) };
       }),
     );
@@ -292,6 +313,14 @@ export class Subject {
   async release(): Promise<void> {
     if (LoadedModel.is(this.model)) await this.model.release();
   }
+}
+
+/** [B,T,2] of two tensors [B,T]. */
+function sideBySide(a: Tensor, b: Tensor): Tensor {
+  const both = Tensor.empty(a.device, [...a.shape, 2], "f32", "logits");
+  copyInto(a, both.select(2, 0));
+  copyInto(b, both.select(2, 1));
+  return both;
 }
 
 /** @throws OctavoError for a loss that is no number */

@@ -32,9 +32,12 @@ export interface CheckpointStore extends FolderWriter {
 
 /** What `compute_metrics` gets of an evaluation: values of all examples, padded with -100 to the same lengths. */
 export interface EvalPrediction {
-  /** The logits (the first output that is no loss), f32, and their shape; texts of several lengths are padded to the longest. */
+  /**
+   * The logits (the first output that is no loss), f32, and their shape; texts of several lengths are padded to the longest. Of answers
+   * [N,T,2]: of their starts and their ends.
+   */
   readonly predictions: { readonly data: Float32Array; readonly shape: readonly number[] };
-  /** [N][..]: the labels, or undefined if there are none. */
+  /** [N][..]: the labels (of answers [N][2]), or undefined if there are none. */
   readonly label_ids: readonly unknown[] | undefined;
 }
 

@@ -7,6 +7,7 @@ import { OptionError } from "../../core/errors.js";
 import { number, type Options, readOptions, such } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { DataCollatorWithFlattening, type FlattenedBatch, type FlatteningFeature } from "../../generate/flattening.js";
+import { shiftedRight } from "../../generate/seq2seq-inputs.js";
 import { IGNORED } from "../../ops/cross-entropy.js";
 import type { PreTrainedTokenizer } from "../../tokenizer/api.js";
 import {
@@ -127,19 +128,8 @@ export class DataCollatorForSeq2Seq extends Collator {
       throw new OptionError(`${call}: labels of other lengths need padding: true`, { details: { option: "padding" } });
     }
     const labels = padRows(rows, length, label_pad_token_id, tokenizer!.padding_side);
-    return { ...made, labels, ...(model ? { decoder_input_ids: shifted(call, model, labels) } : {}) };
+    return { ...made, labels, ...(model ? { decoder_input_ids: shiftedRight(model.config, labels) } : {}) };
   }
-}
-
-/** Labels one place later, behind the token that begins a text. @throws OptionError for a model that has no such token */
-function shifted(call: string, { config }: WithConfig, labels: readonly number[][]): number[][] {
-  const { decoder_start_token_id: first, pad_token_id: pad } = config as Readonly<Record<string, unknown>>;
-  if (typeof first !== "number" || typeof pad !== "number") {
-    throw new OptionError(`${call}: the model is no encoder-decoder with a decoder_start_token_id and a pad_token_id`, {
-      details: { option: "model" },
-    });
-  }
-  return labels.map((row) => [first, ...row.slice(0, -1)].map((id) => (id === IGNORED ? pad : id)));
 }
 
 const isId = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;

@@ -176,6 +176,8 @@ describe("attention", () => {
     ["mask that hides all of a row", T, () => ({ mask: Tensor.from(device, Uint8Array.of(0, 1, 1, 1, 0, 1), [B, T]) })],
     ["segments", T, () => ({ segments: Tensor.from(device, Int32Array.of(0, 0, 1, 0, 1, 1), [B, T]) })],
     ["bias", T, () => ({ bias: random(B, H, T, T) })],
+    ["distances", T, () => ({ distances: random(H, 3), causal: false })],
+    ["distances, with keys before", 5, () => ({ distances: random(H, 7) })],
     [
       "all at once",
       T,
@@ -185,6 +187,7 @@ describe("attention", () => {
         slopes: Tensor.from(device, Float32Array.of(0.5, 0.25, 0.1, 0.05), [H]),
         mask: Tensor.from(device, Uint8Array.of(1, 1, 1, 1, 0, 1), [B, T]),
         segments: Tensor.from(device, Int32Array.of(0, 0, 1, 1, 1, 1), [B, T]),
+        distances: random(H, 3),
         bias: random(1, H, T, T).expand(B, H, T, T),
       }),
     ],
@@ -194,7 +197,8 @@ describe("attention", () => {
       const [q, k, v] = [random(B, T, H, D), random(B, S, G, D), random(B, S, G, E)];
       const given = options();
       const bias = given.bias?.contiguous ? [given.bias] : [];
-      check([q, k, v, ...bias], () =>
+      const distances = given.distances ? [given.distances] : [];
+      check([q, k, v, ...bias, ...distances], () =>
         attention(q, k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3), { scale: 0.6, ...given }),
       );
     }),

@@ -2,16 +2,18 @@
 // model and taking them away again is set.ts.
 
 import type { Device } from "../core/device.js";
+import { narrow } from "../core/dtype.js";
 import { OctavoError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { normal, uniform } from "../nn/init.js";
 import type { Model } from "../nn/model.js";
 import { Embedding, Matrix, type Module, Parameter } from "../nn/module.js";
-import { constant } from "../nn/pending.js";
+import { constant, PendingFloats } from "../nn/pending.js";
 import { denseScheme, storeRows } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
-import type { LoraConfig } from "./config.js";
+import type { AnyLoraConfig } from "./config.js";
+import type { First, Firsts } from "./decompose.js";
 import { isTransposed, type Target, type Targets } from "./targets.js";
 import { type Layer, magnitudes, type Role } from "./weight.js";
 
@@ -35,12 +37,14 @@ export interface Replaced {
 
 export interface Adapter {
   readonly name: string;
-  readonly config: LoraConfig;
+  readonly config: AnyLoraConfig;
   readonly places: readonly Place[];
   /** Of modules that are saved whole: they work while the adapter does. */
   readonly replaced: readonly Replaced[];
   /** Biases of the model, which are the adapter's as long as it is there. */
   readonly biases: readonly Replaced[];
+  /** Takes what the adapter begins with out of the model's weights: once, when it is put on the model. */
+  readonly settle?: (() => void) | undefined;
 }
 
 /** A matrix or a vector of a module that is saved whole. */
@@ -116,7 +120,7 @@ export function shapesOf({ module, rank, role }: Blueprint["targets"][number]): 
 }
 
 /** Bytes that an adapter takes on the device. */
-export function bytesOf({ targets, whole, biases }: Blueprint, config: LoraConfig): number {
+export function bytesOf({ targets, whole, biases }: Blueprint, config: AnyLoraConfig): number {
   const size = (shape: readonly number[]): number => shape.reduce((n, one) => n * one, 4);
   const layers = targets.map((target) => {
     const { a, b, outputs } = shapesOf(target);
@@ -131,8 +135,12 @@ export function deviceOf(base: Parameter | Matrix): Device {
   return base.tensors[0]!.device;
 }
 
-/** A new adapter with its first values: it changes nothing yet, unless `init_lora_weights` is false. @throws OutOfMemoryError */
-export function newAdapter(name: string, config: LoraConfig, blueprint: Blueprint): Adapter {
+/**
+ * A new adapter with its first values: it changes nothing yet, unless `init_lora_weights` is false.
+ * @param firsts first values that are parts of the model's weights
+ * @throws OutOfMemoryError
+ */
+export function newAdapter(name: string, config: AnyLoraConfig, blueprint: Blueprint, firsts?: Firsts): Adapter {
   const made: Disposable[] = [];
   const keep = <T extends { dispose(): void }>(one: T): T => {
     made.push({ [Symbol.dispose]: () => one.dispose() });
@@ -141,15 +149,20 @@ export function newAdapter(name: string, config: LoraConfig, blueprint: Blueprin
   try {
     const places: Place[] = blueprint.targets.map((target) => {
       const { path, module, scale, role } = target;
-      const [a, b] = firstValues(config, target).map((pending) => {
+      const first = firsts?.get(target);
+      const [a, b] = (first ? given(first, target) : firstValues(config, target)).map((pending) => {
         const parameter = keep(new Parameter(...pending.shape));
         parameter.pending = pending;
         parameter.to(deviceOf(module.weight));
         return parameter;
       }) as [Parameter, Parameter];
       const plain = { kind: "lora", a, b, scale, dropout: config.fields.lora_dropout } as const;
-      const { inner } = module.weight;
-      const magnitude = config.fields.use_dora ? keep(new Parameter(magnitudes(inner!, plain, role))) : undefined;
+      let magnitude: Parameter | undefined;
+      if (config.fields.use_dora) {
+        const residual = first?.residual();
+        magnitude = keep(new Parameter(magnitudes(residual ?? module.weight.inner!, plain, role)));
+        residual?.dispose();
+      }
       return { path, matrix: module.weight, role, layer: { ...plain, magnitude } };
     });
     const replaced: Replaced[] = [];
@@ -162,11 +175,27 @@ export function newAdapter(name: string, config: LoraConfig, blueprint: Blueprin
       } else replaced.push({ name, base, own: keep(copyOf(base)) });
     }
     const biases = blueprint.biases.map(({ name, base }) => ({ name, base, own: keep(copyOf(base)) }));
-    return { name, config, places, replaced, biases };
+    return { name, config, places, replaced, biases, settle: settling(firsts) };
   } catch (error) {
     for (const one of made) one[Symbol.dispose]();
     throw error;
   }
+}
+
+/** What takes first values out of the model's weights. */
+export function settling(firsts: Firsts | undefined): Adapter["settle"] {
+  if (!firsts) return undefined;
+  return () => {
+    for (const [{ module }, first] of firsts) module.weight.refill(first.residual());
+  };
+}
+
+/** First values as they wait for a device. */
+function given({ a, b }: First, target: Blueprint["targets"][number]): PendingFloats[] {
+  const shapes = shapesOf(target);
+  return [[shapes.a, a] as const, [shapes.b, b] as const].map(
+    ([shape, values]) => new PendingFloats(shape, "f32", () => narrow("f32", values)),
+  );
 }
 
 /** f32 values of a parameter in one of their own. */
@@ -178,7 +207,7 @@ function copyOf(base: Parameter): Parameter {
 }
 
 /** The first values of A and B. */
-function firstValues({ fields }: LoraConfig, target: Blueprint["targets"][number]) {
+function firstValues({ fields }: AnyLoraConfig, target: Blueprint["targets"][number]) {
   const { a, b } = shapesOf(target);
   const { init_lora_weights: init } = fields;
   if (target.role === "lookup") {

@@ -55,6 +55,52 @@ const RANK = "a whole number above 0";
 const isRank = (value: unknown): boolean => isWhole(value) && value > 0 && value < 2 ** 31;
 const isScale = (value: unknown): boolean => typeof value === "number" && Math.abs(value) < 1e30;
 
+/** First values that are parts of the model's weights. */
+export type Decomposition = "pissa" | `pissa_niter_${number}` | "olora" | "loftq";
+export type InitLora = boolean | "gaussian" | Decomposition;
+
+export function isDecomposition(value: unknown): value is Decomposition {
+  return typeof value === "string" && /^(pissa|pissa_niter_\d{1,3}|olora|loftq)$/.test(value);
+}
+
+/** First values that PEFT has and this has not, and what they are called. */
+const OTHER_INITS: Readonly<Record<string, string>> = {
+  eva: "EVA",
+  corda: "CorDA",
+  orthogonal: "an orthogonal beginning",
+  mica: "MiCA",
+  lora_ga: "LoRA-GA",
+};
+
+/** What LoftQ quantizes to, and how often. */
+export interface LoftQOptions {
+  readonly loftq_bits?: 4 | 8;
+  readonly loftq_iter?: number;
+}
+
+/** PEFT's class for it: `loftq_config: new LoftQConfig({ loftq_bits: 4 })`. */
+export class LoftQConfig implements LoftQOptions {
+  readonly loftq_bits: 4 | 8;
+  readonly loftq_iter: number;
+
+  /** @throws OptionError */
+  constructor(options: LoftQOptions = {}) {
+    const given = Object.fromEntries(entriesOf("LoftQConfig", options, ["loftq_bits", "loftq_iter"]));
+    if (!isLoftQ(given))
+      throw new OptionError(`LoftQConfig: loftq_bits is 4 or 8, loftq_iter above 0, got ${show(options)}`);
+    const { loftq_bits = 4, loftq_iter = 1 } = given as LoftQOptions;
+    this.loftq_bits = loftq_bits;
+    this.loftq_iter = loftq_iter;
+  }
+}
+
+function isLoftQ(value: unknown): boolean {
+  if (value === null) return true;
+  if (typeof value !== "object" || Array.isArray(value)) return false;
+  const { loftq_bits: bits = 4, loftq_iter: times = 1, ...others } = value as Record<string, unknown>;
+  return (bits === 4 || bits === 8) && isRank(times) && Object.keys(others).length === 0;
+}
+
 /** The fields of a LoraConfig. */
 export const LORA = {
   /** What the model is for; heads of classifiers are trained and saved with it. */
@@ -114,13 +160,25 @@ export const LORA = {
       help: "modules that are trained and saved whole, separated by commas",
     },
   ),
-  /** First values: true (B is 0), "gaussian" (the same, A normal), or false (A and B random). */
-  init_lora_weights: such<boolean | "gaussian">(
-    (value) => typeof value === "boolean" || value === "gaussian",
-    'true, false or "gaussian"',
+  /**
+   * First values: true (B is 0), "gaussian" (the same, A normal), false (A and B random), or a part of each weight, which the model then
+   * lacks: "pissa" (its largest singular values, Meng et al. 2024), "pissa_niter_4" (nearly the same, sooner), "olora" (the first of its
+   * QR, Büyükakyüz 2024), "loftq" (what quantizing it loses, Li et al. 2023). Adapters with these begin asynchronously.
+   */
+  init_lora_weights: such<InitLora>(
+    (value) => typeof value === "boolean" || value === "gaussian" || isDecomposition(value),
+    'true, false, "gaussian", "pissa", "pissa_niter_" and a number, "olora" or "loftq"',
     {
-      hint: "adapters that begin with a decomposition of the model's weights (PiSSA, OLoRA, LoftQ and others) are not supported",
+      hint: (value) => {
+        const kind = typeof value === "string" ? OTHER_INITS[value.toLowerCase()] : undefined;
+        return kind && `${kind} is not supported`;
+      },
     },
+  ),
+  /** Of "loftq": the bits to which the weights will be quantized, 4 (default) or 8, and how often it is repeated (default: 1). */
+  loftq_config: such<LoftQOptions | null>(
+    isLoftQ,
+    "an object of loftq_bits (4 or 8) and loftq_iter (a whole number above 0)",
   ),
   /** Numbers of the layers whose modules are targets. */
   layers_to_transform: such<readonly number[] | number | null>(
@@ -146,7 +204,6 @@ const OTHERS = {
   eva_config: [null, "EVA"],
   kasa_config: [null, "KaSA"],
   layer_replication: [null, "replicated layers"],
-  loftq_config: [{}, "LoftQ"],
   lora_bias: [false, "a bias of B"],
   lora_ga_config: [null, "LoRA-GA"],
   megatron_config: [null, "Megatron"],
@@ -183,7 +240,8 @@ export interface LoraFields {
   readonly bias: "none" | "all" | "lora_only";
   readonly use_rslora: boolean;
   readonly modules_to_save: readonly string[] | null;
-  readonly init_lora_weights: boolean | "gaussian";
+  readonly init_lora_weights: InitLora;
+  readonly loftq_config: LoftQOptions | null;
   readonly layers_to_transform: readonly number[] | number | null;
   readonly layers_pattern: readonly string[] | string | null;
   readonly rank_pattern: Readonly<Record<string, number>>;
@@ -211,6 +269,7 @@ const DEFAULTS: LoraFields = {
   use_rslora: false,
   modules_to_save: null,
   init_lora_weights: true,
+  loftq_config: {},
   layers_to_transform: null,
   layers_pattern: null,
   rank_pattern: {},
@@ -243,19 +302,18 @@ function copied(fields: object): object {
   }
 }
 
-export class LoraConfig {
+export class LoraConfig<Init extends InitLora = boolean | "gaussian"> {
   readonly peft_type = "LORA";
-  /** All fields by their names. */
-  readonly fields: LoraFields;
   readonly #own = true;
+  #fields: LoraFields;
 
   /** True for a config itself, which a proxy of one is not. */
-  static is(value: unknown): value is LoraConfig {
+  static is(value: unknown): value is LoraConfig<InitLora> {
     return typeof value === "object" && value !== null && #own in value && value.#own;
   }
 
   /** @throws OptionError for unknown fields and wrong values; OctavoError for a kind of adapter that is not supported */
-  constructor(options: LoraOptions = {}) {
+  constructor(options: Omit<LoraOptions, "init_lora_weights"> & { init_lora_weights?: Init | undefined } = {}) {
     const given = readOptions("LoraConfig", { ...LORA, ...OTHER_OPTIONS }, options) as Record<string, unknown>;
     for (const name of OTHER_NAMES) {
       if (given[name] === undefined || asksNothing(name, given[name])) continue;
@@ -265,7 +323,7 @@ export class LoraConfig {
     }
     const known = Object.entries(given).filter(([name]) => name in DEFAULTS);
     const fields = copied({ ...DEFAULTS, ...Object.fromEntries(known) }) as LoraFields;
-    this.fields = { ...fields, peft_version: fields.peft_version ?? PEFT_VERSION };
+    this.#fields = { ...fields, peft_version: fields.peft_version ?? PEFT_VERSION };
     const { target_modules, layers_to_transform, layers_pattern } = fields;
     const named = typeof target_modules === "string" && target_modules.toLowerCase() !== "all-linear";
     for (const [option, value] of Object.entries({ layers_to_transform, layers_pattern })) {
@@ -275,6 +333,12 @@ export class LoraConfig {
         hint: "put the numbers of the layers into the expression",
       });
     }
+    if (fields.init_lora_weights === "loftq" && saysNothing(fields.loftq_config)) {
+      throw new OptionError('LoraConfig: init_lora_weights "loftq" needs a loftq_config', {
+        details: { option: "loftq_config" },
+        hint: "loftq_config: { loftq_bits: 4, loftq_iter: 1 }",
+      });
+    }
     if (layers_pattern !== null && layers_to_transform === null) {
       throw new OptionError("LoraConfig: layers_pattern needs layers_to_transform", {
         details: { option: "layers_pattern" },
@@ -282,25 +346,47 @@ export class LoraConfig {
     }
   }
 
+  /** All fields by their names. */
+  get fields(): LoraFields {
+    return this.#fields;
+  }
+
+  get init_lora_weights(): Init {
+    return this.#fields.init_lora_weights as Init;
+  }
+
+  /**
+   * What files of the adapter say from now on of its first values: `true` once the model is saved as it is without them.
+   * @throws OptionError
+   */
+  set init_lora_weights(value: InitLora) {
+    const { init_lora_weights } = readOptions(
+      "LoraConfig",
+      { init_lora_weights: LORA.init_lora_weights },
+      { init_lora_weights: value },
+    );
+    this.#fields = { ...this.#fields, init_lora_weights: init_lora_weights ?? true };
+  }
+
   get r(): number {
-    return this.fields.r;
+    return this.#fields.r;
   }
 
   get lora_alpha(): number {
-    return this.fields.lora_alpha;
+    return this.#fields.lora_alpha;
   }
 
   get target_modules(): readonly string[] | string | null {
-    return this.fields.target_modules;
+    return this.#fields.target_modules;
   }
 
   get task_type(): TaskType | null {
-    return this.fields.task_type;
+    return this.#fields.task_type;
   }
 
   /** The same with other fields. @throws as the constructor */
-  with(changes: LoraOptions): LoraConfig {
-    return new LoraConfig({ ...this.fields, ...changes });
+  with(changes: LoraOptions): LoraConfig<InitLora> {
+    return new LoraConfig<InitLora>({ ...this.#fields, ...changes });
   }
 
   /** The fields of adapter_config.json, sorted; those of other kinds have the values by which they do nothing. */
@@ -323,12 +409,25 @@ export class LoraConfig {
   }
 }
 
+/** A config with whatever first values. */
+export type AnyLoraConfig = LoraConfig<InitLora>;
+
+/** A config, or its fields, whose first values are drawn. */
+export type DrawnLora =
+  | LoraConfig
+  | (Omit<LoraOptions, "init_lora_weights"> & { readonly init_lora_weights?: boolean | "gaussian" });
+
+/** The same for first values that are parts of the model's weights. */
+export type Decomposing =
+  | LoraConfig<Decomposition>
+  | (Omit<LoraOptions, "init_lora_weights"> & { readonly init_lora_weights: Decomposition });
+
 /**
  * The config in an adapter_config.json.
  * @param warn hears of keys that say nothing
  * @throws FormatError for wrong values; UnsupportedModelError for adapters of other kinds, named
  */
-export function configFromJson(json: JsonObject, file: string, warn: (message: string) => void): LoraConfig {
+export function configFromJson(json: JsonObject, file: string, warn: (message: string) => void): LoraConfig<InitLora> {
   const { peft_type, runtime_config: _, ...fields } = json;
   if (peft_type !== "LORA") {
     throw new UnsupportedModelError(`${file}: an adapter of kind ${show(peft_type)} is not supported, only LORA is`, {
@@ -350,7 +449,7 @@ export function configFromJson(json: JsonObject, file: string, warn: (message: s
     }
   }
   try {
-    return new LoraConfig(given as LoraOptions);
+    return new LoraConfig<InitLora>(given as LoraOptions);
   } catch (error) {
     if (!(error instanceof OctavoError)) throw error;
     const options = { details: { ...error.details, file }, hint: error.hint, cause: error };
@@ -362,10 +461,10 @@ export function configFromJson(json: JsonObject, file: string, warn: (message: s
 }
 
 /** A config as callers give it: one of ours, or its fields. @throws OptionError, as the constructor */
-export function loraConfig(call: string, given: unknown): LoraConfig {
+export function loraConfig(call: string, given: unknown): AnyLoraConfig {
   if (LoraConfig.is(given)) return given;
   try {
-    return new LoraConfig(Object.fromEntries(entriesOf(call, given)) as LoraOptions);
+    return new LoraConfig<InitLora>(Object.fromEntries(entriesOf(call, given)) as LoraOptions);
   } catch (error) {
     if (!(error instanceof OptionError)) throw error;
     throw new OptionError(`${call}: ${error.message.split("\n")[0]}`, {

@@ -24,9 +24,11 @@ import {
   disposeAdapter,
   type Place,
   parametersOf,
+  settling,
   shapesOf,
 } from "./adapter.js";
-import { configFromJson, type LoraConfig } from "./config.js";
+import { type AnyLoraConfig, configFromJson } from "./config.js";
+import { firstsOf } from "./decompose.js";
 import type { Adapters } from "./set.js";
 import { targetsOf } from "./targets.js";
 
@@ -45,7 +47,7 @@ export interface ReadOptions {
 }
 
 /** The config of the adapter in a folder. @throws NotFoundError, FormatError, UnsupportedModelError */
-export async function readConfig(source: Source, warn: (message: string) => void): Promise<LoraConfig> {
+export async function readConfig(source: Source, warn: (message: string) => void): Promise<AnyLoraConfig> {
   const path = source.path(ADAPTER_CONFIG);
   if (!(await source.names([ADAPTER_CONFIG])).has(ADAPTER_CONFIG)) {
     throw source.forbidden?.([ADAPTER_CONFIG]) ?? absent(source, ADAPTER_CONFIG);
@@ -90,7 +92,9 @@ export async function readAdapter(
   deviceOf(blueprint.targets[0]!.module.weight).arena.checkRoom(bytesOf(blueprint, ready), `the adapter ${name}`);
   const made: { dispose(): void }[] = [];
   try {
-    return await built(name, ready, plan, { source, trainable, signal, made });
+    const adapter = await built(name, ready, plan, { source, trainable, signal, made });
+    // What it began with was taken out of the weights that it was trained over.
+    return instead ? adapter : { ...adapter, settle: settling(await firstsOf(adapters.model, ready, blueprint)) };
   } catch (error) {
     for (const one of made) one.dispose();
     throw error;
@@ -152,7 +156,7 @@ interface Plan {
 /** Which tensor is what. @throws CheckpointError for missing, unexpected and misshapen ones */
 function planOf(
   { targets, whole, biases }: Blueprint,
-  { fields }: LoraConfig,
+  { fields }: AnyLoraConfig,
   tensors: ReadonlyMap<string, StoredTensor>,
   file: string,
 ): Plan {
@@ -230,7 +234,7 @@ interface Building {
   readonly made: { dispose(): void }[];
 }
 
-async function built(name: string, config: LoraConfig, plan: Plan, building: Building): Promise<Adapter> {
+async function built(name: string, config: AnyLoraConfig, plan: Plan, building: Building): Promise<Adapter> {
   const { made } = building;
   const keep = <T extends { dispose(): void }>(one: T): T => {
     made.push(one);

@@ -6,8 +6,18 @@ import { listed, show } from "../core/show.js";
 import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import type { Matrix, Parameter } from "../nn/module.js";
-import { type Adapter, blueprintOf, bytesOf, deviceOf, disposeAdapter, newAdapter, parametersOf } from "./adapter.js";
-import type { LoraConfig } from "./config.js";
+import {
+  type Adapter,
+  type Blueprint,
+  blueprintOf,
+  bytesOf,
+  deviceOf,
+  disposeAdapter,
+  newAdapter,
+  parametersOf,
+} from "./adapter.js";
+import type { AnyLoraConfig } from "./config.js";
+import type { Firsts } from "./decompose.js";
 import { RowAdapters, type RowMasks } from "./rows.js";
 import { targetsOf } from "./targets.js";
 import { Adapted, type Choice } from "./weight.js";
@@ -22,6 +32,13 @@ export function adapterName(value: unknown): string {
   throw new OptionError(`an adapter's name is a word without dots and slashes, got ${show(value)}`, {
     details: { option: "adapter_name" },
   });
+}
+
+/** A new adapter before it has values. */
+export interface Prepared {
+  readonly name: string;
+  readonly config: AnyLoraConfig;
+  readonly blueprint: Blueprint;
 }
 
 interface State extends Choice {
@@ -78,21 +95,31 @@ export class Adapters {
     });
   }
 
-  /** Makes an adapter with first values, and puts it on the model; it does not work yet. @throws as `put`, targetsOf */
-  add(given: unknown, config: LoraConfig): Adapter {
+  /** What a new adapter needs of the model. @throws OptionError, OctavoError, OutOfMemoryError */
+  prepare(given: unknown, asked: AnyLoraConfig): Prepared {
     const name = this.free(given);
-    const targets = targetsOf(this.model, this.architecture, config);
-    this.checkConfig(targets.config);
-    const blueprint = blueprintOf(this.model, this.architecture, targets);
+    const { config, ...named } = targetsOf(this.model, this.architecture, asked);
+    this.checkConfig(config);
+    const blueprint = blueprintOf(this.model, this.architecture, { config, ...named });
     const [first] = blueprint.targets;
     deviceOf(first!.module.weight).arena.checkRoom(bytesOf(blueprint, config), `the adapter ${name}`);
-    const adapter = newAdapter(name, targets.config, blueprint);
+    return { name, config, blueprint };
+  }
+
+  /** Makes an adapter with first values, and puts it on the model; it does not work yet. @throws as `prepare` and `put` */
+  add(given: unknown, config: AnyLoraConfig): Adapter {
+    return this.begin(this.prepare(given, config));
+  }
+
+  /** The same of what was prepared. @param firsts first values that are parts of the model's weights */
+  begin({ name, config, blueprint }: Prepared, firsts?: Firsts): Adapter {
+    const adapter = newAdapter(name, config, blueprint, firsts);
     this.put(adapter, !config.fields.inference_mode);
     return adapter;
   }
 
   /** Only one adapter of a model may have its biases, as in PEFT. @throws OptionError */
-  checkConfig({ fields }: LoraConfig): void {
+  checkConfig({ fields }: AnyLoraConfig): void {
     if (fields.bias === "none") return;
     const other = [...this.#adapters.values()].find(({ biases }) => biases.length > 0);
     if (other) {
@@ -119,6 +146,7 @@ export class Adapters {
     try {
       for (const { matrix, role, layer } of adapter.places) adapted(matrix, this.#state).set(adapter.name, role, layer);
       if (trainable) for (const [, parameter] of parametersOf(adapter)) parameter.requires_grad_();
+      adapter.settle?.();
     } catch (error) {
       this.delete(adapter.name);
       throw error;

@@ -6,7 +6,7 @@ import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Embedding, Linear, type Module } from "../nn/module.js";
 import { checkRegex } from "../tokenizer/pattern.js";
-import type { LoraConfig, LoraFields } from "./config.js";
+import type { AnyLoraConfig, LoraFields } from "./config.js";
 
 /** A module with an adapter. */
 export interface Target {
@@ -25,7 +25,7 @@ export interface SavedModule {
 /** What a config names in a model. */
 export interface Targets {
   /** The config with what was found out: modules by name, and whether files store them transposed. */
-  readonly config: LoraConfig;
+  readonly config: AnyLoraConfig;
   readonly targets: readonly Target[];
   readonly saved: readonly SavedModule[];
 }
@@ -57,7 +57,7 @@ const MANY_NAMES = 20;
  * Finds the modules that a config names.
  * @throws OptionError if it names none, or modules that take no adapter; FormatError for expressions that take too long
  */
-export function targetsOf(model: Model, architecture: Architecture, given: LoraConfig): Targets {
+export function targetsOf(model: Model, architecture: Architecture, given: AnyLoraConfig): Targets {
   const modules = [...model.named_modules()].filter(([path]) => path !== "");
   const config = withNames(model, architecture, given, modules);
   const { fields } = config;
@@ -126,9 +126,9 @@ function adaptable(path: string, module: Module): Linear | Embedding {
 function withNames(
   model: Model,
   { model_type }: Architecture,
-  config: LoraConfig,
+  config: AnyLoraConfig,
   modules: readonly (readonly [string, Module])[],
-): LoraConfig {
+): AnyLoraConfig {
   const { target_modules, task_type } = config.fields;
   if (target_modules === null) {
     const usual = USUAL.get(model_type);
@@ -167,7 +167,7 @@ function shortest(paths: readonly string[], modules: readonly (readonly [string,
 }
 
 /** The modules that `target_modules` names, and layers_to_transform leaves. */
-function names({ fields }: LoraConfig): (path: string) => boolean {
+function names({ fields }: AnyLoraConfig): (path: string) => boolean {
   const { target_modules, layers_to_transform: layers, layers_pattern } = fields;
   if (typeof target_modules === "string") {
     const whole = python("target_modules", `^(?:${target_modules})$`);
@@ -197,7 +197,7 @@ function ended(list: readonly string[]): (path: string) => boolean {
 }
 
 /** The modules that are no targets, whatever `target_modules` says. */
-function excludes({ fields }: LoraConfig): (path: string) => boolean {
+function excludes({ fields }: AnyLoraConfig): (path: string) => boolean {
   const { exclude_modules, modules_to_save } = fields;
   const whole = typeof exclude_modules === "string" ? python("exclude_modules", `^(?:${exclude_modules})$`) : undefined;
   const list = ended(typeof exclude_modules === "string" ? [] : (exclude_modules ?? []));

@@ -3,19 +3,30 @@
 
 import type { FolderWriter, TensorToWrite } from "../checkpoints/folder.js";
 import { OctavoError, throwIfAborted } from "../core/errors.js";
-import { scope, type Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import { partOf } from "../load/published.js";
 import { sizeOf } from "../load/save.js";
 import { StateTensor } from "../nn/state.js";
-import { contiguous } from "../ops/copy.js";
+import { contiguous, copyInto } from "../ops/copy.js";
+import { scale } from "../ops/scale.js";
 import type { Adapter } from "./adapter.js";
+import type { AnyLoraConfig } from "./config.js";
 import { PREFIX } from "./read.js";
 
 /** Modules that PEFT saves beside an adapter over them. */
 const EMBEDDINGS = /(^|\.)(embed_tokens|lm_head)$/;
 
+/** An adapter to be written. */
+export interface ToWrite {
+  readonly adapter: Adapter;
+  /** With what it began, if it is written as one over the whole weights: the difference of both, of twice the rank. */
+  readonly initial?: Adapter | undefined;
+}
+
 /** The tensors of an adapter by their names in its file. */
-function partsOf({ config, places, replaced, biases }: Adapter): Map<string, () => Tensor> {
+function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
+  const { config, places, replaced, biases } = adapter;
+  const began = new Map(initial?.places.map(({ path, layer }) => [path, layer]));
   const parts = new Map<string, () => Tensor>();
   const add = (key: string, tensor: () => Tensor): void => void parts.set(PREFIX + key, tensor);
   for (const { path, role, layer, matrix, transposed } of places) {
@@ -25,7 +36,11 @@ function partsOf({ config, places, replaced, biases }: Adapter): Map<string, () 
       continue;
     }
     const { a, b, magnitude } = layer;
-    if (role === "product") {
+    const first = began.get(path);
+    if (role === "product" && first?.kind === "lora") {
+      add(`${path}.lora_A.weight`, () => beside(a.value, first.a.value, 0));
+      add(`${path}.lora_B.weight`, () => scope(() => beside(b.value, scale(first.b.value, -1), 1)));
+    } else if (role === "product") {
       add(`${path}.lora_A.weight`, () => a.value.alias());
       add(`${path}.lora_B.weight`, () => b.value.alias());
     } else {
@@ -44,9 +59,35 @@ function partsOf({ config, places, replaced, biases }: Adapter): Map<string, () 
   return new Map([...parts].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
+/** Two matrices one behind the other along a dim. */
+function beside(x: Tensor, y: Tensor, dim: 0 | 1): Tensor {
+  const [rows = 0, columns = 0] = x.shape;
+  const shape = dim === 0 ? [rows + y.shape[0]!, columns] : [rows, columns + y.shape[1]!];
+  const both = Tensor.empty(x.device, shape, "f32", "adapter");
+  copyInto(x, both.narrow(dim, 0, x.shape[dim]!));
+  copyInto(y, both.narrow(dim, x.shape[dim]!, y.shape[dim]!));
+  return both;
+}
+
+/** The config of an adapter that is written. */
+function writtenConfig({ adapter: { config }, initial }: ToWrite): AnyLoraConfig {
+  if (!initial) return config.with({ inference_mode: true });
+  const { r, lora_alpha, use_rslora, rank_pattern, alpha_pattern } = config.fields;
+  const doubled = (one: Readonly<Record<string, number>>) =>
+    Object.fromEntries(Object.entries(one).map(([key, value]) => [key, 2 * value]));
+  return config.with({
+    inference_mode: true,
+    init_lora_weights: true,
+    r: 2 * r,
+    lora_alpha: lora_alpha * (use_rslora ? Math.SQRT2 : 2),
+    rank_pattern: doubled(rank_pattern),
+    alpha_pattern: doubled(alpha_pattern),
+  });
+}
+
 /** The tensors of an adapter, by their names in its file; each is read from the device when it is asked for. */
 export function adapterState(adapter: Adapter): Map<string, StateTensor> {
-  return new Map([...partsOf(adapter)].map(([name, make]) => [name, new StateTensor(partOf(name, make))]));
+  return new Map([...partsOf({ adapter })].map(([name, make]) => [name, new StateTensor(partOf(name, make))]));
 }
 
 /**
@@ -55,7 +96,7 @@ export function adapterState(adapter: Adapter): Map<string, StateTensor> {
  * @throws OctavoError in a page; FileError, AbortError, OptionError
  */
 export async function writeAdapters(
-  adapters: readonly Adapter[],
+  adapters: readonly ToWrite[],
   folders: FolderWriter | undefined,
   folder: string,
   signal: AbortSignal | undefined,
@@ -69,9 +110,10 @@ export async function writeAdapters(
   let bytes = 0;
   const old = (name: string): boolean => /^adapter_model\.(safetensors|bin)$/.test(name);
   await folders.replace(folder, old, async (out) => {
-    for (const adapter of adapters) {
+    for (const one of adapters) {
+      const { adapter } = one;
       const place = adapter.name === "default" ? "" : `${adapter.name}/`;
-      const parts = [...partsOf(adapter)].map(([name, make]) => partOf(name, make));
+      const parts = [...partsOf(one)].map(([name, make]) => partOf(name, make));
       bytes += sizeOf(parts);
       const tensors: TensorToWrite[] = parts.map(({ bytes: read, ...part }) => ({
         ...part,
@@ -80,7 +122,7 @@ export async function writeAdapters(
           return read();
         },
       }));
-      const config = adapter.config.with({ inference_mode: true });
+      const config = writtenConfig(one);
       await out.tensors(`${place}adapter_model.safetensors`, tensors, { format: "pt" });
       await out.bytes(`${place}adapter_config.json`, new TextEncoder().encode(config.to_json_string()));
       files.push(`${place}adapter_model.safetensors`, `${place}adapter_config.json`);

@@ -131,7 +131,7 @@ export function loraOptions(flags: TrainFlags): LoraConfig | undefined {
     ...(targets === undefined ? {} : { target_modules: targets }),
     ...(loraModulesToSave === undefined ? {} : { modules_to_save: names(loraModulesToSave) }),
   };
-  if (!flags.full) return new LoraConfig({ ...given, task_type: "CAUSAL_LM" });
+  if (!flags.full) return new LoraConfig({ ...given, init_lora_weights: true, task_type: "CAUSAL_LM" });
   const [one] = Object.keys(given);
   if (one !== undefined) throw new OptionError(`--full trains all weights, and ${one} is for an adapter`);
   if (flags.loadIn8bit || flags.loadIn4bit) {

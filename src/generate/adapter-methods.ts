@@ -2,11 +2,19 @@
 // model; here it is the model itself, so both spellings are its own.
 
 import { type Adapter, disposeAdapter } from "../adapters/adapter.js";
-import { type LoraConfig, type LoraOptions, loraConfig } from "../adapters/config.js";
+import {
+  type AnyLoraConfig,
+  type Decomposing,
+  type DrawnLora,
+  isDecomposition,
+  type LoraOptions,
+  loraConfig,
+} from "../adapters/config.js";
+import { type Firsts, firstsOf } from "../adapters/decompose.js";
 import { type MergeError, Merging } from "../adapters/merge.js";
 import { readAdapter } from "../adapters/read.js";
 import type { RowAdapters } from "../adapters/rows.js";
-import { Adapters, adapterName, noAdapters } from "../adapters/set.js";
+import { Adapters, adapterName, noAdapters, type Prepared } from "../adapters/set.js";
 import { addWeighted, type Combination } from "../adapters/weighted.js";
 import { adapterState } from "../adapters/write.js";
 import { isList, isOf, listOf } from "../core/checks.js";
@@ -133,17 +141,41 @@ export abstract class AdapterMethods extends VocabularyMethods {
 
   /**
    * Adds an adapter with first values, whose parameters ask for gradients. It works at once, as load_adapter says.
+   * First values that are parts of the model's weights (`init_lora_weights`) take a while: the result is then a promise, and the
+   * weights lack these parts from then on, whatever becomes of the adapter.
    * @param config a LoraConfig, and then the name ("default"); the other order is PEFT's, and the same
    * @throws OptionError, OctavoError, OutOfMemoryError
    */
-  add_adapter(config: LoraConfig | LoraOptions | string, name?: string | LoraConfig | LoraOptions): this {
+  add_adapter(config: DrawnLora | string, name?: string | DrawnLora): this;
+  add_adapter(config: Decomposing | string, name?: string | Decomposing): Promise<this>;
+  add_adapter(
+    config: AnyLoraConfig | LoraOptions | string,
+    name?: string | AnyLoraConfig | LoraOptions,
+  ): this | Promise<this>;
+  add_adapter(config: unknown, name?: unknown): this | Promise<this> {
     const [first, second] = typeof config === "string" ? [name, config] : [config, name];
     const adapters = this.#set("add_adapter");
     const called = adapters.free(second === undefined || second === null ? "default" : second);
     const read = loraConfig("add_adapter", first);
     const { name: base } = this.adapterHost!.origin;
-    adapters.add(called, read.with({ base_model_name_or_path: base ?? read.fields.base_model_name_or_path }));
+    const given = read.with({ base_model_name_or_path: base ?? read.fields.base_model_name_or_path });
+    if (isDecomposition(read.fields.init_lora_weights)) return this.#addDecomposing(adapters.prepare(called, given));
+    adapters.add(called, given);
     this.#begin(adapters, called);
+    return this;
+  }
+
+  async #addDecomposing(prepared: Prepared): Promise<this> {
+    let firsts: Firsts | undefined;
+    this.hold();
+    try {
+      firsts = await firstsOf(this.module, prepared.config, prepared.blueprint);
+    } finally {
+      await this.release();
+    }
+    const adapters = this.#set("add_adapter"); // the model may have been disposed meanwhile, or generate now
+    adapters.begin(prepared, firsts);
+    this.#begin(adapters, prepared.name);
     return this;
   }
 
@@ -186,7 +218,7 @@ export abstract class AdapterMethods extends VocabularyMethods {
   }
 
   /** The configs of all adapters by their names. */
-  get peft_config(): Readonly<Record<string, LoraConfig>> {
+  get peft_config(): Readonly<Record<string, AnyLoraConfig>> {
     const { adapters } = this;
     return Object.fromEntries((adapters?.names ?? []).map((name) => [name, adapters!.get(name).config]));
   }

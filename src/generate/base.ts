@@ -262,7 +262,10 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     this.#checkReadable("save_pretrained");
     this.hold();
     try {
-      if (this.adapters) return await saveAdapters(this.adapters, this.#origin?.origin.folders, name, options);
+      if (this.adapters) {
+        const { folders, source } = this.#origin?.origin ?? {};
+        return await saveAdapters(this.adapters, folders, name, options, source);
+      }
       return await saveModel(this.#savable("save_pretrained"), name, options);
     } finally {
       await this.release();
@@ -283,7 +286,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     const folders: FolderWriter = { replace: (_folder, _replaces, write) => write(files) };
     this.hold();
     try {
-      if (this.adapters) return await saveAdapters(this.adapters, folders, "checkpoint", options);
+      if (this.adapters) return await saveAdapters(this.adapters, folders, "checkpoint", options, undefined);
       const { origin, ...rest } = this.#savable("save_pretrained");
       return await saveModel({ ...rest, origin: { ...origin, folders } }, "checkpoint", options);
     } finally {

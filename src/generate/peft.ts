@@ -1,7 +1,14 @@
 // PEFT's own names: PeftModel, get_peft_model and prepare_model_for_kbit_training. What they give is the model itself, whose methods
 // (adapter-methods.ts) are those of a PeftModel.
 
-import { type LoraConfig, type LoraOptions, loraConfig, type TaskType } from "../adapters/config.js";
+import {
+  type AnyLoraConfig,
+  type Decomposing,
+  type DrawnLora,
+  type LoraOptions,
+  loraConfig,
+  type TaskType,
+} from "../adapters/config.js";
 import { OptionError } from "../core/errors.js";
 import { flag, type Options, readOptions, such } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -61,22 +68,38 @@ const GET_PEFT = {
 
 /**
  * Adds a new adapter to a model, to be trained. Heads of classifiers are trained with it, as the config's `task_type` says. The result
- * is the model itself.
+ * is the model itself; a promise of it where first values are parts of the weights ("pissa", "olora", "loftq").
  * @throws as model.add_adapter
  */
 export function get_peft_model<M extends LoadedModel<Model>>(
   model: M,
-  config: LoraConfig | LoraOptions,
+  config: DrawnLora,
+  options?: Options<typeof GET_PEFT> | string,
+): M;
+export function get_peft_model<M extends LoadedModel<Model>>(
+  model: M,
+  config: Decomposing,
+  options?: Options<typeof GET_PEFT> | string,
+): Promise<M>;
+export function get_peft_model<M extends LoadedModel<Model>>(
+  model: M,
+  config: AnyLoraConfig | LoraOptions,
+  options?: Options<typeof GET_PEFT> | string,
+): M | Promise<M>;
+export function get_peft_model<M extends LoadedModel<Model>>(
+  model: M,
+  config: AnyLoraConfig | LoraOptions,
   options: Options<typeof GET_PEFT> | string = {},
-): M {
+): M | Promise<M> {
   const base = loaded("get_peft_model", model);
   const name = typeof options === "string" ? options : readOptions("get_peft_model", GET_PEFT, options).adapter_name;
   const read = loraConfig("get_peft_model", config);
   const { task_type, modules_to_save } = read.fields;
   const heads = (task_type && HEADS[task_type]) ?? [];
   const saved = [...new Set([...(modules_to_save ?? []), ...heads])];
-  base.add_adapter(saved.length > 0 ? read.with({ modules_to_save: saved }) : read, name ?? "default");
-  return base.asPeft();
+  const whole = saved.length > 0 ? read.with({ modules_to_save: saved }) : read;
+  const added = base.add_adapter(whole, name ?? "default");
+  return added instanceof Promise ? added.then((one) => one.asPeft()) : added.asPeft();
 }
 
 const KBIT = {

@@ -1,14 +1,14 @@
 // SFTTrainer: supervised fine-tuning on texts, prompts with completions, or messages, in TRL's words.
 
-import type { LoraConfig, LoraOptions } from "../adapters/config.js";
+import type { DrawnLora } from "../adapters/config.js";
 import { isList, isOf } from "../core/checks.js";
 import { entriesOf, OptionError } from "../core/errors.js";
 import { type Options, pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { PreTrainedModel } from "../generate/model.js";
-import { get_peft_model } from "../generate/peft.js";
 import { trainedContext } from "../nn/architecture.js";
 import { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { adapt } from "./adapt.js";
 import { TrainingArguments } from "./arguments.js";
 import { DataCollatorForPackedTexts } from "./data/collators.js";
 import { Dataset } from "./data/dataset.js";
@@ -55,7 +55,7 @@ export interface SFTTrainerOptions
   /** The tokenizer. */
   readonly processing_class: PreTrainedTokenizer;
   /** An adapter that the model gets. */
-  readonly peft_config?: LoraConfig | LoraOptions | null;
+  readonly peft_config?: DrawnLora | null;
 }
 
 const CALL = "SFTTrainer";
@@ -101,7 +101,7 @@ function trainerOptions(options: SFTTrainerOptions): TrainerOptions {
     ...(evaluated === undefined ? {} : { eval_dataset: evaluated }),
   };
   // Last, as nothing of the model may change if something is wrong.
-  if (peft_config !== undefined && peft_config !== null) get_peft_model(model, peft_config);
+  adapt(model, peft_config);
   return made;
 }
 

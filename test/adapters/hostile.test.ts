@@ -100,7 +100,7 @@ const CONFIGS: readonly [string, Change][] = [
   field("use_dora", "yes"),
   field("bias", "all_of_them"),
   field("lora_dropout", 1),
-  field("init_lora_weights", "pissa_niter_4"),
+  field("init_lora_weights", "pissa_niter_x"),
   field("peft_type", "IA3"),
   field("peft_type", undefined),
   field("task_type", "NOTHING"),
@@ -256,7 +256,7 @@ test("a LoraConfig refuses what PEFT refuses", () => {
   expect(() => new LoraConfig(none)).toThrow(/layers_to_transform cannot be used/);
   expect(() => new LoraConfig({ layers_pattern: "h" })).toThrow(/needs layers_to_transform/);
   expect(() => new LoraConfig({ r: 0 })).toThrow(/r must be a whole number above 0/);
-  expect(() => new LoraConfig({ init_lora_weights: "olora" as never })).toThrow(/PiSSA, OLoRA/);
+  expect(() => new LoraConfig({ init_lora_weights: "eva" as never })).toThrow(/EVA is not supported/);
   expect(() => new LoraConfig({ use_qalora: true } as never)).toThrow(/QALoRA is not supported/);
   expect(() => new LoraConfig({ target_module: [] } as never)).toThrow(/did you mean `target_modules`/);
 });

@@ -132,7 +132,7 @@ test("decoder_input_ids are labels one place later", () => {
     [2, 9, 0],
   ]);
   expect(() => new DataCollatorForSeq2Seq(words, { model: { config: {} } })([{ input_ids: [5], labels: [6] }])).toThrow(
-    /no encoder-decoder/,
+    /config.json has no pad_token_id/,
   );
 });
 

@@ -2,6 +2,7 @@
 
 import { DISK_FILES, DISK_FOLDERS } from "./load/disk.js";
 import { type LoadDataset, loaderOf } from "./train/data/load.js";
+import { DPOTrainer as AnyDPOTrainer, type DPOTrainerOptions } from "./train/dpo-trainer.js";
 import { SFTTrainer as AnySFTTrainer, type SFTTrainerOptions } from "./train/sft-trainer.js";
 import { Trainer as AnyTrainer } from "./train/trainer.js";
 import type { TrainerOptions } from "./train/types.js";
@@ -15,6 +16,14 @@ export const load_dataset: LoadDataset = /* @__PURE__ */ loaderOf(DISK_FILES);
 export class Trainer extends AnyTrainer {
   /** @throws OptionError for unknown and wrong options, and for what does not fit together */
   constructor(options: TrainerOptions) {
+    super(options, DISK_FOLDERS);
+  }
+}
+
+/** Trains a language model on preferences, as TRL's class of that name. */
+export class DPOTrainer extends AnyDPOTrainer {
+  /** @throws OptionError for unknown and wrong options, and for examples of no format */
+  constructor(options: DPOTrainerOptions) {
     super(options, DISK_FOLDERS);
   }
 }

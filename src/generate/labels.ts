@@ -5,7 +5,7 @@ import { OptionError, ShapeError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { CausalLM } from "../nn/decoder.js";
-import { headLoss, headOf } from "../nn/head-loss.js";
+import { headLoss, headOf, textLosses } from "../nn/head-loss.js";
 import type { Seq2SeqLM } from "../nn/seq2seq.js";
 import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
 import { scale } from "../ops/scale.js";
@@ -17,6 +17,8 @@ export interface NextLabels {
   readonly targets: Int32Array;
   /** How many of them count. */
   readonly count: number;
+  /** The loss is that of each row, [B], summed over its labels. */
+  readonly each?: boolean;
 }
 
 /**
@@ -101,11 +103,12 @@ export function lossOf(logits: Tensor, { targets, count }: NextLabels, how: Loss
 export function lossOfStates(
   model: CausalLM | Seq2SeqLM,
   hidden: Tensor,
-  { targets, count }: NextLabels,
+  { targets, count, each }: NextLabels,
   how: LossReduction,
 ): Tensor {
   return scope(() => {
     const labels = Tensor.from(hidden.device, targets, [targets.length]);
+    if (each) return textLosses(hidden, headOf(model), labels);
     const items = how.num_items_in_batch ?? Math.max(1, count);
     return headLoss(hidden, headOf(model), labels, { items, smoothing: how.label_smoothing ?? 0 });
   });

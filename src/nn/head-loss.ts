@@ -8,10 +8,11 @@ import { copyInto } from "../ops/copy.js";
 import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
 import { multiply } from "../ops/gated.js";
 import { valueAndGradients } from "../ops/gradient.js";
+import { linear } from "../ops/linear.js";
 import { rowsOf } from "../ops/op.js";
 import { scale } from "../ops/scale.js";
 import { sumRows } from "../ops/sum-rows.js";
-import { type GradientCall, recordAs } from "../ops/tape.js";
+import { type GradientCall, recordAs, tapes } from "../ops/tape.js";
 import type { CausalLM } from "./decoder.js";
 import type { Seq2SeqLM } from "./seq2seq.js";
 
@@ -84,6 +85,52 @@ export function headLoss(hidden: Tensor, head: Head, labels: Tensor, options: He
     }),
   );
   return loss!;
+}
+
+/**
+ * Sums of the cross-entropies of each text: `hidden[R,T,K]` through `head` against `labels[R·T]` (i32), [R]. Where the head itself is not
+ * trained, the logits of all tokens are never in memory: each token's gradient is kept as it is for a loss of weight one.
+ */
+export function textLosses(hidden: Tensor, head: Head, labels: Tensor): Tensor {
+  const [texts = 0, steps = 0, width = 0] = hidden.shape;
+  const rows = texts * steps;
+  const sums = (losses: Tensor): Tensor => {
+    const ones = Tensor.from(losses.device, new Float32Array(steps).fill(1), [1, steps]);
+    return linear(losses.view(texts, steps), ones).view(texts);
+  };
+  const losses = (part: Tensor, targets: Tensor): Tensor => crossEntropy(head.logits(part), targets).loss;
+  if (head.trainable.some((one) => tapes.open?.tracks(one))) {
+    return scope(() => sums(losses(hidden.view(rows, width), labels)));
+  }
+  const most = Math.max(1, Math.floor(CHUNK_LOGITS / head.vocabulary));
+  const [all] = recordAs("text losses", [hidden], timesLossOfText, ([wanted]) =>
+    scope(() => {
+      const each = Tensor.empty(hidden.device, [rows], "f32", "loss");
+      const dhidden = wanted ? Tensor.empty(hidden.device, hidden.shape, "f32", "gradient") : undefined;
+      for (let at = 0; at < rows; at += most) {
+        const count = Math.min(most, rows - at);
+        scope(() => {
+          const part = rowsApart(hidden.view(rows, width), at, count);
+          const targets = labels.narrow(0, at, count);
+          if (!dhidden) return copyInto(losses(part, targets), each.narrow(0, at, count));
+          const { gradients } = valueAndGradients([part], () => {
+            const one = losses(part, targets);
+            copyInto(one, each.narrow(0, at, count));
+            return sumRows(one.view(-1, 1));
+          });
+          return copyInto(gradients[0]!, dhidden.view(rows, width).narrow(0, at, count));
+        });
+      }
+      return { outputs: [sums(each)], saved: dhidden ? [dhidden] : [] };
+    }),
+  );
+  return all!;
+}
+
+/** Gradients of tokens, times the gradient of their text's loss. */
+function timesLossOfText({ inputs: [, saved], dy: [dy] }: GradientCall): readonly (Tensor | undefined)[] {
+  const [texts = 0, steps = 0, width = 0] = saved!.shape;
+  return [multiply(dy!.view(texts, 1, 1).expand(texts, steps, width), saved!)];
 }
 
 /** Rows in an allocation of their own, so their gradient is no larger than they are. */

@@ -101,6 +101,9 @@ export async function evaluation(
   predicting = false,
 ): Promise<EvaluationResult> {
   const start = performance.now();
+  if (subject.objective && (predicting || compute_metrics)) {
+    throw new OptionError("predict and compute_metrics are for models whose outputs have labels, not for preferences");
+  }
   const wanted = predicting || (compute_metrics !== undefined && !args.prediction_loss_only);
   const plan: BatchPlan = { size: args.per_device_eval_batch_size, drop_last: false };
   let [sum, counted, samples, batches] = [0, 0, 0, 0];
@@ -109,17 +112,19 @@ export async function evaluation(
   subject.train(false);
   for await (const features of batchesOf(dataset, plan, 0)) {
     const batch = await collate(features);
-    const examples = examplesOf(batch);
+    const examples = examplesOf(batch) / (subject.objective?.rows_per_example ?? 1);
     const { loss, logits } = subject.evaluate(batch, args.label_smoothing_factor, wanted);
     try {
       if (loss) {
         sum += (await loss.readFloats())[0]! * examples;
         counted += examples;
+        await subject.objective?.noted();
       }
       if (logits) pieces.push({ data: (await logits.readFloats()).slice(), shape: logits.shape });
     } finally {
       loss?.dispose();
       logits?.dispose();
+      subject.objective?.forget();
     }
     if (wanted) labels.push(...labelsOf(batch, subject.labelled(batch)));
     samples += examples;

@@ -12,6 +12,13 @@ export type {
   TrainerState,
 } from "./callbacks.js";
 export * from "./data/index.js";
+export {
+  DPOConfig,
+  type DPOConfigOptions,
+  type DPODataset,
+  DPOTrainer,
+  type DPOTrainerOptions,
+} from "./dpo-trainer.js";
 export { EarlyStoppingCallback, type EarlyStoppingOptions } from "./early-stopping.js";
 export { clip_grad_norm_ } from "./norm.js";
 export type { OptimName, TrainingOptions } from "./options.js";

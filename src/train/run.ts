@@ -222,9 +222,11 @@ export class Run {
       }
       const [value = 0] = await loss.readFloats();
       await refuseBroken(subject, batch, value, step);
+      await subject.objective?.noted();
       return value / parts;
     } finally {
       loss.dispose();
+      subject.objective?.forget();
     }
   }
 

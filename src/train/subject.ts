@@ -31,6 +31,20 @@ export interface Reduction {
   readonly smoothing: number;
 }
 
+/** What a model is trained by, instead of a loss of its outputs. */
+export interface Objective {
+  /** Rows of a batch for each example. */
+  readonly rows_per_example: number;
+  /** Dropout is at work. */
+  readonly dropout: boolean;
+  /** Records the mean loss of a batch, f32[1]. @throws ShapeError, OptionError */
+  loss(model: PreTrainedModel, batch: Batch): Tensor;
+  /** Reads what it noted of the last batch, whose loss was read. */
+  noted(): Promise<void>;
+  /** Frees what it noted of a batch that failed. */
+  forget(): void;
+}
+
 /** Opens the folder of a checkpoint (""), or a folder in it. */
 export type OpenFolder = (folder: string) => Promise<Source>;
 
@@ -60,6 +74,7 @@ function columnsOf(model: unknown): ReadonlySet<string> | undefined {
 export class Subject {
   readonly model: LoadedModel<Model> | Module;
   readonly columns: ReadonlySet<string> | undefined;
+  readonly objective: Objective | undefined;
   readonly #loss: LossFunction | undefined;
   /** True if the parameters ask for gradients because this said so. */
   #asked = false;
@@ -68,9 +83,10 @@ export class Subject {
 
   /**
    * @param loss instead of the model's own
+   * @param objective instead of a loss, of a language model
    * @throws OptionError for what is no model, and for a model that gives no loss
    */
-  constructor(model: unknown, loss: LossFunction | undefined) {
+  constructor(model: unknown, loss: LossFunction | undefined, objective?: Objective) {
     const module = isOf(model, Module) && isFunction((model as unknown as { forward?: unknown }).forward);
     if (!LoadedModel.is(model) && !module) {
       throw new OptionError(
@@ -86,11 +102,12 @@ export class Subject {
     this.model = model as Subject["model"];
     this.columns = columnsOf(model);
     this.#loss = loss;
+    this.objective = objective;
   }
 
   /** A model with a loss of its own. */
   get #own(): LoadedModel<Model> | undefined {
-    return LoadedModel.is(this.model) && !this.#loss ? this.model : undefined;
+    return LoadedModel.is(this.model) && !this.#loss && !this.objective ? this.model : undefined;
   }
 
   /** True if losses are divided by the labels of the whole update. */
@@ -171,7 +188,7 @@ export class Subject {
   }
 
   train(mode: boolean): void {
-    this.model.train(mode);
+    this.model.train(mode && this.objective?.dropout !== false);
   }
 
   /** What the model gives for a batch. @throws OptionError for what is no object */
@@ -184,6 +201,7 @@ export class Subject {
 
   /** The names under which a batch has its labels; none if it has none. */
   labelled(batch: Batch): readonly string[] {
+    if (this.objective) return ["input_ids"]; // each batch has a loss
     const names = this.#own?.task === "question-answering" ? POSITIONS : ["labels"];
     return names.filter((name) => batch[name] !== undefined);
   }
@@ -202,6 +220,7 @@ export class Subject {
     { items, smoothing }: Reduction,
     wanted: boolean,
   ): { readonly loss: Tensor; readonly outputs: ForwardOutput } {
+    if (this.objective) return { loss: this.objective.loss(this.model as PreTrainedModel, batch), outputs: {} };
     if (!this.#own && smoothing > 0) {
       throw new OptionError("label_smoothing_factor is for models with their own loss", {
         details: { option: "label_smoothing_factor" },

@@ -17,7 +17,7 @@ import { CallbackHandler, callbacksOf, checkedCallback } from "./handler.js";
 import { blankState } from "./length.js";
 import { Run } from "./run.js";
 import type { LRScheduler } from "./schedules.js";
-import { Subject } from "./subject.js";
+import { type Objective, Subject } from "./subject.js";
 import type {
   CheckpointStore,
   PredictionOutput,
@@ -103,12 +103,13 @@ export class Trainer {
 
   /**
    * @param store where checkpoints are, if the options do not say
+   * @param objective what a trainer of another kind trains by
    * @throws OptionError for unknown and wrong options, and for what does not fit together
    */
-  constructor(options: TrainerOptions, store?: CheckpointStore) {
+  constructor(options: TrainerOptions, store?: CheckpointStore, objective?: Objective) {
     const given = Object.fromEntries(entriesOf("Trainer", options, NAMES)) as unknown as TrainerOptions;
     this.args = argumentsOf(given.args);
-    this.#subject = new Subject(given.model, functionOr("compute_loss_func", given.compute_loss_func));
+    this.#subject = new Subject(given.model, functionOr("compute_loss_func", given.compute_loss_func), objective);
     this.model = given.model;
     this.#checkDType();
     this.train_dataset = given.train_dataset ?? undefined;

@@ -118,7 +118,7 @@ function masked(input_ids: readonly number[], prompt: readonly number[], speech?
 }
 
 /** Messages of a field, those of older chats with today's names. @throws OptionError */
-function chatOf(example: Feature, field: string, place: string): ChatMessage[] {
+export function chatOf(example: Feature, field: string, place: string): ChatMessage[] {
   const value = example[field];
   const list = listOf(value, isObject);
   if (!list || list.length === 0) {
@@ -134,7 +134,11 @@ function chatOf(example: Feature, field: string, place: string): ChatMessage[] {
 }
 
 /** Options of the chat template: the call's, and what the example says of its tools and its variables. */
-function chatOptions(example: Feature, { chat_template, chat_template_kwargs }: SFTOptions, place: string) {
+function chatOptions(
+  example: Feature,
+  { chat_template, chat_template_kwargs }: Pick<SFTOptions, "chat_template" | "chat_template_kwargs">,
+  place: string,
+) {
   const own = example.chat_template_kwargs ?? {};
   if (!isObject(own)) throw new OptionError(`${place}: chat_template_kwargs must be an object, got ${show(own)}`);
   const tools = toolsOf(example.tools, place);
@@ -172,6 +176,33 @@ function chatCompletion(example: Feature, tokenizer: PreTrainedTokenizer, option
   return masked(input_ids, tokenizer.apply_chat_template(prompt, how).input_ids, speech);
 }
 
+/** The tokens of a chat by the template. @param asked the assistant is to speak next */
+export function chatTokens(
+  chat: readonly ChatMessage[],
+  example: Feature,
+  tokenizer: PreTrainedTokenizer,
+  options: Pick<SFTOptions, "chat_template">,
+  place: string,
+  asked = false,
+): readonly number[] {
+  checkTemplate(tokenizer, options, place);
+  const how = { ...chatOptions(example, options, place), ...(asked ? { add_generation_prompt: true } : {}) };
+  return (tokenizer.apply_chat_template(chat, how) as { readonly input_ids: readonly number[] }).input_ids;
+}
+
+/** @throws OptionError if there is none */
+function checkTemplate(
+  tokenizer: PreTrainedTokenizer,
+  { chat_template }: Pick<SFTOptions, "chat_template">,
+  place: string,
+): void {
+  if (chat_template !== undefined || tokenizer.chat_template !== null) return;
+  throw new OptionError(`${place}: messages need a chat template, and the tokenizer has none`, {
+    hint: "pass the text of one as chat_template (octavo train --chat-template <file>)",
+    details: { option: "chat_template" },
+  });
+}
+
 /** A chat by the template; `speech` is 1 for what the assistant says, where that is asked for. */
 function applied(
   chat: readonly ChatMessage[],
@@ -180,12 +211,7 @@ function applied(
   options: SFTOptions,
   place: string,
 ): { readonly input_ids: readonly number[]; readonly speech: readonly number[] | undefined } {
-  if (options.chat_template === undefined && tokenizer.chat_template === null) {
-    throw new OptionError(`${place}: messages need a chat template, and the tokenizer has none`, {
-      hint: "pass the text of one as chat_template (octavo train --chat-template <file>)",
-      details: { option: "chat_template" },
-    });
-  }
+  checkTemplate(tokenizer, options, place);
   const return_assistant_tokens_mask = options.assistant_only_loss === true;
   const how = { ...chatOptions(example, options, place), return_assistant_tokens_mask };
   const made = tokenizer.apply_chat_template(chat, how) as {

@@ -15,6 +15,13 @@ export type { DataFile } from "./files.js";
 export { IterableDataset, type StreamShuffleOptions } from "./iterable-dataset.js";
 export { DataCollatorForLanguageModeling, type LanguageModelingOptions } from "./language-modeling.js";
 export type { DataFiles, LoadDataset, LoadDatasetOptions, Loaded } from "./load.js";
+export {
+  DataCollatorForPreference,
+  type PreferenceBatch,
+  type PreferenceCollatorOptions,
+  type PreferenceOptions,
+  prepare_preference_dataset,
+} from "./preference.js";
 export { prepare_sft_dataset } from "./sft.js";
 export type { PackingStrategy, SFTOptions } from "./sft-options.js";
 export type { Batch, DataCollator, Dataset as AnyDataset, Feature, MapDataset } from "./types.js";

@@ -1,0 +1,201 @@
+// The loss of direct preference optimization (Rafailov et al. 2023, equation 7), and its relatives, of batches of preferences.
+
+import { OptionError } from "../core/errors.js";
+import { scope, Tensor } from "../core/tensor.js";
+import { causalForward } from "../generate/causal-forward.js";
+import { type Ids, readBatch, readMask } from "../generate/inputs.js";
+import type { NextLabels } from "../generate/labels.js";
+import type { PreTrainedModel } from "../generate/model.js";
+import { activation } from "../ops/activation.js";
+import { add } from "../ops/add.js";
+import { copyInto } from "../ops/copy.js";
+import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
+import { filled } from "../ops/fill.js";
+import { multiply } from "../ops/gated.js";
+import { scale } from "../ops/scale.js";
+import { sumRows } from "../ops/sum-rows.js";
+import { taping } from "../ops/tape.js";
+import type { Logs } from "./callbacks.js";
+import type { Batch } from "./data/types.js";
+import type { DPOLoss } from "./dpo-options.js";
+import type { Objective } from "./subject.js";
+
+/** The adapter whose state is the reference, if there is one of this name. */
+const REFERENCE = "ref";
+
+export interface DPOLossOptions {
+  readonly beta: number;
+  readonly loss_type: DPOLoss;
+  readonly label_smoothing: number;
+}
+
+/** -log σ(x), or with the other sign of x, of each x[B]: [B]. */
+function surprise(x: Tensor, side: 1 | -1): Tensor {
+  const rows = x.size;
+  const both = filled(x.device, [rows, 2], 0);
+  copyInto(x.view(rows, 1), both.narrow(1, 1, 1));
+  return crossEntropy(both, Tensor.from(x.device, new Int32Array(rows).fill(side === 1 ? 1 : 0), [rows])).loss;
+}
+
+/**
+ * The mean loss [1] of how much likelier answers have become, [B] each in nats.
+ * @param lengths numbers of tokens of the answers, which "ipo" divides by
+ */
+export function dpoLoss(
+  chosen: Tensor,
+  rejected: Tensor,
+  lengths: { readonly chosen: Float32Array; readonly rejected: Float32Array },
+  { beta, loss_type, label_smoothing: e }: DPOLossOptions,
+): Tensor {
+  return scope(() => {
+    const rows = chosen.size;
+    const per = (x: Tensor, counts: Float32Array): Tensor =>
+      multiply(
+        x,
+        Tensor.from(
+          x.device,
+          counts.map((n) => 1 / Math.max(1, n)),
+          [rows],
+        ),
+      );
+    const mean = (losses: Tensor): Tensor => scale(sumRows(losses.view(rows, 1)), 1 / rows);
+    if (loss_type === "ipo") {
+      const apart = add(per(chosen, lengths.chosen), scale(per(rejected, lengths.rejected), -1));
+      const off = add(apart, filled(chosen.device, [rows], -1 / (2 * beta)));
+      return mean(multiply(off, off));
+    }
+    const h = scale(add(chosen, scale(rejected, -1)), beta);
+    if (loss_type === "hinge") return mean(activation(add(scale(h, -1), filled(h.device, [rows], 1)), "relu"));
+    if (e === 0) return mean(surprise(h, 1));
+    const [right, wrong] = [scale(surprise(h, 1), 1 - e), scale(surprise(h, -1), e)];
+    if (loss_type === "sigmoid") return mean(add(right, wrong));
+    return scale(mean(add(right, scale(wrong, -1))), 1 / (1 - 2 * e));
+  });
+}
+
+/** What a batch of preferences is to a model. */
+interface Read {
+  readonly batch: ReturnType<typeof readBatch>;
+  readonly targets: NextLabels;
+  readonly lengths: { readonly chosen: Float32Array; readonly rejected: Float32Array };
+}
+
+/** @throws ShapeError, OptionError */
+function read(model: PreTrainedModel, given: Batch): Read {
+  const { vocab } = model.module.geometry;
+  const batch = readBatch(given.input_ids as Ids, given.attention_mask as Ids | undefined, vocab);
+  const { rows, steps, ids } = batch;
+  if (given.completion_mask === undefined || rows % 2 !== 0) {
+    throw new OptionError("DPOTrainer: a batch has chosen rows, as many rejected ones, and a completion_mask", {
+      hint: "DataCollatorForPreference makes them",
+    });
+  }
+  const counts = readMask(given.completion_mask as Ids, rows, steps, "completion_mask");
+  const targets = Int32Array.from(ids, (_, at) =>
+    (at + 1) % steps !== 0 && counts[at + 1] === 1 ? ids[at + 1]! : IGNORED,
+  );
+  const lengths = Float32Array.from({ length: rows }, (_, r) =>
+    counts.subarray(r * steps, (r + 1) * steps).reduce((sum, one) => sum + one, 0),
+  );
+  const half = rows / 2;
+  return {
+    batch,
+    targets: { targets, count: 1, each: true },
+    lengths: { chosen: lengths.slice(0, half), rejected: lengths.slice(half) },
+  };
+}
+
+/** Log-probabilities of the answers, [2B]. */
+function answers(model: PreTrainedModel, { batch, targets }: Read): Tensor {
+  const { loss } = causalForward(model, batch, { skip_logits: true }, targets);
+  return scale(loss!, -1);
+}
+
+/** What a DPOTrainer trains by. */
+export class Preferences implements Objective {
+  readonly rows_per_example = 2;
+  readonly dropout: boolean;
+  readonly #reference: PreTrainedModel | undefined;
+  readonly #options: DPOLossOptions;
+  /** Log-probabilities of the last batch, [2,2B]: by the model and by the reference. */
+  #seen: Tensor | undefined;
+  #sums: Record<string, number> = {};
+  #batches = 0;
+
+  constructor(reference: PreTrainedModel | undefined, options: DPOLossOptions, dropout: boolean) {
+    this.#reference = reference;
+    this.#options = options;
+    this.dropout = dropout;
+  }
+
+  loss(model: PreTrainedModel, given: Batch): Tensor {
+    const now = read(model, given);
+    const rows = now.batch.rows;
+    return scope(() => {
+      const policy = answers(model, now);
+      const before = taping(undefined, () => scope(() => this.#byReference(model, now)));
+      const ratios = add(policy, scale(before, -1));
+      this.#seen?.dispose();
+      this.#seen = taping(undefined, () => {
+        const seen = Tensor.empty(policy.device, [2, rows], "f32", "log-probabilities");
+        copyInto(policy, seen.select(0, 0));
+        copyInto(before, seen.select(0, 1));
+        return seen.keep();
+      });
+      const half = rows / 2;
+      return dpoLoss(ratios.narrow(0, 0, half), ratios.narrow(0, half, half), now.lengths, this.#options);
+    });
+  }
+
+  #byReference(model: PreTrainedModel, now: Read): Tensor {
+    if (this.#reference) return answers(this.#reference, now);
+    const adapters = model.adapters!;
+    const { active } = adapters.choice;
+    const own = adapters.names.includes(REFERENCE);
+    if (own) adapters.activate([REFERENCE]);
+    else adapters.enable(false);
+    try {
+      return answers(model, now);
+    } finally {
+      if (own) adapters.activate(active);
+      else adapters.enable(true);
+    }
+  }
+
+  async noted(): Promise<void> {
+    const seen = this.#seen;
+    if (!seen) return;
+    const values = await seen.readFloats();
+    this.forget();
+    const rows = values.length / 2;
+    const half = rows / 2;
+    const { beta } = this.#options;
+    const reward = (at: number): number => beta * (values[at]! - values[rows + at]!);
+    const mean = (of: (row: number) => number): number =>
+      Array.from({ length: half }, (_, row) => of(row)).reduce((sum, one) => sum + one, 0) / half;
+    const metrics: Logs = {
+      "rewards/chosen": mean((row) => reward(row)),
+      "rewards/rejected": mean((row) => reward(half + row)),
+      "rewards/accuracies": mean((row) => Number(reward(row) > reward(half + row))),
+      "rewards/margins": mean((row) => reward(row) - reward(half + row)),
+      "logps/chosen": mean((row) => values[row]!),
+      "logps/rejected": mean((row) => values[half + row]!),
+    };
+    for (const [name, value] of Object.entries(metrics)) this.#sums[name] = (this.#sums[name] ?? 0) + value;
+    this.#batches++;
+  }
+
+  forget(): void {
+    this.#seen?.dispose();
+    this.#seen = undefined;
+  }
+
+  /** The means over the batches since the last call. */
+  take(): Logs {
+    const batches = this.#batches;
+    const means = Object.entries(this.#sums).map(([name, sum]) => [name, sum / batches]);
+    this.#sums = {};
+    this.#batches = 0;
+    return Object.fromEntries(means) as Logs;
+  }
+}

@@ -1,0 +1,178 @@
+// DPOTrainer: direct preference optimization, in TRL's words.
+
+import type { DrawnLora } from "../adapters/config.js";
+import { isList, isOf } from "../core/checks.js";
+import { entriesOf, OptionError } from "../core/errors.js";
+import { pick, readOptions } from "../core/options.js";
+import { show } from "../core/show.js";
+import { PreTrainedModel } from "../generate/model.js";
+import { trainedContext } from "../nn/architecture.js";
+import { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { adapt } from "./adapt.js";
+import { TrainingArguments } from "./arguments.js";
+import type { Logs } from "./callbacks.js";
+import { Dataset } from "./data/dataset.js";
+import { IterableDataset } from "./data/iterable-dataset.js";
+import { DataCollatorForPreference, MAX_LENGTH, prepare_preference_dataset } from "./data/preference.js";
+import type { Feature } from "./data/types.js";
+import { Preferences } from "./dpo-loss.js";
+import { DPO, type DPOOptions } from "./dpo-options.js";
+import type { TrainingOptions } from "./options.js";
+import { Trainer } from "./trainer.js";
+import type { CheckpointStore, TrainerOptions } from "./types.js";
+
+/** TRL's defaults, where they are not transformers'. */
+const DEFAULTS: TrainingOptions = { learning_rate: 1e-6, logging_steps: 10 };
+
+export interface DPOConfigOptions extends TrainingOptions, DPOOptions {}
+
+/** The options of direct preference optimization: those of TrainingArguments, and its own. */
+export class DPOConfig extends TrainingArguments {
+  readonly dpo: DPOOptions;
+
+  /** @throws OptionError for unknown names and wrong values, and for options that contradict each other */
+  constructor(options: DPOConfigOptions = {}) {
+    const all = Object.fromEntries(entriesOf("DPOConfig", options));
+    const others = Object.entries(all).filter(([name]) => !(name in DPO));
+    super({ ...DEFAULTS, ...Object.fromEntries(others) });
+    this.dpo = readOptions("DPOConfig", DPO, pick(DPO, all));
+    const { label_smoothing = 0 } = this.dpo;
+    const loss = lossOf(this.dpo);
+    if (label_smoothing > 0 && loss !== "sigmoid" && loss !== "robust") {
+      throw new OptionError(`DPOConfig: label_smoothing is for the losses "sigmoid" and "robust", not ${show(loss)}`, {
+        details: { option: "label_smoothing" },
+      });
+    }
+  }
+}
+
+function lossOf({ loss_type = "sigmoid" }: DPOOptions) {
+  return typeof loss_type === "string" ? loss_type : loss_type[0];
+}
+
+/** Examples of preferences. */
+export type DPODataset = Dataset | IterableDataset | readonly Feature[];
+
+export interface DPOTrainerOptions
+  extends Omit<
+    TrainerOptions,
+    "model" | "args" | "train_dataset" | "eval_dataset" | "processing_class" | "tokenizer" | "compute_loss_func"
+  > {
+  readonly model: PreTrainedModel;
+  /**
+   * What the model is compared to, on the same device; by default the model without its adapters, or with the adapter "ref" if it has one
+   * of that name.
+   */
+  readonly ref_model?: PreTrainedModel | null;
+  readonly args?: DPOConfig | DPOConfigOptions;
+  readonly train_dataset?: DPODataset;
+  readonly eval_dataset?: DPODataset | Readonly<Record<string, DPODataset>>;
+  /** The tokenizer. */
+  readonly processing_class: PreTrainedTokenizer;
+  /** An adapter that the model gets. */
+  readonly peft_config?: DrawnLora | null;
+}
+
+const CALL = "DPOTrainer";
+
+function wrong(option: string, message: string, hint?: string): OptionError {
+  return new OptionError(`${CALL}: ${message}`, { details: { option }, hint });
+}
+
+/** What a Trainer gets for it. @throws OptionError */
+function prepared(options: DPOTrainerOptions): { readonly options: TrainerOptions; readonly objective: Preferences } {
+  const given = Object.fromEntries(entriesOf(CALL, options)) as unknown as DPOTrainerOptions;
+  const { args, peft_config, ref_model, ...rest } = given;
+  const { model, processing_class: tokenizer, train_dataset, eval_dataset } = rest;
+  if (!isOf(model, PreTrainedModel)) throw wrong("model", `expected a language model, got ${show(model)}`);
+  if (!isOf(tokenizer, PreTrainedTokenizer)) {
+    throw wrong("processing_class", `processing_class must be the tokenizer, got ${show(tokenizer)}`);
+  }
+  const reference = ref_model ?? undefined;
+  if (reference !== undefined) {
+    if (!isOf(reference, PreTrainedModel) || reference === model) {
+      const got = reference === model ? "the model itself, which changes" : show(reference);
+      throw wrong(
+        "ref_model",
+        `ref_model must be another language model, got ${got}`,
+        "leave it out for a model with adapters",
+      );
+    }
+    if (reference.device !== model.device) {
+      throw wrong("ref_model", "ref_model is on another device", "load both with the same device: { device }");
+    }
+    if (reference.module.geometry.vocab !== model.module.geometry.vocab) {
+      throw wrong("ref_model", "ref_model has another vocabulary");
+    }
+  } else if (!model.adapters && !peft_config) {
+    throw wrong(
+      "ref_model",
+      "there is nothing to compare the model to",
+      "pass peft_config, so that only an adapter is trained, or load the model once more as ref_model",
+    );
+  }
+  const config = isOf(args, DPOConfig) ? args : new DPOConfig(args ?? {});
+  const longest = Math.min(MAX_LENGTH, trainedContext(model.config) ?? MAX_LENGTH);
+  const { beta = 0.1, label_smoothing = 0, disable_dropout = true, max_length = longest, ...others } = config.dpo;
+  const { truncation_mode, eos_token, chat_template } = others;
+  const how = pickGiven({ max_length, truncation_mode, eos_token, chat_template });
+  const rows = (name: string, set: unknown): Dataset | IterableDataset => {
+    const dataset = isList(set) ? Dataset.from_list(set as Feature[]) : set;
+    if (isOf(dataset, Dataset)) return prepare_preference_dataset(dataset, tokenizer, how);
+    if (isOf(dataset, IterableDataset)) return prepare_preference_dataset(dataset, tokenizer, how);
+    throw wrong(name, `${name} must be a Dataset, an IterableDataset or a list, got ${show(set)}`);
+  };
+  const one = isList(eval_dataset) || isOf(eval_dataset, Dataset) || isOf(eval_dataset, IterableDataset);
+  const evaluated =
+    eval_dataset === undefined || eval_dataset === null
+      ? undefined
+      : one
+        ? rows("eval_dataset", eval_dataset)
+        : Object.fromEntries(entriesOf(CALL, eval_dataset).map(([name, set]) => [name, rows("eval_dataset", set)]));
+  const pad_token_id = tokenizer.pad_token_id ?? tokenizer.eos_token_id ?? 0;
+  const made: TrainerOptions = {
+    data_collator: new DataCollatorForPreference(pickGiven({ pad_token_id, max_length, truncation_mode })),
+    ...rest,
+    args: config,
+    ...(train_dataset === undefined ? {} : { train_dataset: rows("train_dataset", train_dataset) }),
+    ...(evaluated === undefined ? {} : { eval_dataset: evaluated }),
+  };
+  const loss = { beta, loss_type: lossOf(config.dpo), label_smoothing };
+  // Last, as nothing of the model may change if something is wrong.
+  adapt(model, peft_config);
+  return { options: made, objective: new Preferences(reference, loss, !disable_dropout) };
+}
+
+/** The entries that are there. */
+function pickGiven<T extends object>(all: T): T {
+  return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined)) as T;
+}
+
+/**
+ * Trains a language model on preferences (Rafailov et al. 2023). Its logs have the means of rewards/chosen, rewards/rejected,
+ * rewards/accuracies, rewards/margins, logps/chosen and logps/rejected; those of evaluations begin with eval_.
+ */
+export class DPOTrainer extends Trainer {
+  readonly #objective: Preferences;
+
+  /**
+   * @param store where checkpoints are, if the options do not say
+   * @throws OptionError for unknown and wrong options, and for examples of no format
+   */
+  constructor(options: DPOTrainerOptions, store?: CheckpointStore) {
+    const { options: made, objective } = prepared(options);
+    super(made, store, objective);
+    this.#objective = objective;
+  }
+
+  /** @throws OptionError */
+  override async log(logs: Logs): Promise<void> {
+    const numbers = Object.fromEntries(entriesOf("log", logs)) as Logs;
+    const loss = Object.keys(numbers).find((name) => name === "loss" || name.endsWith("_loss"));
+    if (loss === undefined || loss === "train_loss") return super.log(numbers);
+    const prefix = loss.slice(0, -"loss".length);
+    const own = Object.entries(this.#objective.take()).map(([name, value]) => [prefix + name, value]);
+    Object.assign(numbers, Object.fromEntries(own));
+    return super.log(numbers);
+  }
+}

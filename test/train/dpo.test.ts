@@ -1,0 +1,207 @@
+// DPOTrainer against TRL's (test/fixtures/make_dpo.py), what becomes of examples, and its losses by their formulas.
+
+import { join } from "node:path";
+import { afterEach, beforeAll, describe, expect, test } from "vitest";
+import type { Device } from "../../src/core/device.js";
+import { Tensor } from "../../src/core/tensor.js";
+import {
+  AutoModelForCausalLM,
+  AutoTokenizer,
+  type PreTrainedModel,
+  type PreTrainedTokenizer,
+} from "../../src/index.js";
+import { dpoLoss } from "../../src/train/dpo-loss.js";
+import {
+  DataCollatorForPreference,
+  Dataset,
+  DPOConfig,
+  DPOTrainer,
+  type DPOTrainerOptions,
+  prepare_preference_dataset,
+} from "../../src/train.js";
+import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { FIXTURES, readJson } from "../support/fixtures.js";
+
+type Logs = Record<string, number>;
+interface Run {
+  readonly loss_type: "sigmoid" | "hinge" | "ipo" | "robust";
+  readonly beta: number;
+  readonly label_smoothing: number;
+  readonly logs: Logs[];
+  readonly evaluated: Logs;
+}
+const { rows, tokens, runs } = readJson<{ rows: Logs[]; tokens: object[]; runs: Run[] }>("dpo", "runs.json");
+const LLAMA = join(FIXTURES, "models", "llama");
+
+let words: PreTrainedTokenizer;
+beforeAll(async () => {
+  words = await AutoTokenizer.from_pretrained(join(FIXTURES, "dpo"));
+});
+
+let device: Device;
+let models: PreTrainedModel[] = [];
+const load = async (): Promise<PreTrainedModel> => {
+  if (models.length === 0) device = await requestTestDevice("cpu");
+  const model = await AutoModelForCausalLM.from_pretrained(LLAMA, { device });
+  models.push(model);
+  return model;
+};
+afterEach(async () => {
+  if (models.length === 0) return;
+  for (const model of models) model.dispose();
+  models = [];
+  expectNoLeaks(device);
+  await device.close();
+});
+
+/** Adam divides small gradients by their own size, so that the last bits of f32 count; three updates carry them on. */
+function expectNear(got: Logs, golden: Logs): void {
+  for (const [name, value] of Object.entries(golden)) {
+    expect(Math.abs(got[name]! - value), name).toBeLessThan(2e-3 * Math.max(1, Math.abs(value)));
+  }
+}
+
+describe("runs", () => {
+  test.each(runs)("$loss_type", async ({ loss_type, beta, label_smoothing, logs, evaluated }) => {
+    const model = await load();
+    await model.load_adapter(join(FIXTURES, "dpo", "began"), { is_trainable: true });
+    const trainer = new DPOTrainer({
+      model,
+      processing_class: words,
+      train_dataset: rows,
+      eval_dataset: rows,
+      args: new DPOConfig({
+        ...{
+          loss_type: [loss_type],
+          beta,
+          label_smoothing,
+          learning_rate: 5e-3,
+          num_train_epochs: 3,
+          logging_steps: 1,
+        },
+        ...{ lr_scheduler_type: "constant", save_strategy: "no" },
+      }),
+    });
+    await trainer.train();
+    const own = trainer.state.log_history.filter(({ loss }) => loss !== undefined) as Logs[];
+    expect(own).toHaveLength(logs.length);
+    for (const [i, log] of logs.entries()) expectNear(own[i]!, log);
+    expectNear((await trainer.evaluate()) as Logs, { eval_loss: evaluated.eval_loss! });
+    expectNear(trainer.state.log_history.at(-1) as Logs, evaluated);
+    expect(model.adapters!.choice).toMatchObject({ enabled: true, active: ["default"] });
+  });
+
+  test("a model of its own, and an adapter called ref, are references too", async () => {
+    const [model, reference] = [await load(), await load()];
+    const args = { max_steps: 1, logging_steps: 1, learning_rate: 5e-3, lr_scheduler_type: "constant" } as const;
+    const given = { processing_class: words, train_dataset: rows, args };
+    await new DPOTrainer({ ...given, model, ref_model: reference }).train();
+    model.dispose();
+    models = [reference];
+    await reference.load_adapter(join(FIXTURES, "dpo", "began"), "ref");
+    await reference.load_adapter(join(FIXTURES, "dpo", "began"), "own", { is_trainable: true });
+    const trainer = new DPOTrainer({ ...given, model: reference });
+    await trainer.train();
+    // Both adapters are the same yet.
+    expect(trainer.state.log_history[0]).toMatchObject({
+      "rewards/chosen": 0,
+      "rewards/rejected": 0,
+      "rewards/margins": 0,
+    });
+    expect(reference.adapters!.choice.active).toEqual(["own"]);
+  });
+
+  test("what is refused", async () => {
+    const model = await load();
+    const made = (more: object) => () =>
+      new DPOTrainer({ model, processing_class: words, train_dataset: rows, ...more } as DPOTrainerOptions);
+    expect(made({})).toThrow(/nothing to compare the model to/);
+    expect(made({ ref_model: model })).toThrow(/the model itself, which changes/);
+    expect(made({ peft_config: { init_lora_weights: "pissa" } })).toThrow(/cannot wait for/);
+    expect(made({ peft_config: { r: 2 }, args: { loss_type: "orpo" } })).toThrow(/loss_type must be one of "sigmoid"/);
+    expect(made({ peft_config: { r: 2 }, args: { beta: 0 } })).toThrow(/beta must be a number above 0/);
+    expect(made({ peft_config: { r: 2 }, args: { loss_type: "ipo", label_smoothing: 0.1 } })).toThrow(/not "ipo"/);
+    expect(made({ peft_config: { r: 2 }, train_dataset: [{ prompt: "w5" }] })).toThrow(/example 0: expected chosen/);
+    expect(model.adapters).toBeUndefined();
+  });
+});
+
+describe("examples", () => {
+  const prepared = (list: object[], options = {}) =>
+    prepare_preference_dataset(Dataset.from_list(list as never), words, options).to_list();
+
+  test("become TRL's tokens", () => expect(prepared(rows)).toEqual(tokens));
+
+  test("the prompt is what both answers begin with", () => {
+    const [one] = prepared([{ chosen: "w5 w6 w7 w8", rejected: "w5 w6 </s>" }]);
+    expect(one).toEqual({ prompt_ids: [5, 6], chosen_ids: [7, 8, 2], rejected_ids: [2] });
+  });
+
+  test("messages by the chat template", () => {
+    const says = (role: string, content: string) => [{ role, content }];
+    const chat_template =
+      "{% for m in messages %}{{ 'w3 ' if m.role == 'user' else 'w4 ' }}{{ m.content }} {% endfor %}{{ 'w4 ' if add_generation_prompt }}";
+    const answers = { chosen: says("assistant", "w8"), rejected: says("assistant", "w9 w10") };
+    const golden = { prompt_ids: [3, 5, 4], chosen_ids: [8], rejected_ids: [9, 10] };
+    expect(prepared([{ prompt: says("user", "w5"), ...answers }], { chat_template })).toEqual([golden]);
+    expect(() => prepared([{ prompt: says("user", "w5"), ...answers }])).toThrow(/need a chat template/);
+  });
+
+  test("prompts that leave no room are left out, and batches are cut and filled", () => {
+    const list = [
+      { prompt_ids: [1, 2, 3], chosen_ids: [4, 5], rejected_ids: [6] },
+      { prompt_ids: [7, 8], chosen_ids: [9], rejected_ids: [10, 11] },
+    ];
+    expect(prepared(list, { max_length: 3 })).toEqual([list[1]]);
+    expect(prepared(list, { max_length: 3, truncation_mode: "keep_end" })).toEqual(list);
+    // The example of TRL's documentation.
+    expect(new DataCollatorForPreference({ pad_token_id: 0 })(list)).toEqual({
+      input_ids: [
+        [1, 2, 3, 4, 5],
+        [7, 8, 9, 0, 0],
+        [1, 2, 3, 6, 0],
+        [7, 8, 10, 11, 0],
+      ],
+      attention_mask: [
+        [1, 1, 1, 1, 1],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0],
+      ],
+      completion_mask: [
+        [0, 0, 0, 1, 1],
+        [0, 0, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 1, 1, 0],
+      ],
+    });
+    const ends = new DataCollatorForPreference({ pad_token_id: 0, max_length: 2, truncation_mode: "keep_end" })(list);
+    expect(ends.input_ids).toEqual([
+      [4, 5],
+      [8, 9],
+      [3, 6],
+      [10, 11],
+    ]);
+  });
+});
+
+test("the losses of one pair by their formulas", async () => {
+  const own = await requestTestDevice("reference");
+  const [up, down] = [Tensor.from(own, [1], [1]), Tensor.from(own, [-1], [1])]; // by how much answers have become likelier
+  const lengths = { chosen: Float32Array.of(2), rejected: Float32Array.of(4) };
+  const h = 0.2;
+  const surprise = (x: number): number => Math.log(1 + Math.exp(-x));
+  const golden = {
+    sigmoid: 0.598139, // log-probabilities of -10 and -14, by the reference -11 and -13
+    hinge: 1 - h,
+    ipo: (1 / 2 + 1 / 4 - 5) ** 2,
+  };
+  for (const [loss_type, value] of Object.entries(golden)) {
+    using loss = dpoLoss(up, down, lengths, { beta: 0.1, loss_type: loss_type as never, label_smoothing: 0 });
+    expect((await loss.readFloats())[0]).toBeCloseTo(value, 5);
+  }
+  using smoothed = dpoLoss(up, down, lengths, { beta: 0.1, loss_type: "sigmoid", label_smoothing: 0.1 });
+  expect((await smoothed.readFloats())[0]).toBeCloseTo(0.9 * surprise(h) + 0.1 * surprise(-h), 5);
+  for (const one of [up, down]) one.dispose();
+  await own.close();
+});

@@ -65,6 +65,12 @@ const rmsprop =
   (groups, { learning_rate: lr }, extra) =>
     new RMSprop(groups, { lr, optim_bits, ...extra });
 
+/** With states in the host's memory. */
+const paged =
+  (make: Make): Make =>
+  (groups, args, extra) =>
+    make(groups, args, { ...extra, is_paged: true });
+
 const MAKERS: Readonly<Record<OptimName, Make>> = {
   adamw_torch: adamw(32),
   adamw_torch_fused: adamw(32),
@@ -81,6 +87,13 @@ const MAKERS: Readonly<Record<OptimName, Make>> = {
   lion_8bit: lion(8),
   ademamix: ademamix(32),
   ademamix_8bit: ademamix(8),
+  paged_adamw: paged(adamw(32)),
+  paged_adamw_32bit: paged(adamw(32)),
+  paged_adamw_8bit: paged(adamw(8)),
+  paged_lion_32bit: paged(lion(32)),
+  paged_lion_8bit: paged(lion(8)),
+  paged_ademamix_32bit: paged(ademamix(32)),
+  paged_ademamix_8bit: paged(ademamix(8)),
 };
 
 /** "momentum=0.9,amsgrad=false" as options. @throws OptionError */

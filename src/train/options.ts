@@ -46,6 +46,13 @@ export const OPTIM_NAMES = [
   "lion_8bit",
   "ademamix",
   "ademamix_8bit",
+  "paged_adamw",
+  "paged_adamw_32bit",
+  "paged_adamw_8bit",
+  "paged_lion_32bit",
+  "paged_lion_8bit",
+  "paged_ademamix_32bit",
+  "paged_ademamix_8bit",
 ] as const;
 export type OptimName = (typeof OPTIM_NAMES)[number];
 

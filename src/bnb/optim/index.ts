@@ -54,7 +54,11 @@ function classesOf<O extends GroupOptions, Given>(
   Free: Class<O, Given>;
   Wide: Class<O, Omit<Given, "optim_bits">>;
   Narrow: Class<O, Omit<Given, "optim_bits">>;
+  Paged: Class<O, Omit<Given, "is_paged">>;
+  PagedWide: Class<O, Omit<Given, "optim_bits" | "is_paged">>;
+  PagedNarrow: Class<O, Omit<Given, "optim_bits" | "is_paged">>;
 } {
+  const paged = (one: Kind<O>): Kind<O> => ({ ...one, name: `Paged${one.name}`, paged: true });
   const fixed = (suffix: string, optim_bits: 8 | 32): Kind<O> => ({
     ...kind,
     name: kind.name + suffix,
@@ -67,7 +71,11 @@ function classesOf<O extends GroupOptions, Given>(
         super(one, params, options);
       }
     };
-  return { Free: made(kind), Wide: made(fixed("32bit", 32)), Narrow: made(fixed("8bit", 8)) };
+  const [wide, narrow] = [fixed("32bit", 32), fixed("8bit", 8)];
+  return {
+    ...{ Free: made(kind), Wide: made(wide), Narrow: made(narrow) },
+    ...{ Paged: made(paged(kind)), PagedWide: made(paged(wide)), PagedNarrow: made(paged(narrow)) },
+  };
 }
 
 interface AdamGroup extends GroupOptions {
@@ -208,6 +216,14 @@ export class Adam8bit extends ADAM_CLASSES.Narrow {}
 export class AdamW extends ADAMW_CLASSES.Free {}
 export class AdamW32bit extends ADAMW_CLASSES.Wide {}
 export class AdamW8bit extends ADAMW_CLASSES.Narrow {}
+/** Adam whose states lie in the host's memory where its parameters are on a GPU, and come piece by piece for a step. */
+export class PagedAdam extends ADAM_CLASSES.Paged {}
+export class PagedAdam32bit extends ADAM_CLASSES.PagedWide {}
+export class PagedAdam8bit extends ADAM_CLASSES.PagedNarrow {}
+/** AdamW with such states. */
+export class PagedAdamW extends ADAMW_CLASSES.Paged {}
+export class PagedAdamW32bit extends ADAMW_CLASSES.PagedWide {}
+export class PagedAdamW8bit extends ADAMW_CLASSES.PagedNarrow {}
 /** Adam whose updates are at most as long as the parameter (max_unorm 1), as bitsandbytes has LAMB; in 8 bits too. */
 export class LAMB extends LAMB_CLASSES.Free {}
 export class LAMB32bit extends LAMB_CLASSES.Wide {}
@@ -216,6 +232,10 @@ export class LAMB8bit extends LAMB_CLASSES.Narrow {}
 export class AdEMAMix extends ADEMAMIX_CLASSES.Free {}
 export class AdEMAMix32bit extends ADEMAMIX_CLASSES.Wide {}
 export class AdEMAMix8bit extends ADEMAMIX_CLASSES.Narrow {}
+/** AdEMAMix whose states lie in the host's memory. */
+export class PagedAdEMAMix extends ADEMAMIX_CLASSES.Paged {}
+export class PagedAdEMAMix32bit extends ADEMAMIX_CLASSES.PagedWide {}
+export class PagedAdEMAMix8bit extends ADEMAMIX_CLASSES.PagedNarrow {}
 /** Gradient descent with momentum. `lr` and `momentum` are needed. */
 export class SGD extends SGD_CLASSES.Free {}
 export class SGD32bit extends SGD_CLASSES.Wide {}
@@ -228,6 +248,10 @@ export class LARS8bit extends LARS_CLASSES.Narrow {}
 export class Lion extends LION_CLASSES.Free {}
 export class Lion32bit extends LION_CLASSES.Wide {}
 export class Lion8bit extends LION_CLASSES.Narrow {}
+/** Lion whose states lie in the host's memory. */
+export class PagedLion extends LION_CLASSES.Paged {}
+export class PagedLion32bit extends LION_CLASSES.PagedWide {}
+export class PagedLion8bit extends LION_CLASSES.PagedNarrow {}
 export class RMSprop extends RMSPROP_CLASSES.Free {}
 export class RMSprop32bit extends RMSPROP_CLASSES.Wide {}
 export class RMSprop8bit extends RMSPROP_CLASSES.Narrow {}

@@ -43,6 +43,8 @@ export interface Kind<O> {
   readonly defaults: O;
   /** True if `optim_bits` cannot be chosen. */
   readonly fixed?: boolean;
+  /** True for states in the host's memory, which then cannot be chosen. */
+  readonly paged?: boolean;
   /** Options without a default. */
   readonly needed?: readonly string[];
   /** The numbers of step `t`, from 1. @throws OptionError if options do not fit together */
@@ -60,8 +62,9 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   /** @throws OptionError */
   protected constructor(kind: Kind<O>, params: Iterable<Trained> | Iterable<GivenGroup<O>>, options: unknown) {
     this.#kind = kind;
-    this.#states = new States(kind.rule);
-    this.#defaults = { ...kind.defaults, ...this.#read(options) };
+    const { is_paged = false, ...given } = this.#read(options) as Partial<O> & { readonly is_paged?: boolean };
+    this.#states = new States(kind.rule, kind.paged ?? is_paged);
+    this.#defaults = { ...kind.defaults, ...given };
     const list = listOf(listFrom(params), (one): one is unknown => one !== undefined);
     if (!list || list.length === 0) {
       throw new OptionError(
@@ -75,8 +78,9 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
 
   /** The options that a caller gave. */
   #read(options: unknown): Partial<O> {
-    const { name, table, fixed } = this.#kind;
-    return readOptions(name, fixed ? omit(table, ["optim_bits"]) : table, options) as Partial<O>;
+    const { name, table, fixed, paged } = this.#kind;
+    const left = [...(fixed ? ["optim_bits"] : []), ...(paged ? ["is_paged"] : [])];
+    return readOptions(name, omit(table, left), options) as Partial<O>;
   }
 
   /** Adds parameters with options of their own; the others are those of the constructor. @throws OptionError */
@@ -87,6 +91,9 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     entries.delete("params");
     if (!params)
       throw new OptionError(`${name}: a group has params, a list of Tensors or Parameters, got ${show(group)}`);
+    if (entries.has("is_paged")) {
+      throw new OptionError(`${name}: is_paged is for all groups`, { details: { option: "is_paged" } });
+    }
     this.#add({ ...this.#defaults, ...this.#read(Object.fromEntries(entries)), params });
   }
 

@@ -40,7 +40,8 @@ const COMMON = {
   max_unorm: least0(),
   /** Elements with a gradient of zero keep parameter and states. */
   skip_zeros: flag(),
-  is_paged: only(false, "states are not paged: they stay on the parameter's device"),
+  /** States of parameters on a GPU lie in the host's memory, and come piece by piece for their step. Default false; of Paged classes true. */
+  is_paged: flag(),
 } satisfies Table;
 
 const EPS = { eps: least0() } satisfies Table;

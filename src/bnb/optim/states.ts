@@ -2,13 +2,15 @@
 // al. 2022), which a kernel decodes, steps and encodes block by block. Steps that need more (three states, the norm of the update) decode
 // the states of one parameter, compute in f32 and encode them again. The arithmetic is in ops/optimizer.ts and ops/blockwise.ts.
 
-import type { Device } from "../../core/device.js";
+import { openReference } from "../../backends/reference/index.js";
+import { Device } from "../../core/device.js";
 import { entriesOf, OptionError, ShapeError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
 import { kept, scope, Tensor } from "../../core/tensor.js";
 import { blockwiseDequantize, blockwiseQuantize } from "../../ops/blockwise.js";
 import { copyInto } from "../../ops/copy.js";
 import { filled } from "../../ops/fill.js";
+import { OPS } from "../../ops/index.js";
 import {
   optimizerStep,
   optimizerStep8bit,
@@ -45,6 +47,9 @@ const SQUARES: Readonly<Record<Rule, number>> = {
   adagrad: 0,
 };
 
+/** Elements whose states are on a device at a time, if they are paged. */
+const PAGE = 2 ** 22;
+
 type Slot = 1 | 2 | 3;
 
 /** One tensor of a state: what it is called, and how many elements it has. */
@@ -71,9 +76,20 @@ export class States {
   readonly #rule: Rule;
   readonly #slots: readonly Slot[];
   readonly #mapsOf = new Map<Device, Tensor>();
+  readonly #paged: boolean;
+  /** Where states of parameters on a GPU are, if they are paged. */
+  #host: Device | undefined;
 
-  constructor(rule: Rule) {
+  readonly #most: number;
+
+  /**
+   * @param paged states of parameters on a GPU are in the host's memory
+   * @param most elements whose states are on a device at a time then, a multiple of a block
+   */
+  constructor(rule: Rule, paged = false, most = PAGE) {
     this.#rule = rule;
+    this.#most = most;
+    this.#paged = paged;
     this.#slots = ([1, 2, 3] as const).slice(0, STATES[rule]);
   }
 
@@ -89,8 +105,16 @@ export class States {
     );
   }
 
-  /** States of no step yet, on the parameter's device. @throws OutOfMemoryError */
-  make({ device, size }: Tensor, coded: boolean): ParameterState {
+  /** Where the states of a parameter are: those on a CPU are in the host's memory in any case. */
+  #home(device: Device): Device {
+    if (!this.#paged || !device.name.startsWith("webgpu")) return device;
+    this.#host ??= new Device(openReference(OPS, Number.MAX_SAFE_INTEGER));
+    return this.#host;
+  }
+
+  /** States of no step yet. @throws OutOfMemoryError */
+  make({ device: of, size }: Tensor, coded: boolean): ParameterState {
+    const device = this.#home(of);
     const tensors = kept(() =>
       Object.fromEntries(
         this.#parts(size, coded).map(({ key, dtype, size }) => [
@@ -106,6 +130,32 @@ export class States {
 
   /** One step of a parameter, in place. @param p f32[n] @param g f32[n], its gradient */
   step(state: ParameterState, p: Tensor, g: Tensor, numbers: StepNumbers, max_unorm: number): void {
+    if (state.state1.device === p.device) this.#stepHere(state, p, g, numbers, max_unorm);
+    else {
+      // The norm of an update is that of the whole.
+      const most = max_unorm === 0 ? this.#most : p.size;
+      for (let at = 0; at < p.size; at += most) {
+        const size = Math.min(most, p.size - at);
+        scope(() => {
+          const here = this.#page(state, at, size).map(([key, held]) => [key, held, transfer(held, p.device)] as const);
+          const own = Object.fromEntries(here.map(([key, , fetched]) => [key, fetched])) as unknown as ParameterState;
+          this.#stepHere(own, p.narrow(0, at, size), g.narrow(0, at, size), numbers, max_unorm);
+          for (const [, held, fetched] of here) copyInto(transfer(fetched, held.device), held);
+        });
+      }
+    }
+    state.step++;
+  }
+
+  /** The tensors of the states of some elements, whose first one begins a block. */
+  #page(state: ParameterState, at: number, size: number): (readonly [Part["key"], Tensor])[] {
+    return this.#parts(size, isCoded(state)).map(({ key, size: count }) => {
+      const first = key.startsWith("absmax") ? at / STATE_BLOCK : at;
+      return [key, state[key]!.narrow(0, first, count)];
+    });
+  }
+
+  #stepHere(state: ParameterState, p: Tensor, g: Tensor, numbers: StepNumbers, max_unorm: number): void {
     const coded = isCoded(state);
     // States in f32 need no limit: theirs holds by itself. Codes may be off by a half.
     const step = { ...numbers, limit: coded ? 2 * (numbers.limit ?? 0) : 0 };
@@ -119,7 +169,6 @@ export class States {
         for (const slot of this.#slots) this.#encode(state, slot, states[slot - 1]!);
       });
     }
-    state.step++;
   }
 
   /** The maps of all states, f32[states, 256]: a lone state is signed. */

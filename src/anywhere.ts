@@ -1,6 +1,7 @@
 // What every entry of octavo exports: all that needs neither a disk, nor an add-on, nor a page.
 
-export { type Decomposing, LoftQConfig, LoraConfig, type LoraOptions, type TaskType } from "./adapters/config.js";
+export { type Decomposing, LoraConfig, type LoraOptions, type TaskType } from "./adapters/config.js";
+export { LoftQConfig } from "./adapters/first-values.js";
 export type { MergeError } from "./adapters/merge.js";
 export type { MemoryReport } from "./core/arena.js";
 export { captureAll, Device, Recording } from "./core/device.js";

@@ -10,10 +10,9 @@ import { normal, uniform } from "../nn/init.js";
 import type { Model } from "../nn/model.js";
 import { Embedding, Matrix, type Module, Parameter } from "../nn/module.js";
 import { constant, PendingFloats } from "../nn/pending.js";
-import { denseScheme, storeRows } from "../nn/weight.js";
+import { denseScheme, storeRows, type Weight } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import type { AnyLoraConfig } from "./config.js";
-import type { First, Firsts } from "./decompose.js";
 import { isTransposed, type Target, type Targets } from "./targets.js";
 import { type Layer, magnitudes, type Role } from "./weight.js";
 
@@ -62,6 +61,19 @@ export interface Blueprint {
   readonly whole: readonly WholePart[];
   readonly biases: readonly { readonly name: string; readonly base: Parameter }[];
 }
+
+/** First values of a layer that are a part of the model's weight, and the weight that it begins over. */
+export interface First {
+  /** f32[r,K] */
+  readonly a: Float32Array;
+  /** f32[N,r] */
+  readonly b: Float32Array;
+  /** Records the weight without the layer's product, stored as the model's is. */
+  residual(): Weight;
+}
+
+/** First values of those targets that have them: look-ups begin as usual. */
+export type Firsts = ReadonlyMap<Blueprint["targets"][number], First>;
 
 /** The parts of an adapter for these targets. @throws OctavoError for a matrix that other modules use in the same way */
 export function blueprintOf(model: Model, architecture: Architecture, { config, targets, saved }: Targets): Blueprint {

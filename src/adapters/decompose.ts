@@ -16,26 +16,15 @@ import { scale } from "../ops/scale.js";
 import { taping } from "../ops/tape.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
-import type { Blueprint } from "./adapter.js";
-import { type AnyLoraConfig, type Decomposition, isDecomposition, type LoftQOptions } from "./config.js";
+import type { Blueprint, First, Firsts } from "./adapter.js";
+import type { AnyLoraConfig } from "./config.js";
+import { type Decomposition, isDecomposition, type LoftQOptions } from "./first-values.js";
 import { firstOfQR, largestSingular, type Rows, randomSingular, type Singular } from "./svd.js";
 
 type Target = Blueprint["targets"][number];
 
-/** Two thin matrices: a f32[r,K], b f32[N,r]. */
-interface Thin {
-  readonly a: Float32Array;
-  readonly b: Float32Array;
-}
-
-/** First values of a layer, and the weight that it begins over. */
-export interface First extends Thin {
-  /** Records the weight without the layer's product, stored as the model's is. */
-  residual(): Weight;
-}
-
-/** First values of those targets that have them: look-ups begin as usual. */
-export type Firsts = ReadonlyMap<Target, First>;
+/** Two thin matrices. */
+type Thin = Pick<First, "a" | "b">;
 
 /**
  * The first values that a config asks for; undefined if they are no parts of the weights. Nothing changes yet.

@@ -13,11 +13,11 @@ import {
   bytesOf,
   deviceOf,
   disposeAdapter,
+  type Firsts,
   newAdapter,
   parametersOf,
 } from "./adapter.js";
 import type { AnyLoraConfig } from "./config.js";
-import type { Firsts } from "./decompose.js";
 import { RowAdapters, type RowMasks } from "./rows.js";
 import { targetsOf } from "./targets.js";
 import { Adapted, type Choice } from "./weight.js";

@@ -1,16 +1,16 @@
 // Methods of loaded models that are about adapters, in the words of transformers and PEFT. In Python a PeftModel is a model around a
 // model; here it is the model itself, so both spellings are its own.
 
-import { type Adapter, disposeAdapter } from "../adapters/adapter.js";
+import { type Adapter, disposeAdapter, type Firsts } from "../adapters/adapter.js";
 import {
   type AnyLoraConfig,
   type Decomposing,
   type DrawnLora,
-  isDecomposition,
   type LoraOptions,
   loraConfig,
 } from "../adapters/config.js";
-import { type Firsts, firstsOf } from "../adapters/decompose.js";
+import { firstsOf } from "../adapters/decompose.js";
+import { isDecomposition } from "../adapters/first-values.js";
 import { type MergeError, Merging } from "../adapters/merge.js";
 import { readAdapter } from "../adapters/read.js";
 import type { RowAdapters } from "../adapters/rows.js";

@@ -1,7 +1,7 @@
 // save_pretrained of a model with adapters: they are written, and the model is not.
 
 import { type Adapter, disposeAdapter } from "../adapters/adapter.js";
-import { isDecomposition } from "../adapters/config.js";
+import { isDecomposition } from "../adapters/first-values.js";
 import { readAdapter } from "../adapters/read.js";
 import type { Adapters } from "../adapters/set.js";
 import { writeAdapters } from "../adapters/write.js";

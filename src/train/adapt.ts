@@ -1,6 +1,7 @@
 // The adapter that a trainer puts on its model.
 
-import { type DrawnLora, isDecomposition, loraConfig } from "../adapters/config.js";
+import { type DrawnLora, loraConfig } from "../adapters/config.js";
+import { isDecomposition } from "../adapters/first-values.js";
 import { OptionError } from "../core/errors.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { get_peft_model } from "../generate/peft.js";

@@ -6,7 +6,7 @@ import { OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
 import { listed } from "./arguments.js";
 import { type EvalResults, made, type Sample } from "./evaluate.js";
-import { aggregateBy, aggregationOf } from "./metrics.js";
+import { aggregationNamed, aggregationOf } from "./metrics.js";
 import { PythonRandom } from "./python-random.js";
 import type { MetricValue } from "./types.js";
 
@@ -85,16 +85,12 @@ export function paired_test(
   }
   if (first.every((value, n) => String(value) === String(second[n]))) return verdict("bootstrap", 1);
   const random = new PythonRandom(SEED);
-  const pairs = first.map((value, n) => [value, second[n]!] as const);
+  const { keep, of } = aggregationNamed(aggregation);
+  const pairs = first.map((value, n) => [keep(value), keep(second[n]!)] as const);
   let [below, above] = [0, 0];
   for (let n = 0; n < RESAMPLES; n++) {
     const drawn = random.resample(pairs);
-    const [a, b] = [0, 1].map((side) =>
-      aggregateBy(
-        aggregation,
-        drawn.map((pair) => pair[side as 0 | 1]),
-      ),
-    );
+    const [a, b] = [0, 1].map((side) => of(drawn.map((pair) => pair[side as 0 | 1])));
     if (b! <= a!) below++;
     if (b! >= a!) above++;
   }

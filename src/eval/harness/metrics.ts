@@ -1,12 +1,39 @@
 // Metrics: what they are of, how values of items become one, and how exact that one is.
 
 import { ConfigError, OptionError } from "../../core/errors.js";
+import { BLEU } from "./bleu.js";
+import { chrf } from "./chrf.js";
+import { type CorpusMetric, summed } from "./corpus-metric.js";
 import { PythonRandom } from "./python-random.js";
 import { pythonRegex } from "./python-regex.js";
+import { TER } from "./ter.js";
 import type { MetricValue, OutputType } from "./types.js";
 
 type Pair = readonly [unknown, unknown];
-type Aggregate = (values: readonly MetricValue[]) => number;
+
+/** How the values of items become one. */
+interface Aggregation {
+  /** What counts of an item's value; made once, also where items are drawn many times. */
+  keep(value: MetricValue): unknown;
+  of(kept: readonly unknown[]): number;
+  /** Resamples that its standard error is of at most; 0 where resamples do not give one. */
+  readonly resamples: number;
+}
+const plain = (of: (values: readonly MetricValue[]) => number, resamples = 0): Aggregation => ({
+  keep: (value) => value,
+  of: of as Aggregation["of"],
+  resamples,
+});
+/** Of [references, text] pairs. Theirs are resampled fewer times, because sacrebleu takes long. */
+const corpus = ({ statistics, score }: CorpusMetric): Aggregation => ({
+  keep: (value) => {
+    const [references, text] = value as Pair;
+    return statistics(String(text), (Array.isArray(references) ? references : [references]).map(String));
+  },
+  of: (kept) => score(summed(kept as readonly (readonly number[])[])),
+  resamples: 100,
+});
+const ANY = Number.POSITIVE_INFINITY;
 
 /** Values that are numbers. */
 const numbers = (values: readonly MetricValue[]): number[] => values.map(Number);
@@ -66,19 +93,21 @@ function brier(values: readonly MetricValue[]): number {
   return mean(pairs(values).map(distance));
 }
 
-const AGGREGATIONS: Readonly<Record<string, Aggregate>> = {
-  mean: (values) => mean(numbers(values)),
-  nanmean: (values) => mean(numbers(values).filter((value) => !Number.isNaN(value))),
-  median: (values) => numbers(values).sort((a, b) => a - b)[Math.floor(values.length / 2)]!,
-  perplexity: (values) => Math.exp(-mean(numbers(values))),
-  weighted_perplexity: (values) => Math.exp(-weighted(values)),
-  bits_per_byte: (values) => -weighted(values) / Math.LN2,
-  f1,
-  matthews_corrcoef: correlation,
-  brier_score: brier,
+const AGGREGATIONS: Readonly<Record<string, Aggregation>> = {
+  mean: plain((values) => mean(numbers(values))),
+  nanmean: plain((values) => mean(numbers(values).filter((value) => !Number.isNaN(value))), ANY),
+  median: plain((values) => numbers(values).sort((a, b) => a - b)[Math.floor(values.length / 2)]!, ANY),
+  perplexity: plain((values) => Math.exp(-mean(numbers(values))), ANY),
+  weighted_perplexity: plain((values) => Math.exp(-weighted(values))),
+  bits_per_byte: plain((values) => -weighted(values) / Math.LN2),
+  f1: plain(f1, ANY),
+  matthews_corrcoef: plain(correlation, ANY),
+  brier_score: plain(brier),
+  bleu: corpus(BLEU),
+  chrf: corpus(chrf(0)),
+  "chrf++": corpus(chrf(2)),
+  ter: corpus(TER),
 };
-/** Aggregations whose standard error is that of resamples. */
-const RESAMPLED = ["nanmean", "median", "perplexity", "f1", "matthews_corrcoef"];
 /** Resamples with one seed. */
 const RESAMPLES = 1000;
 
@@ -97,6 +126,11 @@ const rolling = (aggregation: string): Metric => ({
   aggregation,
   higher_is_better: false,
 });
+const written = (aggregation: string, higher_is_better = true): Metric => ({
+  of: ["generate_until"],
+  aggregation,
+  higher_is_better,
+});
 const METRICS: Readonly<Record<string, Metric>> = {
   acc: { of: ["loglikelihood", "multiple_choice"], aggregation: "mean", higher_is_better: true },
   perplexity: { of: ["loglikelihood"], aggregation: "perplexity", higher_is_better: false },
@@ -110,6 +144,10 @@ const METRICS: Readonly<Record<string, Metric>> = {
   word_perplexity: rolling("weighted_perplexity"),
   byte_perplexity: rolling("weighted_perplexity"),
   bits_per_byte: rolling("bits_per_byte"),
+  bleu: written("bleu"),
+  chrf: written("chrf"),
+  "chrf++": written("chrf++"),
+  ter: written("ter", false),
 };
 /** Metrics of a task that names none. */
 export const USUAL: Readonly<Record<OutputType, readonly string[]>> = {
@@ -124,8 +162,8 @@ export interface UsedMetric {
   readonly name: string;
   readonly aggregation: string;
   readonly higher_is_better: boolean;
-  /** Of exact_match. */
-  readonly matches: (text: string, target: string) => boolean;
+  /** The value of a text that was written, given those that are right. */
+  readonly ofText: (text: string, targets: readonly string[]) => MetricValue;
 }
 
 const SETTINGS = ["metric", "aggregation", "higher_is_better", "hf_evaluate"];
@@ -162,13 +200,18 @@ export function metricOf(
     throw new ConfigError(`${place}: the metric "${name}" has no setting "${strange ?? "hf_evaluate"}"`);
   }
   const { higher_is_better = known?.higher_is_better ?? true } = given;
-  return { name, aggregation, higher_is_better: higher_is_better === true, matches: matcher(place, given) };
+  const matches = matcher(place, given);
+  const ofText: UsedMetric["ofText"] =
+    known?.of.includes("generate_until") && name !== "exact_match"
+      ? (text, targets) => [targets.length === 1 ? targets[0]! : targets, text]
+      : (text, targets) => Number(targets.some((target) => matches(text, target)));
+  return { name, aggregation, higher_is_better: higher_is_better === true, ofText };
 }
 
 const PUNCTUATION = /[!-/:-@[-`{-~]/g;
 
 /** How exact_match compares: what is to be ignored is taken out of both texts, in this order. */
-function matcher(place: string, given: Readonly<Record<string, unknown>>): UsedMetric["matches"] {
+function matcher(place: string, given: Readonly<Record<string, unknown>>): (text: string, target: string) => boolean {
   const { regexes_to_ignore: list } = given;
   const ignored = (Array.isArray(list) ? (list as unknown[]) : []).map((one) => pythonRegex(place, String(one)));
   const left = (text: string): string => {
@@ -184,16 +227,17 @@ function matcher(place: string, given: Readonly<Record<string, unknown>>): UsedM
 export const aggregationOf = (metric: string): string =>
   (Object.hasOwn(METRICS, metric) ? METRICS[metric]!.aggregation : undefined) ?? "mean";
 
-/** One value of all items, by the name of an aggregation. @throws OptionError for one that is not known */
-export function aggregateBy(name: string, values: readonly MetricValue[]): number {
+/** An aggregation by its name. @throws OptionError for one that is not known */
+export function aggregationNamed(name: string): Aggregation {
   const known = Object.hasOwn(AGGREGATIONS, name) ? AGGREGATIONS[name] : undefined;
-  if (known) return known(values);
+  if (known) return known;
   throw new OptionError(`the aggregation "${name}" is not known`, { hint: Object.keys(AGGREGATIONS).join(", ") });
 }
 
 /** One value of all items. */
 export function aggregate({ aggregation }: UsedMetric, values: readonly MetricValue[]): number {
-  return AGGREGATIONS[aggregation]!(values);
+  const { keep, of } = AGGREGATIONS[aggregation]!;
+  return of(values.map(keep));
 }
 
 /**
@@ -208,12 +252,15 @@ export function standardError(
 ): number | undefined {
   if (bootstrap_iters <= 0 || values.length < 2) return undefined;
   if (aggregation === "mean") return deviation(numbers(values)) / Math.sqrt(values.length);
-  if (!RESAMPLED.includes(aggregation)) return undefined;
-  const size = Math.min(RESAMPLES, bootstrap_iters);
+  const { keep, of, resamples } = AGGREGATIONS[aggregation]!;
+  const count = Math.min(resamples, bootstrap_iters);
+  if (count === 0) return undefined;
+  const kept = values.map(keep);
+  const size = Math.min(RESAMPLES, count);
   const found: number[] = [];
-  for (let block = 0; block < Math.floor(bootstrap_iters / size); block++) {
+  for (let block = 0; block < Math.floor(count / size); block++) {
     const random = new PythonRandom(block);
-    for (let n = 0; n < size; n++) found.push(AGGREGATIONS[aggregation]!(random.resample(values)));
+    for (let n = 0; n < size; n++) found.push(of(random.resample(kept)));
   }
   return deviation(found);
 }

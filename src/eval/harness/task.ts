@@ -279,22 +279,19 @@ export class Task {
         return only(choiceValues(pairs, this.#choices(doc), gold));
       }
       default:
-        return this.#matches(doc, results[0]!);
+        return this.#ofText(doc, results[0]!);
     }
   }
 
-  /** Of a written answer: whether it is the target, or one of them. */
-  #matches(doc: Doc, result: Response): MetricValues {
+  /** Of a written answer, beside the target or several. */
+  #ofText(doc: Doc, result: Response): MetricValues {
     const target = this.target(doc);
     const one =
       typeof target === "number" && this.config.doc_to_choice !== undefined ? this.#choices(doc)[target] : target;
     const targets = Array.isArray(one) ? (one as unknown[]) : [one];
     const text = Array.isArray(result) ? String((result as readonly unknown[])[0]) : String(result);
     return Object.fromEntries(
-      this.metrics.map(({ name, matches }): [string, MetricValue] => [
-        name,
-        Number(targets.some((gold) => matches(text, String(gold)))),
-      ]),
+      this.metrics.map(({ name, ofText }): [string, MetricValue] => [name, ofText(text, targets.map(String))]),
     );
   }
 }

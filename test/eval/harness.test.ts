@@ -3,7 +3,7 @@
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import {
   type EvalResults,
   LM,
@@ -35,7 +35,7 @@ const EVAL = join(FIXTURES, "eval");
 const EXPECTED = JSON.parse(readFileSync(join(EVAL, "expected.json"), "utf8")) as Record<string, Expected>;
 const TASKS =
   "hellaswag piqa arc_easy arc_challenge openbookqa boolq lambada_openai lambada_standard winogrande truthfulqa_mc1 " +
-  "truthfulqa_mc2 wikitext my_mmlu my_choice my_texts";
+  "truthfulqa_mc2 wikitext my_mmlu my_choice my_texts my_writing";
 const device = DEVICES.includes("cpu") ? "cpu" : "wasm";
 
 let model: PreTrainedModel;
@@ -111,6 +111,61 @@ describe("like lm-evaluation-harness", { timeout: 120_000 }, () => {
     const found = await simple_evaluate(lm, { tasks, num_fewshot: 2, gen_kwargs: { max_gen_toks: 24 }, ...common });
     checkSamples(found, EXPECTED.shots!);
     checkResults(found, EXPECTED.shots!);
+  });
+});
+
+describe("prompts like lm-evaluation-harness's", { timeout: 120_000 }, () => {
+  const tasks = ["hellaswag", "winogrande", "my_choice", "my_open", "my_writing"];
+  const folders = { data_dir: join(EVAL, "data"), include_path: join(EVAL, "tasks"), bootstrap_iters: 1000 };
+  const common = { tasks, num_fewshot: 1, limit: 3, ...folders };
+  const template = readFileSync(join(EVAL, "chat_template.jinja"), "utf8");
+
+  /** The storyteller with a chat template, or several. */
+  async function chatting(chat_template: string | Record<string, string>): Promise<LM> {
+    const own = await AutoTokenizer.from_pretrained(STORYTELLER);
+    own.chat_template = chat_template;
+    return new LM(model, own);
+  }
+
+  test.each([
+    ["system", {}],
+    ["chat", { apply_chat_template: true }],
+    ["one_turn", { apply_chat_template: "usual", fewshot_as_multiturn: false }],
+  ] as const)("%s", async (name, options) => {
+    const system = name === "one_turn" ? {} : { system_instruction: "Be kind." };
+    const found = await simple_evaluate(await chatting({ usual: template, default: template }), {
+      ...common,
+      ...system,
+      ...options,
+    });
+    checkSamples(found, EXPECTED[name]!);
+    checkResults(found, EXPECTED[name]!);
+  });
+
+  test("a template that refuses a system's message gets none", async () => {
+    const strict = `{%- if messages[0].role == 'system' %}{{ raise_exception('no system') }}{%- endif %}${template}`;
+    const lm = await chatting(strict);
+    const said = [
+      { role: "system", content: "Be kind." },
+      { role: "user", content: "Who?" },
+    ];
+    const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
+    expect(lm.apply_chat_template(said)).toBe("[user]\nWho?\n[end]\n[assistant]\n");
+    expect(String(warn.mock.calls)).toContain("refuses a system's message");
+    warn.mockRestore();
+    expect(() => lm.apply_chat_template(said.slice(0, 1))).toThrow("no system");
+    expect(lm.apply_chat_template([...said.slice(1), { role: "assistant", content: "He" }], false)).toBe(
+      "[user]\nWho?\n[end]\n[assistant]\nHe",
+    );
+  });
+
+  test("without a template, or turns without a conversation, is an error", async () => {
+    const asked = (lm: LM, options: object) => simple_evaluate(lm, { ...common, ...options });
+    await expect(asked(new LM(model, tokenizer), { apply_chat_template: true })).rejects.toThrow("chat_template");
+    await expect(asked(await chatting({ a: template }), { apply_chat_template: "b" })).rejects.toThrow(/"?b"?/);
+    await expect(asked(new LM(model, tokenizer), { fewshot_as_multiturn: true })).rejects.toThrow(
+      "needs apply_chat_template",
+    );
   });
 });
 

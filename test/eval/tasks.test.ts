@@ -1,11 +1,11 @@
 // Task files and data: what is read, and what is refused, by name.
 
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ConfigError, OctavoError, OptionError } from "../../src/core/errors.js";
 import { filterOf } from "../../src/eval/harness/filters.js";
-import { pooledError } from "../../src/eval/harness/metrics.js";
+import { aggregationNamed, pooledError } from "../../src/eval/harness/metrics.js";
 import { choiceValues } from "../../src/eval/harness/multiple-choice.js";
 import { literalOf } from "../../src/eval/harness/python-literal.js";
 import { PythonRandom } from "../../src/eval/harness/python-random.js";
@@ -52,6 +52,18 @@ const ASKED = [
   ["Who?", " He."],
   ["Where?", " There."],
 ];
+
+test("scores of translations are sacrebleu's", () => {
+  type Case = { readonly items: readonly (readonly [string[], string])[]; readonly scores: readonly number[] };
+  const cases = JSON.parse(readFileSync(join(FIXTURES, "eval", "translations.json"), "utf8")) as readonly Case[];
+  for (const [n, { items, scores }] of cases.entries()) {
+    for (const [at, metric] of ["bleu", "chrf", "chrf++", "ter"].entries()) {
+      const { keep, of } = aggregationNamed(metric);
+      // The same sums of whole numbers; the last digits of logarithms may differ.
+      expect(Math.abs(of(items.map(keep)) - scores[at]!), `${metric} of corpus ${n}`).toBeLessThan(1e-10);
+    }
+  }
+});
 
 describe("a task's file", () => {
   test("includes others, whose keys it overrides", async () => {

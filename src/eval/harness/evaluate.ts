@@ -4,12 +4,13 @@
 import { createHash } from "node:crypto";
 import { isOf } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
-import { callback, number, type Options, readOptions, such, text, whole } from "../../core/options.js";
+import { callback, flag, number, type Options, readOptions, such, text, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { renderFields } from "../../tokenizer/chat/fields.js";
 import { isOptions, isTexts } from "./arguments.js";
 import { LM } from "./lm.js";
 import { aggregate, pooledError, standardError } from "./metrics.js";
+import type { Said } from "./prompt.js";
 import type { Task } from "./task.js";
 import { type LoadedGroup, TaskManager } from "./task-manager.js";
 import type { Doc, Instance, MetricValue, OutputType, Response } from "./types.js";
@@ -30,6 +31,15 @@ const EVALUATE = {
   fewshot_random_seed: whole(0),
   /** Changes to the tasks' generation_kwargs. */
   gen_kwargs: such<Readonly<Record<string, unknown>>>(isOptions, "an object"),
+  /** Prompts are conversations by the tokenizer's chat template: its usual one, or the one of a name. */
+  apply_chat_template: such<boolean | string>(
+    (value) => typeof value === "boolean" || (typeof value === "string" && value !== ""),
+    "true, false or the name of a template",
+  ),
+  /** Examples are turns of the conversation, which is the default; false: they stand in the message that asks. */
+  fewshot_as_multiturn: flag(),
+  /** Text in front of each task's description; in conversations both are the system's message. */
+  system_instruction: text(),
   /** Where tasks and data are; by default those built in. */
   task_manager: such<TaskManager>((value) => isOf(value, TaskManager), "a TaskManager"),
   /** A folder with task files of one's own, and the folder of the data; for a TaskManager of these. */
@@ -97,6 +107,7 @@ export async function simple_evaluate(lm: LM, options: EvaluateOptions): Promise
   if (task_manager && (include_path !== undefined || data_dir !== undefined)) {
     throw new OptionError("simple_evaluate: include_path and data_dir belong to the TaskManager that is given");
   }
+  const chat = chatOf(lm, given);
   const manager =
     task_manager ?? new TaskManager({ ...(include_path && { include_path }), ...(data_dir && { data_dir }) });
   const { tasks, groups } = await manager.load(given.tasks);
@@ -106,10 +117,31 @@ export async function simple_evaluate(lm: LM, options: EvaluateOptions): Promise
       limit: given.limit,
       fewshot_seed: given.fewshot_random_seed,
       gen_kwargs: given.gen_kwargs,
+      system_instruction: given.system_instruction,
+      chat,
     });
   }
   await answer(lm, tasks, given.progress);
   return resultsOf(tasks, groups, given.bootstrap_iters ?? BOOTSTRAP);
+}
+
+/** @throws OptionError where the tokenizer has no such template */
+function chatOf(lm: LM, { apply_chat_template: template = false, fewshot_as_multiturn }: Partial<EvaluateOptions>) {
+  if (template === false) {
+    if (fewshot_as_multiturn !== true) return undefined;
+    throw new OptionError("fewshot_as_multiturn is for conversations: it needs apply_chat_template");
+  }
+  const name = typeof template === "string" ? template : undefined;
+  lm.tokenizer.get_chat_template(name);
+  return {
+    multiturn: fewshot_as_multiturn ?? true,
+    render: (messages: readonly Said[], open: boolean) =>
+      lm.apply_chat_template(
+        messages.map((one) => ({ ...one })),
+        !open,
+        name,
+      ),
+  };
 }
 
 /** The kind of request that a task makes. */

@@ -1,15 +1,16 @@
 // The requests of lm-evaluation-harness over a loaded language model and its tokenizer. The rules by which texts become tokens are
 // those of its HFLM; the tokens are computed by scorer.ts and generate().
 
-import { isOf } from "../../core/checks.js";
+import { isOf, listOf } from "../../core/checks.js";
 import { OptionError, throwIfAborted } from "../../core/errors.js";
 import { choice, flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { LoadedModel } from "../../generate/base.js";
 import { PreTrainedModel } from "../../generate/model.js";
 import { PreTrainedSeq2SeqLM } from "../../generate/seq2seq-model.js";
+import { warnOnce } from "../../generate/warn.js";
 import type { CacheDType } from "../../nn/cache.js";
-import { PreTrainedTokenizer } from "../../tokenizer/api.js";
+import { type ChatMessage, PreTrainedTokenizer } from "../../tokenizer/api.js";
 import { strip } from "../../tokenizer/chat/blanks.js";
 import { isOptions, isText, isTexts, listed, pairs } from "./arguments.js";
 import { copyOf, type GenerationKwargs, generationOf, textUntil } from "./generation-kwargs.js";
@@ -263,6 +264,32 @@ export class LM {
     return sequences.map((ids) => this.tokenizer.decode(ids.slice(prompt), { skip_special_tokens: true }));
   }
 
+  /**
+   * A conversation as the tokenizer's chat template writes it; without its system's message where the template refuses that.
+   * @param add_generation_prompt append the beginning of the assistant's message; false: the last message goes on
+   * @param chat_template the name of one of the tokenizer's templates
+   * @throws OptionError, FormatError as `tokenizer.apply_chat_template` throws
+   */
+  apply_chat_template(messages: readonly ChatMessage[], add_generation_prompt = true, chat_template?: string): string {
+    const apply = (conversation: readonly ChatMessage[]): string =>
+      this.tokenizer.apply_chat_template(conversation, {
+        tokenize: false,
+        add_generation_prompt,
+        continue_final_message: !add_generation_prompt,
+        ...(chat_template === undefined ? {} : { chat_template }),
+      });
+    try {
+      return apply(messages);
+    } catch (cause) {
+      const all = listOf(messages, isOptions);
+      const others = all?.filter((one) => !isSystem(one)) as ChatMessage[] | undefined;
+      if (!others || others.length === 0 || others.length === all!.length) throw cause;
+      const text = apply(others);
+      warnOnce("eval:system", "the chat template refuses a system's message, which is left out");
+      return text;
+    }
+  }
+
   /** Ids of a text; its special tokens are left out where it begins with the prefix token's text. */
   encode(text: string): number[] {
     if (typeof text !== "string") throw new OptionError(`LM.encode takes a text, got ${show(text)}`);
@@ -355,6 +382,14 @@ export class LM {
       return keyOf(this.model.config, this.model.weight_bytes, bits);
     })();
     return this.#identity;
+  }
+}
+
+function isSystem(message: Readonly<Record<string, unknown>>): boolean {
+  try {
+    return message.role === "system";
+  } catch {
+    return false; // a message that throws when it is read
   }
 }
 

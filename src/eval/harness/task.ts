@@ -17,7 +17,7 @@ import {
 } from "./functions.js";
 import { metricOf, USUAL, type UsedMetric } from "./metrics.js";
 import { choiceValues } from "./multiple-choice.js";
-import { exampleText, questionText } from "./prompt.js";
+import { conversation, endsBlank, type Message, plainText, type Said, spaced, turn } from "./prompt.js";
 import { literalOf } from "./python-literal.js";
 import { PythonRandom } from "./python-random.js";
 import { type FewshotConfig, readFewshot, type TaskConfig } from "./task-config.js";
@@ -31,6 +31,18 @@ export interface TaskRun {
   readonly limit?: number | undefined;
   readonly fewshot_seed?: number | undefined;
   readonly gen_kwargs?: Readonly<Record<string, unknown>> | undefined;
+  /** What stands in front of everything else. */
+  readonly system_instruction?: string | undefined;
+  /** Prompts are conversations. */
+  readonly chat?: Chat | undefined;
+}
+
+/** How conversations become prompts. */
+export interface Chat {
+  /** Whether examples are turns of their own. */
+  readonly multiturn: boolean;
+  /** @param open the last message is what the answer begins with, and goes on */
+  render(messages: readonly Said[], open: boolean): string;
 }
 
 const FEWSHOT_SEED = 1234;
@@ -97,7 +109,7 @@ export class Task {
     this.instances = this.documents
       .slice(0, count)
       .flatMap((doc, doc_id) =>
-        this.#requests(doc, this.#context(doc, examples(doc)), run).map(
+        this.#requests(doc, this.#context(doc, examples(doc), run), run).map(
           (given, idx): Instance => ({ doc_id, idx, arguments: given, resps: [] }),
         ),
       );
@@ -190,27 +202,39 @@ export class Task {
   }
 
   /** The text in front of the answer; of a task whose choices are beginnings, one for each. */
-  #context(doc: Doc, examples: readonly Doc[]): string | readonly string[] {
-    const { description = "", target_delimiter = " ", doc_to_text, gen_prefix } = this.config;
-    const prefix = (of: Doc, given: string | undefined) =>
+  #context(doc: Doc, examples: readonly Doc[], { system_instruction = "", chat }: TaskRun): string | readonly string[] {
+    const {
+      description = "",
+      target_delimiter = " ",
+      fewshot_delimiter = "\n\n",
+      doc_to_text,
+      gen_prefix,
+    } = this.config;
+    const prefixOf = (of: Doc, given: string | undefined) =>
       given === undefined ? "" : String(this.#field("gen_prefix", of, given));
     const own = this.#fewshot;
-    const shown = examples.map((example) => {
+    const shown = examples.flatMap((example) => {
       const question = this.#text(example, own.doc_to_text);
       const list = own.doc_to_choice === undefined ? undefined : this.#choices(example, own.doc_to_choice);
       const answer = this.#target(example, own.doc_to_target);
       const begins = typeof question === "number";
-      return exampleText({
+      return turn({
         question: begins ? String(list?.[question]) : question,
         answer: this.#answer(answer, begins ? undefined : list),
-        prefix: prefix(example, own.gen_prefix),
+        prefix: prefixOf(example, own.gen_prefix),
         target_delimiter: own.target_delimiter ?? " ",
         fewshot_delimiter: own.fewshot_delimiter ?? "\n\n",
       });
     });
-    const before = String(this.#field("description", doc, description)) + shown.join("");
+    const system = spaced(system_instruction, String(this.#field("description", doc, description)), fewshot_delimiter);
+    const before: Message[] = system === "" ? [] : [{ role: "system", content: system, delimiter: "" }];
+    const prefix = prefixOf(doc, gen_prefix);
+    const asked = (question: string, delimiter: string): string => {
+      const last = turn({ question, answer: "", prefix, target_delimiter: delimiter, fewshot_delimiter: "" });
+      const messages = [...before, ...shown, ...last];
+      return chat ? chat.render(conversation(messages, chat.multiturn), prefix !== "") : plainText(messages);
+    };
     const question = this.#text(doc, doc_to_text);
-    const asked = (text: string, delimiter: string) => before + questionText(text, prefix(doc, gen_prefix), delimiter);
     if (typeof question === "string") return asked(question, target_delimiter);
     return this.#choices(doc).map((choice) => asked(choice, ""));
   }
@@ -224,7 +248,10 @@ export class Task {
   }
 
   #requests(doc: Doc, context: string | readonly string[], run: TaskRun): Instance["arguments"][] {
-    const { target_delimiter = " " } = this.config;
+    const { gen_prefix } = this.config;
+    // In a conversation the template separates question and answer.
+    const apart = !run.chat || (gen_prefix !== undefined && gen_prefix !== "" && !endsBlank(gen_prefix));
+    const target_delimiter = apart ? (this.config.target_delimiter ?? " ") : "";
     if (this.output_type === "multiple_choice") {
       if (typeof context !== "string") {
         return context.map((one) => [one, `${target_delimiter}${String(this.target(doc))}`]);

@@ -62,7 +62,7 @@ export const COMMANDS: Readonly<Record<string, CommandEntry>> = {
   },
   eval: {
     group: MEASURE,
-    description: "measure perplexity, or accuracy on tasks, in several storages",
+    description: "measure perplexity, divergence from f32, or accuracy on tasks, in several storages",
     load: async () => (await import("./eval.js")).evalCommand(),
   },
   explain: {

@@ -1,14 +1,9 @@
-// octavo eval: perplexity of a text in several storages, side by side, with the size of each; with --tasks, eval-tasks.ts.
+// octavo eval: its flags. What it measures of texts is in eval-texts.ts, of tasks in eval-tasks.ts.
 
 import { Command, InvalidArgumentError, Option } from "commander";
 import { OptionError } from "../core/errors.js";
-import { type Perplexity, perplexity } from "../eval/perplexity.js";
 import { VARIANTS, variantNames } from "../eval/variants.js";
-import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
-import { NODE } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
-import { onOwnDevice } from "../load/platform.js";
-import { storytellerFile } from "../load/storyteller.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import {
   A_MODEL,
@@ -24,26 +19,11 @@ import {
   whole,
 } from "./arguments.js";
 import { evaluateTasks, type TaskFlags } from "./eval-tasks.js";
-import { bytes, isInteractive, note, print, printJson, table, warner } from "./output.js";
-import { PercentBar } from "./progress.js";
-import { readText } from "./text.js";
+import { evaluateText, type TextFlags } from "./eval-texts.js";
 
-interface EvalFlags extends Omit<TaskFlags, "tasks"> {
+interface EvalFlags extends Omit<TaskFlags, "tasks">, TextFlags {
   tasks?: readonly string[];
-  ppl?: string;
   compare: string;
-  window: number;
-  stride: number;
-  maxTokens?: number;
-  kvCache?: readonly KVCacheName[];
-}
-
-interface Result extends Perplexity {
-  readonly storage: string;
-  readonly weight_bytes: number;
-  /** Perplexity against the first storage's, in percent. */
-  readonly change: number;
-  readonly seconds: number;
 }
 
 export function evalCommand(): Command {
@@ -61,6 +41,8 @@ export function evalCommand(): Command {
     .option("--use-cache <file>", "keep answers there; an evaluation that was interrupted goes on from it")
     .option("--log-samples <file>", "write each item with its answers there, as JSON lines")
     .option("--html <file>", "write a report with charts there")
+    .option("--kl", "compare each storage's predictions with those in f32: KL divergence and the likeliest token")
+    .option("--layers", "with --kl: also the error of the hidden states after each block")
     .option("--window <n>", "tokens that the model sees at once", positive, 512)
     .option("--stride <n>", "tokens that the window moves on by", positive, 256)
     .option("--max-tokens <n>", "stop after this many tokens of the text", positive)
@@ -76,7 +58,7 @@ export function evalCommand(): Command {
 }
 
 /** Flags of the perplexity of a text, and of tasks. */
-const OF_TEXTS = ["ppl", "window", "stride", "maxTokens", "kvCache"];
+const OF_TEXTS = ["ppl", "kl", "layers", "window", "stride", "maxTokens", "kvCache"];
 const OF_TASKS = [
   "dataDir",
   "includePath",
@@ -97,78 +79,10 @@ async function evaluate(model: string | undefined, flags: EvalFlags, command: Co
   const strange = (tasks ? OF_TEXTS : OF_TASKS).find((flag) => command.getOptionValueSource(flag) === "cli");
   if (strange !== undefined) {
     const flag = command.options.find((option) => option.attributeName() === strange)!.long!;
-    throw new OptionError(
-      tasks ? `${flag} is for the perplexity of a text, not for --tasks` : `${flag} is for --tasks`,
-    );
+    throw new OptionError(tasks ? `${flag} is for texts, not for --tasks` : `${flag} is for --tasks`);
   }
   if (tasks) return await evaluateTasks(name, names, place, { ...flags, tasks });
-  const text = await readText(flags.ppl ?? storytellerFile("storyteller-eval.txt"));
-  const tokenizer = await AutoTokenizer.from_pretrained(name, place);
-  const ids = tokenizer(text).input_ids;
-  const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
-  const all = (first === null || ids[0] === first ? ids : [first, ...ids]).slice(0, flags.maxTokens);
-  const results: Result[] = [];
-  const warn = warner(flags.quiet);
-  const runs = names.flatMap((name) => (flags.kvCache ?? [undefined]).map((cache) => ({ name, cache })));
-  for (const { name: variant, cache } of runs) {
-    const { dtype, quantization, compute, head, cache: usual } = VARIANTS[variant]!;
-    const storage = cache ? `${variant}, cache ${cache}` : variant;
-    const cache_dtype = cache ? KV_CACHES[cache] : usual;
-    const bar = flags.quiet || !isInteractive() ? undefined : new PercentBar(storage);
-    const start = performance.now();
-    try {
-      // Each storage has a device of its own: "auto" may find that only some of them fit the GPU.
-      const loaded = await onOwnDevice(NODE, flags.device, { threads: flags.threads }, (device) =>
-        AutoModelForCausalLM.from_pretrained(name, {
-          device,
-          dtype,
-          quantization_config: quantization,
-          compute_dtype: compute,
-          head_dtype: head,
-          ...place,
-        }),
-      );
-      await using device = loaded.device;
-      await using _owned = loaded;
-      loaded.warnings.forEach(warn);
-      if (device.reason && !flags.quiet) note(`${storage}: on ${device.name} (${device.reason})`);
-      const measured = await perplexity(loaded, all, {
-        window: flags.window,
-        stride: flags.stride,
-        cache_dtype,
-        progress: (done) => bar?.update(done),
-      });
-      const reference = results[0]?.perplexity ?? measured.perplexity;
-      results.push({
-        storage,
-        ...measured,
-        weight_bytes: loaded.weight_bytes,
-        change: 100 * (measured.perplexity / reference - 1),
-        seconds: (performance.now() - start) / 1000,
-      });
-    } finally {
-      bar?.stop();
-    }
-  }
-  if (flags.json) {
-    printJson({ model: name, window: flags.window, stride: flags.stride, results });
-    return;
-  }
-  const rows = results.map(({ storage, perplexity: value, standard_error, change, weight_bytes, seconds }, i) => [
-    storage,
-    value.toFixed(3),
-    `± ${standard_error.toFixed(2)}`,
-    i === 0 ? "" : `${change >= 0 ? "+" : ""}${change.toFixed(2)} %`,
-    bytes(weight_bytes),
-    `${seconds.toFixed(1)} s`,
-  ]);
-  print(
-    table(
-      [["storage", "perplexity", "", `against ${results[0]!.storage}`, "weights", "time"], ...rows],
-      [1, 2, 3, 4, 5],
-    ),
-  );
-  if (!flags.quiet) note(`${results[0]!.tokens} tokens, windows of ${flags.window} moved by ${flags.stride}`);
+  await evaluateText(name, names, place, flags);
 }
 
 /** @throws InvalidArgumentError */

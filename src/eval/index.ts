@@ -1,5 +1,8 @@
-// The exports of `import ... from "octavo/eval"`: evaluations as lm-evaluation-harness has them, and the perplexity of a text.
+// The exports of `import ... from "octavo/eval"`: evaluations as lm-evaluation-harness has them, the perplexity of a
+// text, and how far a model's predictions are from another one's.
 
+export type { Divergence, DivergenceOptions, LayerError } from "./divergence.js";
+export { divergence } from "./divergence.js";
 export type { Comparison, PairedTest } from "./harness/compare.js";
 export { compare_results, mcnemar, paired_test } from "./harness/compare.js";
 export type { EvalResults, EvaluateOptions, Sample, TaskResult } from "./harness/evaluate.js";

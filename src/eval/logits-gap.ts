@@ -2,11 +2,12 @@
 
 import type { Tensor } from "../core/tensor.js";
 
-/** Sums over tokens. */
+/** Over tokens. */
 export interface LogitsGap {
-  /** KL(p || p'), in nats. */
+  /** KL(p || p') of each token, in nats, and their sum. */
+  readonly kls: readonly number[];
   readonly kl: number;
-  /** Squared differences of the logits, and squares of the exact ones. */
+  /** Sums of squared differences of the logits, and squares of the exact ones. */
   readonly off: number;
   readonly norm: number;
   /** Tokens after which the most likely one is the same. */
@@ -19,7 +20,7 @@ const ROWS = 64;
 /** Compares logits f32[T,vocab] with exact ones. */
 export async function logitsGap(exact: Tensor, other: Tensor): Promise<LogitsGap> {
   const [tokens = 0, vocab = 0] = exact.shape;
-  const sums = { kl: 0, off: 0, norm: 0, same: 0 };
+  const sums = { kls: [] as number[], kl: 0, off: 0, norm: 0, same: 0 };
   for (let at = 0; at < tokens; at += ROWS) {
     const count = Math.min(ROWS, tokens - at);
     using a = exact.narrow(0, at, count);
@@ -28,12 +29,15 @@ export async function logitsGap(exact: Tensor, other: Tensor): Promise<LogitsGap
     for (let t = 0; t < count; t++) {
       const [from, to] = [t * vocab, (t + 1) * vocab];
       const [x, y] = [summary(p, from, to), summary(q, from, to)];
+      let kl = 0;
       for (let i = from; i < to; i++) {
         const logp = p[i]! - x.logsum;
-        sums.kl += Math.exp(logp) * (logp - (q[i]! - y.logsum));
+        kl += Math.exp(logp) * (logp - (q[i]! - y.logsum));
         sums.off += (q[i]! - p[i]!) ** 2;
         sums.norm += p[i]! ** 2;
       }
+      sums.kls.push(kl);
+      sums.kl += kl;
       if (x.top === y.top) sums.same++;
     }
   }

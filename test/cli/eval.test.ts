@@ -72,7 +72,21 @@ describe("octavo eval --tasks", { timeout: 120_000 }, () => {
     expect(comparisons[0]).toMatchObject({ storage: "int8", task: "piqa", metric: "acc", test: "mcnemar" });
   });
 
+  test("tells divergence from f32, and the error after each block", async () => {
+    const args = ["eval", "--kl", "--compare", "int8", "--max-tokens", "40", "--window", "32", "--stride", "16"];
+    const { code, stdout, stderr } = await octavo([...args, "--layers", "-q"]);
+    expect(stderr).toBe("");
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^storage +KL +median +99 % +largest +same token +perplexity +weights +time$/m);
+    expect(stdout).toMatch(/^int8 +0\.000\d+ +± [\d.e-]+ .* [\d.]+ % +± [\d.]+ +[+-][\d.]+ % +6\.60 MB +[\d.]+ s$/m);
+    expect(stdout).toMatch(/^error after +int8$/m);
+    expect(stdout).toMatch(/^model\.layers\.5 +0\.0\d+$/m);
+  });
+
   test.each<[string[], number, RegExp]>([
+    [["--tasks", "piqa", "--kl"], 2, /--kl is for texts, not for --tasks/],
+    [["--layers"], 2, /--layers is for --kl/],
+    [["--kl", "--compare", "f32"], 2, /--kl compares other storages with f32/],
     [["--tasks", "piqqa"], 3, /no task is called "piqqa"; did you mean "piqa"/],
     [["--tasks", "piqa"], 3, /has no split "validation" here[\s\S]*--data-dir/],
     [["--limit", "3"], 2, /--limit is for --tasks/],

@@ -20,13 +20,17 @@ import { writing } from "../sources/file-errors.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { htmlReport } from "./eval-html.js";
 import { type Evaluated, resultRows, sizeRows } from "./eval-rows.js";
+import { aboutOf, sampleLines, schemaOf } from "./eval-schema.js";
 import { isInteractive, note, print, printJson, table, warner } from "./output.js";
 import { CountBar } from "./progress.js";
-import { version } from "./version.js";
 
 export interface TaskFlags {
   tasks: readonly string[];
   numFewshot?: number;
+  applyChatTemplate?: boolean | string;
+  fewshotAsMultiturn?: boolean;
+  systemInstruction?: string;
+  genKwargs?: Readonly<Record<string, unknown>>;
   limit?: number;
   batchSize?: number;
   bootstrapIters?: number;
@@ -51,6 +55,10 @@ export async function evaluateTasks(
   const options: EvaluateOptions = {
     tasks: flags.tasks,
     ...(flags.numFewshot === undefined ? {} : { num_fewshot: flags.numFewshot }),
+    ...(flags.applyChatTemplate === undefined ? {} : { apply_chat_template: flags.applyChatTemplate }),
+    ...(flags.fewshotAsMultiturn === undefined ? {} : { fewshot_as_multiturn: flags.fewshotAsMultiturn }),
+    ...(flags.systemInstruction === undefined ? {} : { system_instruction: flags.systemInstruction }),
+    ...(flags.genKwargs === undefined ? {} : { gen_kwargs: flags.genKwargs }),
     ...(flags.limit === undefined ? {} : { limit: flags.limit }),
     ...(flags.bootstrapIters === undefined ? {} : { bootstrap_iters: flags.bootstrapIters }),
     task_manager: new TaskManager({
@@ -135,58 +143,12 @@ async function evaluateIn(storage: string, work: Work): Promise<Evaluated> {
       weight_bytes: loaded.weight_bytes,
       tokens: lm.computed_tokens,
       tokens_per_second: lm.seconds > 0 && lm.computed_tokens > 0 ? lm.computed_tokens / lm.seconds : undefined,
-      about: aboutOf(work, lm, storage, date, (performance.now() - start) / 1000),
+      about: aboutOf(lm, { ...work, results, storage, date, seconds: (performance.now() - start) / 1000 }),
       comparisons: before ? compare_results(before.results, results) : [],
     };
   } finally {
     bar?.stop();
   }
-}
-
-/** What lm-evaluation-harness writes beside the results, by its names. */
-function aboutOf({ name, flags, place }: Work, lm: LM, storage: string, date: number, seconds: number) {
-  const { model, tokenizer } = lm;
-  const token = (text: string | null, id: number | null) => (text === null || id === null ? null : [text, String(id)]);
-  return {
-    config: {
-      model: "octavo",
-      model_args: { pretrained: name, storage },
-      model_num_parameters: [...model.module.parameters()].reduce(
-        (sum, { shape }) => sum + shape.reduce((n, size) => n * size, 1),
-        0,
-      ),
-      model_dtype: model.dtype,
-      model_revision: place.revision ?? "main",
-      batch_size: lm.batch_size,
-      batch_sizes: [],
-      device: model.device.name,
-      use_cache: flags.useCache ?? null,
-      limit: flags.limit ?? null,
-      bootstrap_iters: flags.bootstrapIters ?? 100_000,
-      gen_kwargs: null,
-      random_seed: 0,
-      numpy_seed: 1234,
-      torch_seed: 1234,
-      fewshot_seed: 1234,
-    },
-    date,
-    octavo_version: version(),
-    tokenizer_pad_token: token(tokenizer.pad_token, tokenizer.pad_token_id),
-    tokenizer_eos_token: token(tokenizer.eos_token, tokenizer.eos_token_id),
-    tokenizer_bos_token: token(tokenizer.bos_token, tokenizer.bos_token_id),
-    eot_token_id: tokenizer.eos_token_id,
-    max_length: lm.max_length,
-    model_source: "octavo",
-    model_name: name,
-    model_name_sanitized: name.replace(/[<>:"/\\|?*[\]]/g, "__"),
-    total_evaluation_time_seconds: String(seconds),
-  };
-}
-
-/** The result in lm-evaluation-harness's form; samples are written apart. */
-function schemaOf({ results, about, weight_bytes, tokens, tokens_per_second }: Evaluated): object {
-  const { samples: _, ...rest } = results;
-  return { ...rest, ...about, weight_bytes, tokens, tokens_per_second: tokens_per_second ?? null };
 }
 
 const HINTS = { full: "free some space", otherwise: "choose another file" };
@@ -196,10 +158,5 @@ async function write(file: string, text: string): Promise<void> {
 }
 
 async function writeSamples(file: string, done: readonly Evaluated[]): Promise<void> {
-  const lines = done.flatMap(({ storage, results }) =>
-    Object.entries(results.samples).flatMap(([task, samples]) =>
-      samples.map(({ values, ...sample }) => `${JSON.stringify({ task, storage, ...sample, ...values })}\n`),
-    ),
-  );
-  await write(file, lines.join(""));
+  await write(file, done.flatMap(sampleLines).join(""));
 }

@@ -35,6 +35,21 @@ export function evalCommand(): Command {
     .option("--data-dir <folder>", "data of the tasks: <folder>/<data set>/<split>.jsonl, .json, .csv, .tsv, .parquet")
     .option("--include-path <folder>", "task files of one's own (YAML)")
     .option("--num-fewshot <n>", "examples in front of each question (default: what each task says)", natural)
+    .option(
+      "--apply-chat-template [name]",
+      "prompts are conversations by the tokenizer's chat template, or the one of a name",
+    )
+    .option(
+      "--fewshot-as-multiturn [bool]",
+      "examples are turns of the conversation (default with a template: true)",
+      truth,
+    )
+    .option("--system-instruction <text>", "text in front of each task's description")
+    .option(
+      "--gen-kwargs <list>",
+      "changes to the tasks' generation_kwargs, such as max_gen_toks=64,temperature=0",
+      kwargs,
+    )
     .option("--limit <n>", "only the first n items of each task, or a share below 1", share)
     .option("--batch-size <n>", "requests that are computed together; results do not depend on it", positive)
     .option("--bootstrap-iters <n>", "resamples for standard errors without a formula (default: 100000)", natural)
@@ -63,6 +78,10 @@ const OF_TASKS = [
   "dataDir",
   "includePath",
   "numFewshot",
+  "applyChatTemplate",
+  "fewshotAsMultiturn",
+  "systemInstruction",
+  "genKwargs",
   "limit",
   "batchSize",
   "bootstrapIters",
@@ -98,6 +117,34 @@ function share(text: string): number {
   if (value > 0 && (value < 1 || Number.isSafeInteger(value))) return value;
   throw new InvalidArgumentError("It must be a number of items, or a share between 0 and 1.");
 }
+
+/** @throws InvalidArgumentError */
+function truth(text: string): boolean {
+  const known = new Map([
+    ["true", true],
+    ["false", false],
+  ]).get(text.toLowerCase());
+  if (known === undefined) throw new InvalidArgumentError("It must be true or false.");
+  return known;
+}
+
+/** Names and values: numbers, true, false, null, and otherwise text. @throws InvalidArgumentError */
+function kwargs(list: string): Record<string, unknown> {
+  return Object.fromEntries(
+    list.split(",").map((entry) => {
+      const [name = "", value] = entry.split(/=(.*)/s);
+      if (name.trim() === "" || value === undefined)
+        throw new InvalidArgumentError("It must be name=value,name=value.");
+      try {
+        return [name.trim(), JSON.parse(value.trim().replace(/^(True|False|None)$/, pythonWord)) as unknown];
+      } catch {
+        return [name.trim(), value];
+      }
+    }),
+  );
+}
+
+const pythonWord = (word: string): string => (word === "None" ? "null" : word.toLowerCase());
 
 /** @throws InvalidArgumentError */
 function words(list: string): string[] {

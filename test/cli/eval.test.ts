@@ -49,6 +49,9 @@ describe("octavo eval --tasks", { timeout: 120_000 }, () => {
       doc_id: 0,
       filter: "none",
       metrics: ["acc", "acc_norm"],
+      arguments: { gen_args_0: { arg_0: expect.stringContaining("Question: "), arg_1: expect.any(String) } },
+      resps: [[[expect.stringMatching(/^-\d+\.\d+$/), expect.stringMatching(/^(True|False)$/)]], expect.anything()],
+      target: expect.stringMatching(/^[01]$/),
     });
     const page = readFileSync(html, "utf8");
     expect(page).toMatch(/^<!doctype html>[\s\S]*<svg[\s\S]*prefers-color-scheme:dark[\s\S]*<\/html>\n$/);
@@ -66,6 +69,9 @@ describe("octavo eval --tasks", { timeout: 120_000 }, () => {
       "n-samples": { piqa: { original: 12, effective: 6 } },
       versions: { piqa: 1 },
       config: { limit: 6, model_dtype: "bf16", bootstrap_iters: 50 },
+      task_hashes: { piqa: expect.stringMatching(/^[0-9a-f]{64}$/) },
+      chat_template: null,
+      fewshot_as_multiturn: false,
       results: { piqa: { alias: "piqa", sample_len: 6, "acc,none": expect.any(Number) } },
     });
     expect(comparisons).toHaveLength(4);
@@ -84,8 +90,6 @@ describe("octavo eval --tasks", { timeout: 120_000 }, () => {
   });
 
   test.each<[string[], number, RegExp]>([
-    [["--tasks", "piqa", "--kl"], 2, /--kl is for texts, not for --tasks/],
-    [["--layers"], 2, /--layers is for --kl/],
     [["--kl", "--compare", "f32"], 2, /--kl compares other storages with f32/],
     [["--tasks", "piqqa"], 3, /no task is called "piqqa"; did you mean "piqa"/],
     [["--tasks", "piqa"], 3, /has no split "validation" here[\s\S]*--data-dir/],

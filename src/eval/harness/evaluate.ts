@@ -5,7 +5,7 @@ import { createHash } from "node:crypto";
 import { isOf } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import { callback, flag, number, type Options, readOptions, such, text, whole } from "../../core/options.js";
-import { show } from "../../core/show.js";
+import { show, listed as shownList } from "../../core/show.js";
 import { renderFields } from "../../tokenizer/chat/fields.js";
 import { isOptions, isTexts } from "./arguments.js";
 import { LM } from "./lm.js";
@@ -132,6 +132,13 @@ function chatOf(lm: LM, { apply_chat_template: template = false, fewshot_as_mult
     throw new OptionError("fewshot_as_multiturn is for conversations: it needs apply_chat_template");
   }
   const name = typeof template === "string" ? template : undefined;
+  const { chat_template: own } = lm.tokenizer;
+  const names = typeof own === "object" && own !== null ? Object.keys(own) : [];
+  if (name !== undefined && !names.includes(name)) {
+    throw new OptionError(`apply_chat_template: the tokenizer has no chat template called ${show(name)}`, {
+      hint: names.length > 0 ? `it has ${shownList(names)}` : "true takes the one that it has",
+    });
+  }
   lm.tokenizer.get_chat_template(name);
   return {
     multiturn: fewshot_as_multiturn ?? true,

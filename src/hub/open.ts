@@ -1,12 +1,12 @@
-// Finds a model by its id: on the hub, whose files come into the cache, or in the cache alone, if the hub may not or cannot be asked.
+// Finds a model or a data set by its id: on the hub, whose files come into the cache, or in the cache alone, if the hub may not or cannot be asked.
 
 import { join } from "node:path";
-import { NetworkError, OptionError, suggestion } from "../core/errors.js";
-import { COMMIT, cachedFolder } from "../sources/cache-paths.js";
+import { NetworkError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
+import { COMMIT, cachedFolder, type RepoKind } from "../sources/cache-paths.js";
 import { Disk } from "../sources/disk.js";
 import { quote } from "../sources/files.js";
 import { HttpClient, TIMEOUT } from "../sources/http-client.js";
-import { cacheFolder, fromCache, nearNames } from "../sources/hub.js";
+import { cachedSnapshot, cacheFolder, fromCache, nearNames } from "../sources/hub.js";
 import { checkRevision, subfolderParts } from "../sources/model-id.js";
 import type { DownloadEvent, Source } from "../sources/source.js";
 import { hubEndpoint, hubToken, offlineBy } from "./environment.js";
@@ -39,13 +39,24 @@ const SOON = 10;
  * full commit that is cached costs no request. If the hub cannot be asked, the cached commit is used, with a warning.
  * @throws OptionError, NotFoundError, NetworkError, FormatError, AbortError
  */
-export async function openModel(id: string, options: HubOptions): Promise<Source> {
+export function openModel(id: string, options: HubOptions): Promise<Source> {
+  return openRepo("model", id, options);
+}
+
+/** The data set of an id, as `openModel` finds a model. @throws what `openModel` throws */
+export function openDataset(id: string, options: HubOptions): Promise<Source> {
+  return openRepo("dataset", id, options);
+}
+
+async function openRepo(kind: RepoKind, id: string, options: HubOptions): Promise<Source> {
   const { revision = "main", force_download: force = false, signal, timeout = TIMEOUT, warn = () => {} } = options;
   checkRevision(revision);
   const subfolder = subfolderParts(options.subfolder ?? "");
   const cache = cacheFolder(options.cache_dir);
   const cached = async (forbidden?: string): Promise<Source> => {
-    const { folder, revision: commit } = await fromCache(id, cache, revision, forbidden);
+    const { folder, revision: commit } = await (kind === "model"
+      ? fromCache(id, cache, revision, forbidden)
+      : cachedDataset(id, cache, revision, forbidden));
     return new Disk(join(folder, ...subfolder), commit);
   };
   const forbidden = options.local_files_only ? "local_files_only" : offlineBy();
@@ -54,17 +65,17 @@ export async function openModel(id: string, options: HubOptions): Promise<Source
     return cached(forbidden);
   }
   const token = await hubToken(options.token);
-  const asked: Asked = { endpoint: hubEndpoint(), id, revision, token };
+  const asked: Asked = { endpoint: hubEndpoint(), kind, id, revision, token };
   let commit = revision;
   if (!COMMIT.test(revision)) {
     const known = await cached().catch(() => undefined);
     const client = new HttpClient({ signal, token: token.token, timeout: known ? Math.min(timeout, SOON) : timeout });
     try {
-      commit = await commitOf(client, asked.endpoint, id, revision);
+      commit = await commitOf(client, asked, revision);
     } catch (error) {
-      const near = await nearNames(id, cache);
+      const near = kind === "model" ? await nearNames(id, cache) : [];
       const told = explained(error, { ...asked, known: near });
-      if (!known) throw unreachable(told, id, cache, suggestion(id, near));
+      if (!known) throw unreachable(told, asked, cache, suggestion(id, near));
       if (force || !mayUseCache(error)) throw told;
       warn(`${firstLine(told)}; using what is cached of ${id}`);
       return known;
@@ -74,7 +85,7 @@ export async function openModel(id: string, options: HubOptions): Promise<Source
   }
   return new HubSource({
     asked,
-    folder: cachedFolder(cache, id),
+    folder: cachedFolder(cache, id, kind),
     commit,
     client: new HttpClient({ signal, token: token.token, timeout }),
     progress: new DownloadProgress(id, options.download),
@@ -85,11 +96,21 @@ export async function openModel(id: string, options: HubOptions): Promise<Source
   });
 }
 
+/** @throws NotFoundError where the revision of a data set is not in the cache */
+async function cachedDataset(id: string, cache: string, revision: string, forbidden: string | undefined) {
+  const found = await cachedSnapshot(cachedFolder(cache, id, "dataset"), revision);
+  if (found) return found;
+  throw new NotFoundError(`dataset ${quote(id)}, revision ${quote(revision)}, is not in the cache ${cache}`, {
+    details: { id, revision },
+    hint: forbidden && `${forbidden} forbids downloads: leave it out`,
+  });
+}
+
 /** The error for a model that is not here, where the hub cannot be asked: then it may be a folder's name with a typo as well. */
-function unreachable(error: unknown, id: string, cache: string, near: string | undefined): unknown {
+function unreachable(error: unknown, { kind, id }: Asked, cache: string, near: string | undefined): unknown {
   if (!(error instanceof NetworkError)) return error;
   const question = near === undefined ? "" : `; did you mean ${quote(near)}?`;
-  const place = `model ${quote(id)} is neither a folder nor in the cache ${cache}${question}`;
+  const place = `${kind} ${quote(id)} is neither a folder nor in the cache ${cache}${question}`;
   return new NetworkError(`${place}\n  and the hub did not give it: ${firstLine(error)}`, {
     details: { ...error.details, id, suggestion: near },
     hint: error.hint,

@@ -1,4 +1,4 @@
-// A model on the hub whose files come into the Hugging Face cache when they are needed: a snapshot on disk, as Python leaves it, in
+// A model or a data set on the hub whose files come into the Hugging Face cache when they are needed: a snapshot on disk, as Python leaves it, in
 // which readers find what they ask for. A file that is there costs no request.
 
 import { dirname, relative, sep } from "node:path";
@@ -13,7 +13,7 @@ import type { Source, SourceFile } from "../sources/source.js";
 import { fetchBlob } from "./blob.js";
 import { type Asked, explained } from "./errors.js";
 import { isKnownAbsent, noteAbsent, putIntoSnapshot, sizeOf, sweep, tagCache, writeRef } from "./layout.js";
-import { filesOf, type HubFile, type Listing } from "./listing.js";
+import { filesOf, type HubFile, type Listing, pageOf } from "./listing.js";
 import { bytesThere } from "./partials.js";
 import type { DownloadProgress } from "./progress.js";
 import { checkRoom } from "./storage-errors.js";
@@ -25,7 +25,7 @@ const LARGE = 4 << 20;
 
 export interface HubSourceOptions {
   readonly asked: Asked;
-  /** The model's folder in the cache. */
+  /** Its folder in the cache. */
   readonly folder: string;
   readonly commit: string;
   readonly client: HttpClient;
@@ -130,9 +130,9 @@ export class HubSource implements Source {
       const file = listing.get(this.#inModel(name));
       if (file && !(peek && file.size > LARGE)) files.push(file);
       if (file) continue;
-      throw new NotFoundError(`model ${quote(asked.id)} has no file ${quote(this.#inModel(name))}`, {
+      throw new NotFoundError(`${asked.kind} ${quote(asked.id)} has no file ${quote(this.#inModel(name))}`, {
         details: { id: asked.id, revision: asked.revision, file: this.path(name) },
-        hint: `${asked.endpoint}/${asked.id}/tree/${this.#options.commit} shows its files`,
+        hint: `${pageOf(asked)}/tree/${this.#options.commit} shows its files`,
       });
     }
     const fresh = files.filter(({ name }) => !this.#fetching.has(name));
@@ -227,7 +227,7 @@ export class HubSource implements Source {
   async #ask(): Promise<Listing | undefined> {
     const { client, asked, commit, force, warn } = this.#options;
     try {
-      this.#listing = await filesOf(client, asked.endpoint, asked.id, commit);
+      this.#listing = await filesOf(client, asked, commit);
     } catch (error) {
       const told = explained(error, asked);
       const lost = told instanceof NetworkError && !(error instanceof AbortError);
@@ -273,7 +273,7 @@ export class HubSource implements Source {
   /** The commit on the hub, for addresses and for files of which nothing is kept. */
   #server(): HttpSource {
     const { asked, commit } = this.#options;
-    this.#remote ??= new HttpSource(`${asked.endpoint}/${asked.id}/resolve/${commit}`, {
+    this.#remote ??= new HttpSource(`${pageOf(asked)}/resolve/${commit}`, {
       token: asked.token.token,
       warn: this.#options.warn,
     });

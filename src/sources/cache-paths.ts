@@ -6,15 +6,20 @@
 //   models--org--name/.no_exist/<commit>/<file> an empty file: the commit has no file of that name
 //   models--org--name/trees/<commit>.json       Python's note of a commit's files
 //   .locks/models--org--name/                   Python's locks
+//
+// Data sets lie beside models, in datasets--org--name/.
 
 import { join } from "node:path";
+
+/** What the hub has. */
+export type RepoKind = "model" | "dataset";
 
 const PREFIX = "models--";
 
 export const COMMIT = /^[0-9a-f]{40}$/;
 
-function nameOf(id: string): string {
-  return `${PREFIX}${id.replace("/", "--")}`;
+function nameOf(id: string, kind: RepoKind): string {
+  return `${kind}s--${id.replace("/", "--")}`;
 }
 
 /** The id of the model whose folder has that name; undefined for the name of another thing. */
@@ -22,14 +27,14 @@ export function idOf(name: string): string | undefined {
   return name.startsWith(PREFIX) ? name.slice(PREFIX.length).replace("--", "/") : undefined;
 }
 
-/** A model's folder in a cache. */
-export function cachedFolder(cache: string, id: string): string {
-  return join(cache, nameOf(id));
+/** The folder of a model or a data set in a cache. */
+export function cachedFolder(cache: string, id: string, kind: RepoKind = "model"): string {
+  return join(cache, nameOf(id, kind));
 }
 
 /** The folder of a model's locks. */
 export function locksOf(cache: string, id: string): string {
-  return join(cache, ".locks", nameOf(id));
+  return join(cache, ".locks", nameOf(id, "model"));
 }
 
 export const blobsOf = (folder: string): string => join(folder, "blobs");

@@ -167,15 +167,30 @@ export async function fromCache(
         : (download ?? `download it (${command}), or read it from the hub: { hub: "https://huggingface.co" }`),
     });
   }
-  const commit = COMMIT.test(revision) ? revision : await readRef(model, revision);
-  const folder = commit === undefined ? undefined : snapshotOf(model, commit);
-  if (folder !== undefined && (await kindOf(folder)) === "folder") return { folder, id, revision: commit! };
+  const found = await cachedSnapshot(model, revision);
+  if (found) return { ...found, id };
   const refs = await list(refsOf(model));
   const have = refs.length > 0 ? ` (cached revisions: ${refs.slice(0, 10).join(", ")})` : "";
   throw new NotFoundError(`model ${quote(id)} is in the cache, but not its revision ${quote(revision)}${have}`, {
-    details: { id, revision, file: folder ?? refOf(model, revision), got: refs.slice(0, 10) },
+    details: {
+      id,
+      revision,
+      file: COMMIT.test(revision) ? snapshotOf(model, revision) : refOf(model, revision),
+      got: refs.slice(0, 10),
+    },
     hint: download ?? `download it: ${command}`,
   });
+}
+
+/** The snapshot of a revision in the folder of a model or data set; undefined where there is none. @throws FormatError */
+export async function cachedSnapshot(
+  repo: string,
+  revision: string,
+): Promise<{ readonly folder: string; readonly revision: string } | undefined> {
+  const commit = COMMIT.test(revision) ? revision : await readRef(repo, revision);
+  if (commit === undefined) return undefined;
+  const folder = snapshotOf(repo, commit);
+  return (await kindOf(folder)) === "folder" ? { folder, revision: commit } : undefined;
 }
 
 /** Names that may have been meant by an id: folders beside it, cached models, and the package's own. */

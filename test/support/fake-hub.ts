@@ -73,7 +73,7 @@ export class FakeHub {
     this.cdn.misbehave = (request, response, body) => this.cdnFault?.(request, response, body) ?? false;
   }
 
-  /** Adds a commit, and points a branch at it. @returns the commit */
+  /** Adds a commit, and points a branch at it; the id of a data set begins with "datasets/". @returns the commit */
   commit(id: string, files: Readonly<Record<string, Buffer | string>>, ref = "main"): string {
     const repo = this.repos.get(id) ?? { commits: new Map(), refs: new Map() };
     const entries = Object.entries(files).map(([name, content]): [string, FakeFile] => {
@@ -106,11 +106,12 @@ export class FakeHub {
       return true;
     }
     const [, api, fromApi, fromPath] =
-      /^\/(?:(api\/models)\/([^/]+\/[^/]+|[^/]+)|([^/]+\/[^/]+))\//.exec(url.pathname) ?? [];
+      /^\/(?:(api)\/(?:models\/)?((?:datasets\/)?[^/]+\/[^/]+)|((?:datasets\/)?[^/]+\/[^/]+))\//.exec(url.pathname) ??
+      [];
     const id = fromApi ?? fromPath ?? "";
     const repo = this.repos.get(id);
     if (!repo) return fail(401, "RepoNotFound", "Repository not found");
-    const rest = url.pathname.slice(1 + (api ? api.length + 1 : 0) + id.length + 1);
+    const rest = url.pathname.slice(url.pathname.indexOf(id) + id.length + 1);
     const [kind = "", revision = "", ...path] = rest.split("/").map(decodeURIComponent);
     const commit = repo.refs.get(revision) ?? revision;
     const files = repo.commits.get(commit);

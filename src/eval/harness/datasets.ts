@@ -1,13 +1,15 @@
-// The items of a task's data set, from files on this machine. Not here: reading them (train/data/), and data sets of the hub.
+// The items of a task's data set, from files on this machine, or from the hub and its cache (hub-data.ts). Not here: reading them
+// (train/data/).
 
 import { stat } from "node:fs/promises";
 import { basename, extname, join, resolve } from "node:path";
-import { ConfigError, FormatError, NotFoundError } from "../../core/errors.js";
+import { ConfigError, FormatError, NetworkError, NotFoundError } from "../../core/errors.js";
 import { listed, show } from "../../core/show.js";
 import { DISK_FILES } from "../../load/disk.js";
 import { storytellerFile } from "../../load/storyteller.js";
 import { loaderOf } from "../../train/data/load.js";
 import { CLOZE } from "./builtin.js";
+import { datasetId, hubFiles } from "./hub-data.js";
 import type { TaskConfig } from "./task-config.js";
 import type { Doc } from "./types.js";
 
@@ -26,7 +28,8 @@ export type Splits = (split: string) => Promise<readonly Doc[]>;
 
 /**
  * The splits of a task's data: `dataset_kwargs.data_files` of its own file, or `<data_dir>/<data set>/<split>.jsonl`, where the data
- * set is the task's name or `dataset_path`, with or without the name's owner, and `dataset_name` may be a folder in it.
+ * set is the task's name or `dataset_path`, with or without the name's owner, and `dataset_name` may be a folder in it. What is not
+ * there comes from the hub, where `dataset_path` is an id.
  */
 export function splitsOf(config: TaskConfig, data_dir: string | undefined, base: string): Splits {
   const read = new Map<string, Promise<readonly Doc[]>>();
@@ -58,14 +61,28 @@ async function find(
       if (await stat(file).catch(() => undefined)) return await readFiles(task, [file]);
     }
   }
-  throw new NotFoundError(`task "${task}": its data set ${show(dataset_path ?? task)} has no split "${split}" here`, {
+  const id = datasetId(config);
+  let refused: unknown;
+  if (id !== undefined) {
+    const found = await hubFiles(id, config, split, [...FORMATS.keys()]).catch((cause: unknown) => {
+      if (!(cause instanceof NotFoundError || cause instanceof NetworkError)) throw cause;
+      refused = cause;
+      return [];
+    });
+    if (found.length > 0) return await readFiles(task, found);
+  }
+  const missing = `task "${task}": its data set ${show(dataset_path ?? task)} has no split "${split}" here`;
+  throw new NotFoundError(refused ? `${missing}\n  and the hub did not give it: ${messageOf(refused)}` : missing, {
     hint:
       data_dir === undefined
         ? `name the folder of the data: --data-dir <folder> with ${basename(dataset_path ?? task)}/${split}.jsonl in it`
         : `looked for ${split}.jsonl, .json, .csv, .tsv and .parquet in ${listed(folders)}`,
     details: { task, split },
+    cause: refused,
   });
 }
+
+const messageOf = (error: unknown): string => (error as Error).message.split("\n")[0]!;
 
 function foldersOf({ task, dataset_path, dataset_name }: TaskConfig, data_dir: string): string[] {
   const names = [task, ...(dataset_path === undefined ? [] : [dataset_path, basename(dataset_path)])];

@@ -1,0 +1,108 @@
+// Data sets of the hub: which files are a split, where they come from, and what is said where there are none.
+
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { cardFiles, convertedFiles, namedFiles } from "../../src/eval/harness/hub-data.js";
+import { TaskManager } from "../../src/eval/index.js";
+import { FIXTURES } from "../support/fixtures.js";
+import { hub, place, tree, useHub } from "../support/hub-suite.js";
+import { temporary } from "../support/temporary.js";
+
+useHub();
+
+const TASK = `task: mine
+output_type: loglikelihood
+dataset_path: org/stories
+test_split: test
+doc_to_text: "{{prompt}}"
+doc_to_target: " {{messages[-1].content}}"
+`;
+const row = (prompt: string, content: string) => `${JSON.stringify({ prompt, messages: [{}, { content }] })}\n`;
+const ROWS = row("Who?", "He.") + row("Where?", "There.");
+const ASKED = [
+  ["Who?", " He."],
+  ["Where?", " There."],
+];
+
+async function requestsOf(more = "", data_dir?: string) {
+  const folder = temporary("tasks");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "mine.yaml"), TASK + more);
+  const { tasks } = await new TaskManager({ include_path: folder, ...(data_dir && { data_dir }) }).load(["mine"]);
+  await tasks[0]!.build({ limit: 2 });
+  return tasks[0]!.instances.map((one) => one.arguments);
+}
+
+test("the hub's conversion to Parquet is read, once, and then from the cache", async () => {
+  const parquet = readFileSync(join(FIXTURES, "training", "rows.parquet"));
+  hub.commit("datasets/org/stories", { "default/test/0000.parquet": parquet }, "refs/convert/parquet");
+  hub.commit("datasets/org/stories", { "test.jsonl": ROWS });
+  const first = await requestsOf();
+  expect(first[0]).toEqual(["The king said: ", "  A fox."]);
+  expect(tree(place.cache).some((path) => /^datasets--org--stories\/snapshots\/.*0000\.parquet$/.test(path))).toBe(
+    true,
+  );
+  process.env.HF_HUB_OFFLINE = "1";
+  const before = hub.asked.length;
+  expect(await requestsOf()).toEqual(first);
+  expect(hub.asked.length).toBe(before);
+});
+
+test("without a conversion, its own files are read: those that its card names, or whose names say the split", async () => {
+  hub.commit("datasets/org/stories", {
+    "train.jsonl": "{}\n",
+    "data/test-00000-of-00001.jsonl": ROWS,
+    "test.txt": "x",
+  });
+  expect(await requestsOf()).toEqual(ASKED);
+  const card =
+    "---\nconfigs:\n- config_name: short\n  data_files:\n  - split: test\n    path: parts/*.jsonl\n---\n# Stories\n";
+  hub.commit("datasets/org/stories", { "README.md": card, "parts/a.jsonl": ROWS, "parts/more/b.jsonl": "{}\n" });
+  expect(await requestsOf("dataset_name: short\n")).toEqual(ASKED);
+});
+
+test("a revision is taken as it is, and a folder of data comes first", async () => {
+  hub.commit("datasets/org/stories", { "test.jsonl": "{}\n" });
+  hub.commit("datasets/org/stories", { "test.jsonl": ROWS }, "v2");
+  expect(await requestsOf("dataset_kwargs:\n  revision: v2\n")).toEqual(ASKED);
+  const folder = temporary("data");
+  mkdirSync(join(folder, "stories"), { recursive: true });
+  writeFileSync(join(folder, "stories", "test.jsonl"), ROWS.replace("Who?", "What?"));
+  expect((await requestsOf("", folder))[0]).toEqual(["What?", " He."]);
+});
+
+test("what is not there is said, with what the hub said", async () => {
+  const message = /has no split "test" here\n {2}and the hub did not give it: there is no dataset "org\/stories" on/;
+  await expect(requestsOf()).rejects.toThrow(message);
+  hub.commit("datasets/org/stories", { "train.jsonl": ROWS });
+  await expect(requestsOf()).rejects.toThrow('dataset "org/stories" has no files of the split "test"');
+  process.env.HF_HUB_OFFLINE = "1";
+  await expect(requestsOf()).rejects.toThrow("is not in the cache");
+});
+
+test("files of splits", () => {
+  const converted = [
+    "a/test/0000.parquet",
+    "a/test/0001.parquet",
+    "a/train/0000.parquet",
+    "b/x-test.parquet",
+    "b/x-train-00000-of-00002.parquet",
+  ];
+  expect(convertedFiles(converted, "a", "test")).toEqual(converted.slice(0, 2));
+  expect(convertedFiles(converted, "b", "test")).toEqual(["b/x-test.parquet"]);
+  expect(convertedFiles(converted, "b", "train")).toEqual(["b/x-train-00000-of-00002.parquet"]);
+  expect(convertedFiles(converted, undefined, "test")).toEqual([]);
+  expect(convertedFiles(["only/test/0000.parquet"], undefined, "test")).toEqual(["only/test/0000.parquet"]);
+  const named = ["x/dev.jsonl", "x/latest.jsonl", "y/validation/1.csv", "README.md"];
+  expect(namedFiles(named, undefined, "validation")).toEqual(["x/dev.jsonl", "y/validation/1.csv"]);
+  expect(namedFiles(named, "y", "validation")).toEqual(["y/validation/1.csv"]);
+  expect(namedFiles(named, undefined, "test")).toEqual([]);
+  const card =
+    '---\nconfigs:\n- config_name: default\n  data_files: "*.csv"\n- config_name: b\n  data_files:\n  - split: test\n    path: ["b/**/t{1,2}.csv", "./c.csv"]\n---\n';
+  const files = ["a.csv", "b/t1.csv", "b/x/t2.csv", "b/t3.csv", "c.csv"];
+  expect(cardFiles(card, files, undefined, "train")).toEqual(["a.csv", "c.csv"]);
+  expect(cardFiles(card, files, "b", "test")).toEqual(["b/t1.csv", "b/x/t2.csv", "c.csv"]);
+  for (const none of ["", "---\n[\n---\n", "---\nlicense: mit\n---\n"])
+    expect(cardFiles(none, files, "b", "test")).toBeUndefined();
+});

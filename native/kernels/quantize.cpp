@@ -5,6 +5,7 @@
 #include "../simd/codes.h"
 #include "../simd/floats.h"
 #include "../simd/four_bit.h"
+#include "../simd/scale_search.h"
 
 namespace octavo::OCTAVO_ISA {
 
@@ -127,57 +128,22 @@ OCTAVO_INLINE i32p nearest(f32p x, int kind) {
   return (order ^ ((order & 2) << 1)) | (negative & 8);
 }
 
-// Values of the codes in the order of their thresholds: the lowest, and the steps up. Of FP4 the magnitudes.
-constexpr float kNf4Lowest = -1.0f;
-constexpr float kNf4Steps[15] = {0.303807199f, 0.17111975f, 0.130155563f, 0.110476106f, 0.0996679515f, 0.093723394f, 0.0910500363f, 0.0795802996f, 0.0813499019f, 0.0851821005f, 0.0918029398f, 0.102794588f, 0.121907175f, 0.160339832f, 0.277043164f};
-constexpr float kFp4Steps[7] = {0.00520833349f, 0.161458343f, 0.0833333284f, 0.0833333433f, 0.166666657f, 0.166666701f, 0.333333313f};
+// The magnitudes of FP4, ascending.
+constexpr float kFp4Sizes[8] = {0.0f,          0.0052083333488553762f, 0.1666666716337204f, 0.25f,
+                                0.3333333432674408f, 0.5f, 0.6666666865348816f, 1.0f};
 
-// The value nearest to x, or of FP4 the magnitude nearest to that of x, as a sum of steps: its last bit may be off.
-template <int kCount>
-OCTAVO_INLINE f32p stepped(f32p x, float lowest, const float (&threshold)[kCount], const float (&step)[kCount]) {
-  f32p value = splat_part(lowest);
-  OCTAVO_UNROLL for (int i = 0; i < kCount; i++) {
-    const i32p above = (i32p)(x > splat_part(threshold[i]));
-    value = value + (f32p)(above & (i32p)splat_part(step[i]));
-  }
-  return value;
+OCTAVO_INLINE CodeValues values_of(int kind) {
+  return kind == 0 ? CodeValues{16, kFourBitTable[0], kNf4Thresholds} : CodeValues{8, kFp4Sizes, kFp4Thresholds};
 }
 
-// Sum of the squared errors of a block with the scale `scale`, in units of its square.
-template <DType kType>
-OCTAVO_INLINE float error_of(const char* x, int64_t count, float scale, int kind) {
-  const f32p factor = splat_part(1.0f / scale);
-  f32p sum = {};
-  each_part<kType>(x, count, [&](f32p v, int64_t) {
-    v = v * factor;
-    if (kind != 0) v = abs_part(v);
-    const f32p near = kind == 0 ? stepped(v, kNf4Lowest, kNf4Thresholds, kNf4Steps)
-                                : stepped(v, 0.0f, kFp4Thresholds, kFp4Steps);
-    sum += (v - near) * (v - near);
-  });
-  float total = 0;
-  for (int i = 0; i < kPartLanes; i++) total += sum[i];
-  return total;
-}
+constexpr int64_t kLongestBlock = 4096;
 
-// As in ops/four-bit.ts.
-constexpr float kScalesTried[16] = {0.8f,  0.82f, 0.84f, 0.86f, 0.88f, 0.9f,  0.92f, 0.94f,
-                                    0.96f, 0.98f, 1.0f,  1.02f, 1.04f, 1.06f, 1.08f, 1.1f};
-
-// Of 16 scales about the absmax that with the least squared error; the absmax itself unless another one is better.
+// Numbers as f32: where they are, or in `room`.
 template <DType kType>
-float searched(const char* x, int64_t count, float absmax, int kind) {
-  if (!(absmax > 1e-30f && absmax < 1e30f)) return absmax;
-  float best = absmax, least = error_of<kType>(x, count, absmax, kind) * absmax * absmax;
-  for (float tried : kScalesTried) {
-    const float scale = absmax * tried;
-    const float error = error_of<kType>(x, count, scale, kind) * scale * scale;
-    if (error < least) {
-      least = error;
-      best = scale;
-    }
-  }
-  return best;
+OCTAVO_INLINE const float* floats_of(const char* x, int64_t count, float* room) {
+  if constexpr (kType == DType::f32) return (const float*)x;
+  each_part<kType>(x, count, [&](f32p v, int64_t at) { store_part(room + at, v); });
+  return room;
 }
 
 struct QuantizeBlocks {
@@ -193,13 +159,15 @@ struct QuantizeBlocks {
     const int64_t blocksize = call.attr[1].i, first = call.attr[2].i * w.dim[1], total = w.dim[0] * w.dim[1];
     uint8_t* packed = call.t[1].as<uint8_t>() + first / 2;
     float* absmax = call.t[2].as<float>() + first / blocksize;
+    const TriedErrors errors(values_of(kind), kind != 0);
     parallel(call, ceil_div(total, blocksize), (1 << 15) / blocksize + 1, [&](int64_t begin, int64_t end, int) {
       alignas(64) uint8_t codes[kSome + 64];
+      alignas(64) float block[kLongestBlock + kPartLanes];
       for (int64_t b = begin; b < end; b++) {
         const int64_t from = b * blocksize, count = at_most(blocksize, total - from);
         const char* x = w.data + from * kWidth;
         float high = highest_of<kType>(x, count);
-        if (search) high = searched<kType>(x, count, high, kind);
+        if (search) high = searched_scale(errors, floats_of<kType>(x, count, block), count, high);
         absmax[b] = high;
         const bool divide = count < blocksize;
         const f32p factor = splat_part(high != 0 ? 1.0f / high : 0.0f), divisor = splat_part(high != 0 ? high : 1.0f);
@@ -227,6 +195,7 @@ const char* four_bit_quantize(const Call& call) {
   const int64_t blocksize = call.attr[1].i, row = call.attr[2].i, k = w.dim[1];
   if (call.attr[0].i != 0 && call.attr[0].i != 1) return "floats are quantized to the kinds 0 (nf4) and 1 (fp4)";
   if (blocksize < 2 || blocksize % 2 != 0) return "the blocksize of a 4-bit matrix must be even";
+  if (call.attr[3].i != 0 && blocksize > kLongestBlock) return "scales are searched for blocks of at most 4096";
   if (row < 0 || row + w.dim[0] > codes.dim[0]) return "the rows to quantize lie outside the matrix";
   if (row * k % blocksize != 0) return "rows to quantize to 4 bits must begin at a whole block";
   return with_floats(w.dtype, QuantizeBlocks{call});

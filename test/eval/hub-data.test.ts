@@ -16,7 +16,7 @@ output_type: loglikelihood
 dataset_path: org/stories
 test_split: test
 doc_to_text: "{{prompt}}"
-doc_to_target: " {{messages[-1].content}}"
+doc_to_target: " {{messages[1].content}}"
 `;
 const row = (prompt: string, content: string) => `${JSON.stringify({ prompt, messages: [{}, { content }] })}\n`;
 const ROWS = row("Who?", "He.") + row("Where?", "There.");
@@ -25,12 +25,12 @@ const ASKED = [
   ["Where?", " There."],
 ];
 
-async function requestsOf(more = "", data_dir?: string) {
+async function requestsOf(more = "", data_dir?: string, limit = 2) {
   const folder = temporary("tasks");
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "mine.yaml"), TASK + more);
   const { tasks } = await new TaskManager({ include_path: folder, ...(data_dir && { data_dir }) }).load(["mine"]);
-  await tasks[0]!.build({ limit: 2 });
+  await tasks[0]!.build({ limit });
   return tasks[0]!.instances.map((one) => one.arguments);
 }
 
@@ -38,14 +38,14 @@ test("the hub's conversion to Parquet is read, once, and then from the cache", a
   const parquet = readFileSync(join(FIXTURES, "training", "rows.parquet"));
   hub.commit("datasets/org/stories", { "default/test/0000.parquet": parquet }, "refs/convert/parquet");
   hub.commit("datasets/org/stories", { "test.jsonl": ROWS });
-  const first = await requestsOf();
+  const first = await requestsOf("", undefined, 1);
   expect(first[0]).toEqual(["The king said: ", "  A fox."]);
   expect(tree(place.cache).some((path) => /^datasets--org--stories\/snapshots\/.*0000\.parquet$/.test(path))).toBe(
     true,
   );
   process.env.HF_HUB_OFFLINE = "1";
   const before = hub.asked.length;
-  expect(await requestsOf()).toEqual(first);
+  expect(await requestsOf("", undefined, 1)).toEqual(first);
   expect(hub.asked.length).toBe(before);
 });
 

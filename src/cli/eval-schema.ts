@@ -7,7 +7,6 @@ import type { LM } from "../eval/harness/lm.js";
 import type { SOURCE } from "../load/options.js";
 import { renderFields } from "../tokenizer/chat/fields.js";
 import type { Evaluated } from "./eval-rows.js";
-import type { TaskFlags } from "./eval-tasks.js";
 import { version } from "./version.js";
 
 const SEEDS = { random_seed: 0, numpy_seed: 1234, torch_seed: 1234, fewshot_seed: 1234 };
@@ -18,10 +17,21 @@ const sha256 = (text: string | null): string | null =>
 /** A value as Python prints it. */
 const printed = (value: unknown): string => renderFields("value", "{{value}}", { value });
 
+/** What a call says that results tell. */
+export interface ToldFlags {
+  applyChatTemplate?: boolean | string;
+  fewshotAsMultiturn?: boolean;
+  systemInstruction?: string;
+  genKwargs?: Readonly<Record<string, unknown>>;
+  limit?: number;
+  bootstrapIters?: number;
+  useCache?: string;
+}
+
 interface Run {
   readonly name: string;
   readonly place: Options<typeof SOURCE>;
-  readonly flags: TaskFlags;
+  readonly flags: ToldFlags;
   readonly storage: string;
   readonly results: EvalResults;
   /** When it began, in seconds. */

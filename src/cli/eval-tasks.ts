@@ -20,25 +20,18 @@ import { writing } from "../sources/file-errors.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { htmlReport } from "./eval-html.js";
 import { type Evaluated, resultRows, sizeRows } from "./eval-rows.js";
-import { aboutOf, sampleLines, schemaOf } from "./eval-schema.js";
+import { aboutOf, sampleLines, schemaOf, type ToldFlags } from "./eval-schema.js";
 import { isInteractive, note, print, printJson, table, warner } from "./output.js";
 import { CountBar } from "./progress.js";
 
-export interface TaskFlags {
+export interface TaskFlags extends ToldFlags {
   tasks: readonly string[];
   numFewshot?: number;
-  applyChatTemplate?: boolean | string;
-  fewshotAsMultiturn?: boolean;
-  systemInstruction?: string;
-  genKwargs?: Readonly<Record<string, unknown>>;
-  limit?: number;
   batchSize?: number;
-  bootstrapIters?: number;
   dataDir?: string;
   includePath?: string;
   html?: string;
   logSamples?: string;
-  useCache?: string;
   device?: string;
   threads?: number;
   json?: boolean;

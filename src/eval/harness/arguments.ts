@@ -38,3 +38,12 @@ export function pairs<A, B>(
   };
   return listed(call, given, check, wanted);
 }
+
+/** Whether a message of a conversation is its system's. */
+export function isSystem(message: Readonly<Record<string, unknown>>): boolean {
+  try {
+    return message.role === "system";
+  } catch {
+    return false; // a message that throws when it is read
+  }
+}

@@ -12,7 +12,7 @@ import { warnOnce } from "../../generate/warn.js";
 import type { CacheDType } from "../../nn/cache.js";
 import { type ChatMessage, PreTrainedTokenizer } from "../../tokenizer/api.js";
 import { strip } from "../../tokenizer/chat/blanks.js";
-import { isOptions, isText, isTexts, listed, pairs } from "./arguments.js";
+import { isOptions, isSystem, isText, isTexts, listed, pairs } from "./arguments.js";
 import { copyOf, type GenerationKwargs, generationOf, textUntil } from "./generation-kwargs.js";
 import type { TokenText } from "./prefix-tree.js";
 import { isRequestCache, keyOf, type RequestCache } from "./request-cache.js";
@@ -382,14 +382,6 @@ export class LM {
       return keyOf(this.model.config, this.model.weight_bytes, bits);
     })();
     return this.#identity;
-  }
-}
-
-function isSystem(message: Readonly<Record<string, unknown>>): boolean {
-  try {
-    return message.role === "system";
-  } catch {
-    return false; // a message that throws when it is read
   }
 }
 

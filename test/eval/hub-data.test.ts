@@ -39,7 +39,7 @@ test("the hub's conversion to Parquet is read, once, and then from the cache", a
   hub.commit("datasets/org/stories", { "default/test/0000.parquet": parquet }, "refs/convert/parquet");
   hub.commit("datasets/org/stories", { "test.jsonl": ROWS });
   const first = await requestsOf("", undefined, 1);
-  expect(first[0]).toEqual(["The king said: ", "  A fox."]);
+  expect(first[0]).toEqual(["The king said: ", " A fox."]);
   expect(tree(place.cache).some((path) => /^datasets--org--stories\/snapshots\/.*0000\.parquet$/.test(path))).toBe(
     true,
   );

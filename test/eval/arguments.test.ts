@@ -7,8 +7,17 @@ import { DEVICES } from "../support/devices.js";
 import { STORYTELLER } from "../support/models.js";
 import { all } from "../support/odd-calls.js";
 
-const { LM, TaskManager, compare_results, mcnemar, openRequestCache, paired_test, perplexity, simple_evaluate } =
-  evaluation;
+const {
+  LM,
+  TaskManager,
+  compare_results,
+  divergence,
+  mcnemar,
+  openRequestCache,
+  paired_test,
+  perplexity,
+  simple_evaluate,
+} = evaluation;
 
 test("odd arguments", { timeout: 120_000 }, async () => {
   const device = DEVICES.includes("cpu") ? "cpu" : "wasm";
@@ -39,6 +48,14 @@ test("odd arguments", { timeout: 120_000 }, async () => {
   for (const option of ["window", "stride", "cache_dtype", "signal", "progress"]) {
     await all(`perplexity({ ${option} })`, (odd) => perplexity(model, [1, 2, 3], { [option]: odd }));
   }
+  await all("divergence(it)", (odd) => divergence(odd as typeof model, model, [1, 2, 3]));
+  await all("divergence(model, it)", (odd) => divergence(model, odd as typeof model, [1, 2, 3]));
+  await all("divergence(model, model, it)", (odd) =>
+    divergence(model, model, odd as number[], { signal: AbortSignal.abort() }),
+  );
+  await all("divergence({ layers })", (odd) => divergence(model, model, [1, 2, 3], { layers: odd as boolean }));
+  await all("apply_chat_template(it)", (odd) => lm.apply_chat_template(odd as []));
+  await all("apply_chat_template([it])", (odd) => lm.apply_chat_template([odd] as []));
   await all("encode(it)", (odd) => lm.encode(odd as string));
   await all("encode_pair(it, it)", (odd) => lm.encode_pair(odd as string, odd as string));
   await all("simple_evaluate(it)", (odd) => simple_evaluate(odd as typeof lm, { tasks: ["piqa"] }));
@@ -68,6 +85,7 @@ test("odd arguments", { timeout: 120_000 }, async () => {
       "LM",
       "TaskManager",
       "compare_results",
+      "divergence",
       "mcnemar",
       "openRequestCache",
       "paired_test",

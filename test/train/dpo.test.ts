@@ -94,8 +94,11 @@ describe("runs", () => {
   test("a model of its own, and an adapter called ref, are references too", async () => {
     const [model, reference] = [await load(), await load()];
     const args = {
-      ...{ max_steps: 1, logging_steps: 1, learning_rate: 5e-3 },
-      ...{ lr_scheduler_type: "constant", save_strategy: "no" },
+      max_steps: 1,
+      logging_steps: 1,
+      learning_rate: 5e-3,
+      lr_scheduler_type: "constant",
+      save_strategy: "no",
     } as const;
     const given = { processing_class: words, train_dataset: rows, args };
     await new DPOTrainer({ ...given, model, ref_model: reference }).train();

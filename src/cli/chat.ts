@@ -17,7 +17,14 @@ import type { ChatMessage, PreTrainedTokenizer } from "../tokenizer/api.js";
 import { A_MODEL, addFlags, kvCacheOption, optionsOf } from "./arguments.js";
 import { Messages } from "./chat-messages.js";
 import { EXIT, onInterrupt } from "./failures.js";
-import { checkTemperature, type GenerateFlags, generationOptions, SAMPLING } from "./generate-options.js";
+import {
+  addStructuredFlags,
+  checkTemperature,
+  type GenerateFlags,
+  generationOptions,
+  SAMPLING,
+  structuredOptions,
+} from "./generate-options.js";
 import { addRunFlags, addWeightFlags, interruption, loadOn, loadOptions } from "./load-flags.js";
 import { bytes, dim, isInteractive, note, plural, print, warner } from "./output.js";
 import { PromptBar } from "./progress.js";
@@ -52,6 +59,7 @@ export function chatCommand(): Command {
     .option("--system <text>", "how the model shall behave");
   addWeightFlags(command).optionsGroup("Generation (defaults: the model's own):");
   addFlags(command, OPTIONS).max_new_tokens.description += ` (default: ${LONGEST_ANSWER})`;
+  addStructuredFlags(command);
   command.addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING)).addOption(kvCacheOption());
   return addRunFlags(command)
     .addHelpText(
@@ -65,6 +73,7 @@ Through a pipe each line is a message. --json prints one object for each answer.
 Examples:
   octavo chat <model> --load-in-4bit
   octavo chat <model> --system "Answer in one sentence." --temperature 0.3
+  octavo chat <model> --json-schema answer.json
   echo "What is a llama?" | octavo chat <model> --quiet`,
     )
     .action(chat);
@@ -72,7 +81,7 @@ Examples:
 
 async function chat(name: string, flags: Flags): Promise<void> {
   const load = loadOptions("chat", flags);
-  const given = optionsOf("chat", OPTIONS, flags);
+  const given = { ...optionsOf("chat", OPTIONS, flags), ...(await structuredOptions(flags)) };
   checkTemperature(given, flags);
   const signal = interruption();
   const tokenizer = await AutoTokenizer.from_pretrained(name, { ...pick(SOURCE, load), signal });

@@ -1,12 +1,13 @@
 // The flags of `octavo generate` about how tokens are chosen, as options of the library.
 
+import type { Command, Option } from "commander";
 import { torchName } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { type Options, readOptions } from "../core/options.js";
 import type { GenerationOptions } from "../generate/config.js";
 import { STRUCTURED } from "../generate/grammar/options.js";
 import type { PreTrainedModel } from "../generate/model.js";
-import type { KVCacheName } from "./arguments.js";
+import { addFlags, type KVCacheName } from "./arguments.js";
 import type { LoadFlags } from "./load-flags.js";
 import { readText } from "./text.js";
 
@@ -41,6 +42,13 @@ export function checkTemperature({ temperature }: GenerationOptions, flags: Gene
   throw new OptionError(`--temperature ${temperature} samples, and cannot be used with --greedy`, {
     hint: "leave one of them out; temperature 0 takes the likeliest token",
   });
+}
+
+/** Adds the flags that say what the new text is, of which at most one is given, and none beside `apart`. */
+export function addStructuredFlags(command: Command, apart: readonly Option[] = []): void {
+  const flags = Object.values(addFlags(command, STRUCTURED));
+  const names = [...flags, ...apart].map((flag) => flag.attributeName());
+  for (const flag of flags) flag.conflicts(names.filter((name) => name !== flag.attributeName()));
 }
 
 /**

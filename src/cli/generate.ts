@@ -5,7 +5,6 @@ import { AbortError, NotFoundError, OctavoError, OptionError } from "../core/err
 import { pick } from "../core/options.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../generate/auto.js";
 import { GENERATION, generationConfig } from "../generate/config.js";
-import { STRUCTURED } from "../generate/grammar/options.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { SOURCE, type SourceOptions } from "../load/options.js";
 import { trainedContext } from "../nn/architecture.js";
@@ -13,6 +12,7 @@ import { STORYTELLER } from "../sources/model-id.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { A_MODEL, addFlags, deterministicOption, kvCacheOption, optionsOf } from "./arguments.js";
 import {
+  addStructuredFlags,
   checkTemperature,
   DEFAULT_NEW_TOKENS,
   type GenerateFlags,
@@ -41,9 +41,7 @@ export function generateCommand(): Command {
     .option("--adapter <folder>", "an adapter over the weights, as peft saves one: its folder, or its id on the hub")
     .optionsGroup("Generation (defaults: the model's own):");
   const generation = addFlags(command, GENERATION);
-  const structured = Object.values(addFlags(command, STRUCTURED));
-  const others = [...structured, generation.prompt_lookup_num_tokens].map((flag) => flag.attributeName());
-  for (const flag of structured) flag.conflicts(others.filter((name) => name !== flag.attributeName()));
+  addStructuredFlags(command, [generation.prompt_lookup_num_tokens]);
   generation.max_new_tokens.description += ` (default: ${DEFAULT_NEW_TOKENS})`;
   command
     .addOption(new Option("--greedy", "take the likeliest token").conflicts(SAMPLING))

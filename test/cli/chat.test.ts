@@ -35,6 +35,13 @@ test("each line is a message, and what was read is not read again", async () => 
   expect(text.stdout).toBe(answers.map(({ content }) => `${content}\n`).join(""));
 });
 
+test("every answer is as a flag says", async () => {
+  const choices = ["--choices", "a fish,a king"];
+  const { code, stdout } = await octavo(["chat", folder, ...HOW, ...choices], { input: "Who?\nAnd who else?\n" });
+  expect(code).toBe(0);
+  for (const line of stdout.trim().split("\n")) expect(["a fish", "a king"]).toContain(line);
+});
+
 test("commands: a conversation is forgotten, saved and loaded", async () => {
   const place = temporary("talk");
   mkdirSync(place);

@@ -2,7 +2,7 @@
 // --all, for every level, linked into build/octavo.node. Needs Node, a C++17 compiler and the `node-api-headers` package;
 // nothing is downloaded.
 //
-//   node scripts/build-native.mjs [--all] [--quiet] [--force] [--sanitize=address,undefined] [--only=portable,avx512]
+//   node scripts/build-native.mjs [--all | --runnable] [--quiet] [--force] [--sanitize=address,undefined] [--only=portable,avx512]
 //                                 [--target=linux-arm64-gnu]
 //
 // --target builds for another platform into build/octavo-<target>.node: CXX compiles the kernels, and CXX_PLATFORM all that
@@ -93,6 +93,7 @@ Builds the native add-on, build/octavo.node. It needs a C++17 compiler (CXX name
 node_modules a copy is kept in the user's folder for caches, where it is found again after the next installation.
 
   --all                every instruction set level, and not this CPU's alone
+  --runnable           every level that this CPU can run, for the tests of each
   --force              all of it anew, whether something changed or not
   --only=<levels>      some levels, into a build of its own, such as portable,avx512
   --target=<platform>  for another platform, such as linux-arm64-gnu, by the compilers that CXX and
@@ -113,7 +114,7 @@ if (options.has("--help") || options.has("-h")) {
   process.exit(0);
 }
 for (const key of options.keys()) {
-  if (!["--all", "--quiet", "--force", "--sanitize", "--only", "--target"].includes(key))
+  if (!["--all", "--runnable", "--quiet", "--force", "--sanitize", "--only", "--target"].includes(key))
     fail(`unknown option ${key}\n  hint: --help lists them`);
 }
 const quiet = options.has("--quiet");
@@ -196,9 +197,12 @@ const platformCompiler = process.env.CXX_PLATFORM ? findCompiler(process.env.CXX
 const cpu = cpus()[0]?.model ?? "";
 const stamp = existsSync(stampFile) ? JSON.parse(readFileSync(stampFile, "utf8")) : {};
 
+const RUNNABLE = "runnable";
 /** The last build has what is asked for; one for another CPU has not. */
 function isEnough() {
-  return stamp.extent === "all" || (!options.has("--all") && !only && stamp.cpu === cpu);
+  if (stamp.extent === "all") return true;
+  if (options.has("--all") || only || stamp.cpu !== cpu) return false;
+  return stamp.extent === RUNNABLE || !options.has("--runnable");
 }
 
 // Nothing changed: stop before starting a compiler.
@@ -282,21 +286,31 @@ const usable = usableLevels();
 const missing = Object.keys(levels).filter((name) => !usable.includes(name));
 if (missing.length > 0) say(`native: ${versionLine} does not know ${missing.join(", ")}; these levels are left out`);
 const base = Object.keys(levels)[0];
-/** The ladder of this CPU; undefined if the compiler cannot tell. */
-function ownLadder() {
+/** The macros that a compiler which tunes for this CPU defines; undefined if it cannot. */
+function ownMacros() {
   const flag = arch === "arm64" ? "-mcpu=native" : "-march=native";
   const args = [...compiler.args, flag, "-dM", "-E", "-x", "c++", "-"];
   const { status, stdout } = spawnSync(compiler.command, args, { input: "", encoding: "utf8" });
   if (status !== 0) return undefined;
-  const macros = new Set(stdout.match(/(?<=^#define )\w+/gm));
-  const ladder = LADDERS[arch].findLast(([, wanted]) => wanted.every((name) => macros.has(name)))[0];
-  return ladder.every((name) => usable.includes(name)) ? ladder : undefined;
+  return new Set(stdout.match(/(?<=^#define )\w+/gm));
 }
 
-// What a former build with --all has, a smaller one must not take away: the tests of every level need it.
-const ladder = options.has("--all") || only || tag || stamp.extent === "all" ? undefined : ownLadder();
-const extent = ladder ? ladder.at(-1) : "all";
-const chosen = only ? usable.filter((name) => only.includes(name) || name === base) : (ladder ?? usable);
+/** The levels of every ladder that this CPU can climb, or of the highest alone; undefined if the compiler cannot tell. */
+function ownLevels(every) {
+  const macros = ownMacros();
+  const ladders = LADDERS[arch].filter(([, wanted]) => macros && wanted.every((name) => macros.has(name)));
+  const [own] = ladders.at(-1) ?? [];
+  if (!own?.every((name) => usable.includes(name))) return undefined;
+  return every ? usable.filter((name) => ladders.some(([names]) => names.includes(name))) : own;
+}
+
+// What a former build with --all or --runnable has, a smaller one must not take away: the tests of the levels need it.
+const whole = options.has("--all") || only || tag || stamp.extent === "all";
+const every = options.has("--runnable") || (stamp.extent === RUNNABLE && stamp.cpu === cpu);
+const own = whole ? undefined : ownLevels(every);
+const ladder = every ? undefined : own;
+const extent = own ? (every ? RUNNABLE : own.at(-1)) : "all";
+const chosen = only ? usable.filter((name) => only.includes(name) || name === base) : (own ?? usable);
 /** The top of each ladder that is built whole: of a file's levels below it, the nearest is enough. */
 const tops = ladder && [...new Set([ladder.at(-1), ladder.findLast((name) => !MATRIX_UNITS.includes(name))])];
 
@@ -325,14 +339,14 @@ for (const file of everything.filter((name) => /^native[/\\]kernels[/\\][^/\\]+\
 }
 for (const file of everything.filter((name) => /^native[/\\][^/\\]+\.cpp$/.test(name))) {
   const name = file.match(/([^/\\]+)\.cpp$/)[1];
-  const whole = tops ? [`-DOCTAVO_LEVELS=${tops.map((level) => `L(${level})`).join(" ")}`] : [];
+  const highest = tops ? [`-DOCTAVO_LEVELS=${tops.map((level) => `L(${level})`).join(" ")}`] : [];
   const flags = {
-    registry: [`-DOCTAVO_TABLES=${tables.join(" ")}`, ...whole],
+    registry: [`-DOCTAVO_TABLES=${tables.join(" ")}`, ...highest],
     addon: [`-DOCTAVO_VERSION="${packageVersion}"`],
   };
   // The guards of statics are a C++ library's; addon.cpp has its own for what is made on first use.
-  const own = ["-fno-threadsafe-statics", ...(flags[name] ?? [])];
-  jobs.push({ file, level: "", object: join(objects, libc, `${name}.o`), flags: own });
+  const all = ["-fno-threadsafe-statics", ...(flags[name] ?? [])];
+  jobs.push({ file, level: "", object: join(objects, libc, `${name}.o`), flags: all });
 }
 
 /** Hash of the command line and of all inputs of the object; undefined if some are unknown. */

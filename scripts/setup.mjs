@@ -2,9 +2,10 @@
 // inputs have not changed, by their hashes. Plain Node without packages; it reports its work on stderr and runs no scripts of
 // other packages.
 //
-//   node scripts/setup.mjs [--all]
+//   node scripts/setup.mjs [--all | --runnable]
 //
-// --all builds the add-on for every instruction set level, and not for this CPU's alone.
+// --all builds the add-on for every instruction set level, --runnable for those that this CPU can run; else it is for the
+// highest of them alone.
 
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -37,6 +38,7 @@ Prepares a checkout: installs the packages, builds the native add-on and, where 
 and compiles the library. What has not changed is skipped.
 
   --all        the add-on for every instruction set level, and not for this CPU's alone
+  --runnable   the add-on for every level that this CPU can run, which \`npm test\` tests
   -h, --help   this text
 `;
 const flags = process.argv.slice(2);
@@ -44,8 +46,9 @@ if (flags.includes("--help") || flags.includes("-h")) {
   process.stdout.write(USAGE);
   process.exit(0);
 }
-for (const flag of flags) if (flag !== "--all") fail(`unknown option ${flag}`, "--help lists them");
-const ALL = flags.includes("--all") ? ["--all"] : [];
+for (const flag of flags) {
+  if (!["--all", "--runnable"].includes(flag)) fail(`unknown option ${flag}`, "--help lists them");
+}
 /** A set-up that has held the lock for longer than this counts as dead. */
 const PATIENCE_MS = 15 * 60_000;
 
@@ -134,7 +137,7 @@ function install() {
 /** Prints the output of build-native.mjs, unless nothing changed. */
 function buildNative() {
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, [join(root, "scripts", "build-native.mjs"), ...ALL], {
+    const child = spawn(process.execPath, [join(root, "scripts", "build-native.mjs"), ...flags], {
       cwd: root,
       stdio: ["ignore", 2, "pipe"],
     });

@@ -13,7 +13,7 @@ import { describeRuntime, NODE, type Runtime } from "../support/runtimes.js";
 import { temporary } from "../support/temporary.js";
 import type { Looked } from "./shaders.js";
 
-const MAIN = join(ROOT, "dist", "cli", "main.js");
+const MAIN = join(ROOT, "dist", "bin", "octavo.js");
 const TOKENS = 16;
 /** A GPU in software compiles for seconds and computes slowly. */
 const GPU_TOKENS = 4;

@@ -93,9 +93,10 @@ test("collators", async () => {
   const options: Readonly<Record<string, object>> = {
     DataCollatorForLanguageModeling: { tokenizer, mlm: false },
     DataCollatorForCompletionOnlyLM: { tokenizer, response_template: [1] },
+    DataCollatorForPreference: { pad_token_id: 0 },
   };
   const collators = Object.entries(train).filter(([name]) => name.startsWith("DataCollator"));
-  expect(collators.length).toBe(6);
+  expect(collators.length).toBe(7);
   for (const [name, value] of collators) {
     const Collator = value as unknown as new (...args: readonly unknown[]) => (features: unknown) => unknown;
     await all(`new ${name}(it)`, (odd) => new Collator(odd));

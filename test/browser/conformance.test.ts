@@ -14,12 +14,13 @@ import type { Suite } from "./conformance-worker.js";
 const RUNS = { webgpu: 1, wasm: 2 };
 const SEED = 20_260;
 /**
- * Each case runs with one of its float dtypes, and one case in 30 of the ops with the most shader variants on WebGPU.
+ * Each case runs with one of its float dtypes; on WebGPU one case in three, and one in 30 of the ops with the most shader variants.
  * test/conformance runs all cases through the same Dawn and the same module in Node. OCTAVO_BROWSER_CASES=all runs all here, too.
  */
 function stepOf(family: Family, target: string): number {
   if (process.env.OCTAVO_BROWSER_CASES === "all") return 1;
-  return target === "webgpu" && SLOW_TO_COMPILE.includes(family.op.name) ? 30 : floatsOf(family).length;
+  if (target !== "webgpu") return floatsOf(family).length;
+  return SLOW_TO_COMPILE.includes(family.op.name) ? 30 : 3 * floatsOf(family).length;
 }
 
 describeChromium("in Chromium", () => {

@@ -233,13 +233,14 @@ const char* attention_back(const Call& call) {
   for (int i = 0; i < 4; i++)
     if (call.t[i].dim[3] > 1 && call.t[i].stride[3] != 1) return "the last dim of q, k, v and dy must be contiguous";
   const int workers = call.pool ? call.pool->threads() : 1;
-  const int64_t statistics = padded(p.B * p.H * p.T), each = padded(Room::floats(p.D, p.E, least(kKept, (p.S + kKeys - 1) / kKeys)));
+  const int64_t query_blocks = (p.T + kQueries - 1) / kQueries, key_blocks = (p.S + kKeys - 1) / kKeys;
+  const int64_t statistics = padded(p.B * p.H * p.T);
+  const int64_t each = padded(Room::floats(p.D, p.E, least(kKept, most(1, key_blocks))));
   float* scratch = (float*)call.need(sizeof(float) * (size_t)(2 * statistics + workers * each));
   if (!scratch) return "no memory for the scratch of an attention's gradient";
   p.lse = scratch;
   p.mean = scratch + statistics;
   float* rooms = scratch + 2 * statistics;
-  const int64_t query_blocks = (p.T + kQueries - 1) / kQueries, key_blocks = (p.S + kKeys - 1) / kKeys;
   parallel(call, p.B * p.H * query_blocks, 1, [&](int64_t begin, int64_t end, int worker) {
     const Room room(rooms + worker * each, p.D, p.E);
     for (int64_t task = begin; task < end; task++) {

@@ -58,7 +58,8 @@ void pack(const Call& call, const Tiling& tiling, const Weights& weights, const 
 // y = act(x · Wᵀ + bias) + residual, with bias and residual before y among the operands. Weights that are dear to fetch are
 // shared by more rows of a task.
 template <class Weights>
-const char* float_product(const Call& call, const Weights& weights, int y_at, int act, bool dear = Weights::Dot::kMatrix) {
+const char* float_product(const Call& call, const Weights& weights, int y_at, int act,
+                          bool dear = Weights::Dot::kMatrix) {
   const Tensor &x = call.t[0], &w = call.t[1], &y = call.t[y_at];
   const int64_t m = x.rows(), k = w.dim[1], n = w.dim[0];
   if (m == 0 || n == 0) return nullptr;

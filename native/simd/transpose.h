@@ -53,8 +53,8 @@ OCTAVO_INLINE void turn(const char* const* row, int present, int64_t at, int64_t
   OCTAVO_UNROLL for (int i = 0; i < 4; i++) v[i] = map(v[i]);
 }
 
-// to[i][r] = map(dword i of row r) for `bytes` bytes of each of `rows` <= 16 rows (`stride` bytes apart), padded with zero
-// bytes to whole dwords and to 16 rows. `to` has `to_rows` dwords per step (16 for panels).
+// to[i][r] = map(dword i of row r) for `bytes` bytes of each of `rows` <= to_rows rows (`stride` bytes apart), padded with zero
+// bytes to whole dwords and to `to_rows` rows (16 for panels).
 template <class Map>
 OCTAVO_INLINE void rows_to_steps(const char* from, int64_t stride, int rows, int64_t bytes, uint32_t* to, int to_rows,
                                  Map map) {

@@ -1,7 +1,7 @@
 // DPOTrainer: direct preference optimization, in TRL's words.
 
 import type { DrawnLora } from "../adapters/config.js";
-import { isList, isOf } from "../core/checks.js";
+import { isOf } from "../core/checks.js";
 import { entriesOf, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -11,10 +11,8 @@ import { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { adapt } from "./adapt.js";
 import { TrainingArguments } from "./arguments.js";
 import type { Logs } from "./callbacks.js";
-import { Dataset } from "./data/dataset.js";
-import { IterableDataset } from "./data/iterable-dataset.js";
 import { DataCollatorForPreference, MAX_LENGTH, prepare_preference_dataset } from "./data/preference.js";
-import type { Feature } from "./data/types.js";
+import { type Examples, preparedSets } from "./data/prepared-sets.js";
 import { Preferences } from "./dpo-loss.js";
 import { DPO, type DPOOptions } from "./dpo-options.js";
 import type { TrainingOptions } from "./options.js";
@@ -51,7 +49,7 @@ function lossOf({ loss_type = "sigmoid" }: DPOOptions) {
 }
 
 /** Examples of preferences. */
-export type DPODataset = Dataset | IterableDataset | readonly Feature[];
+export type DPODataset = Examples;
 
 export interface DPOTrainerOptions
   extends Omit<
@@ -116,26 +114,12 @@ function prepared(options: DPOTrainerOptions): { readonly options: TrainerOption
   const { beta = 0.1, label_smoothing = 0, disable_dropout = true, max_length = longest, ...others } = config.dpo;
   const { truncation_mode, eos_token, chat_template } = others;
   const how = pickGiven({ max_length, truncation_mode, eos_token, chat_template });
-  const rows = (name: string, set: unknown): Dataset | IterableDataset => {
-    const dataset = isList(set) ? Dataset.from_list(set as Feature[]) : set;
-    if (isOf(dataset, Dataset)) return prepare_preference_dataset(dataset, tokenizer, how);
-    if (isOf(dataset, IterableDataset)) return prepare_preference_dataset(dataset, tokenizer, how);
-    throw wrong(name, `${name} must be a Dataset, an IterableDataset or a list, got ${show(set)}`);
-  };
-  const one = isList(eval_dataset) || isOf(eval_dataset, Dataset) || isOf(eval_dataset, IterableDataset);
-  const evaluated =
-    eval_dataset === undefined || eval_dataset === null
-      ? undefined
-      : one
-        ? rows("eval_dataset", eval_dataset)
-        : Object.fromEntries(entriesOf(CALL, eval_dataset).map(([name, set]) => [name, rows("eval_dataset", set)]));
   const pad_token_id = tokenizer.pad_token_id ?? tokenizer.eos_token_id ?? 0;
   const made: TrainerOptions = {
     data_collator: new DataCollatorForPreference(pickGiven({ pad_token_id, max_length, truncation_mode })),
     ...rest,
     args: config,
-    ...(train_dataset === undefined ? {} : { train_dataset: rows("train_dataset", train_dataset) }),
-    ...(evaluated === undefined ? {} : { eval_dataset: evaluated }),
+    ...preparedSets(CALL, { train_dataset, eval_dataset }, (set) => prepare_preference_dataset(set, tokenizer, how)),
   };
   const loss = { beta, loss_type: lossOf(config.dpo), label_smoothing };
   // Last, as nothing of the model may change if something is wrong.

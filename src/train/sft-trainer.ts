@@ -1,7 +1,7 @@
 // SFTTrainer: supervised fine-tuning on texts, prompts with completions, or messages, in TRL's words.
 
 import type { DrawnLora } from "../adapters/config.js";
-import { isList, isOf } from "../core/checks.js";
+import { isOf } from "../core/checks.js";
 import { entriesOf, OptionError } from "../core/errors.js";
 import { type Options, pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -11,12 +11,11 @@ import { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { adapt } from "./adapt.js";
 import { TrainingArguments } from "./arguments.js";
 import { DataCollatorForPackedTexts } from "./data/collators.js";
-import { Dataset } from "./data/dataset.js";
-import { IterableDataset } from "./data/iterable-dataset.js";
 import { DataCollatorForLanguageModeling } from "./data/language-modeling.js";
+import { type Examples, preparedSets } from "./data/prepared-sets.js";
 import { prepare_sft_dataset } from "./data/sft.js";
 import { SFT, type SFTOptions } from "./data/sft-options.js";
-import type { DataCollator, Feature } from "./data/types.js";
+import type { DataCollator } from "./data/types.js";
 import type { TrainingOptions } from "./options.js";
 import { Trainer } from "./trainer.js";
 import type { CheckpointStore, TrainerOptions } from "./types.js";
@@ -43,8 +42,8 @@ export class SFTConfig extends TrainingArguments {
   }
 }
 
-/** Examples: in memory, as a list, or as a stream. */
-export type SFTDataset = Dataset | IterableDataset | readonly Feature[];
+/** Examples of texts. */
+export type SFTDataset = Examples;
 
 export interface SFTTrainerOptions
   extends Omit<TrainerOptions, "model" | "args" | "train_dataset" | "eval_dataset" | "processing_class" | "tokenizer"> {
@@ -76,29 +75,13 @@ function trainerOptions(options: SFTTrainerOptions): TrainerOptions {
   const longest = Math.min(MAX_LENGTH, trainedContext(model.config) ?? MAX_LENGTH);
   const sft = { ...config.sft, max_length: config.sft.max_length === undefined ? longest : config.sft.max_length };
   const { packing: _, packing_strategy: __, ...plain } = sft;
-  const rows = (name: string, given: unknown, how: SFTOptions): Dataset | IterableDataset => {
-    const dataset = isList(given) ? Dataset.from_list(given as Feature[]) : given;
-    if (isOf(dataset, Dataset)) return prepare_sft_dataset(dataset, tokenizer, how);
-    if (isOf(dataset, IterableDataset)) return prepare_sft_dataset(dataset, tokenizer, how);
-    throw new OptionError(`${CALL}: ${name} must be a Dataset, an IterableDataset or a list, got ${show(given)}`, {
-      details: { option: name },
-    });
-  };
-  const one = isList(eval_dataset) || isOf(eval_dataset, Dataset) || isOf(eval_dataset, IterableDataset);
-  const evaluated =
-    eval_dataset === undefined || eval_dataset === null
-      ? undefined
-      : one
-        ? rows("eval_dataset", eval_dataset, plain)
-        : Object.fromEntries(
-            entriesOf(CALL, eval_dataset).map(([name, set]) => [name, rows("eval_dataset", set, plain)]),
-          );
   const made: TrainerOptions = {
     data_collator: sftCollator(tokenizer),
     ...rest,
     args: config,
-    ...(train_dataset === undefined ? {} : { train_dataset: rows("train_dataset", train_dataset, sft) }),
-    ...(evaluated === undefined ? {} : { eval_dataset: evaluated }),
+    ...preparedSets(CALL, { train_dataset, eval_dataset }, (set, evaluated) =>
+      prepare_sft_dataset(set, tokenizer, evaluated ? plain : sft),
+    ),
   };
   // Last, as nothing of the model may change if something is wrong.
   adapt(model, peft_config);

@@ -46,7 +46,13 @@ export default defineConfig({
       {
         // In processes that are kept: the pipelines of a software adapter are built once (test/support/shared-gpu.ts).
         extends: true,
-        test: { name: "devices", include: [`test/(${folders})/**/*.test.ts`], exclude: ALONE, isolate: false },
+        test: {
+          name: "devices",
+          include: [`test/(${folders})/**/*.test.ts`],
+          exclude: ALONE,
+          isolate: false,
+          setupFiles: ["./test/support/shared-device.ts"],
+        },
       },
       {
         extends: true,

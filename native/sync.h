@@ -33,18 +33,27 @@ class Mutex {
   pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
 };
 
-// Holds a mutex until the end of its scope; `unlock` and `lock` come in pairs.
+// Holds a mutex until the end of its scope, or until it is unlocked.
 class Lock {
  public:
   explicit Lock(Mutex& mutex) : mutex_(mutex) { mutex_.lock(); }
-  ~Lock() { mutex_.unlock(); }
+  ~Lock() {
+    if (held_) mutex_.unlock();
+  }
   Lock(const Lock&) = delete;
-  void lock() { mutex_.lock(); }
-  void unlock() { mutex_.unlock(); }
+  void lock() {
+    mutex_.lock();
+    held_ = true;
+  }
+  void unlock() {
+    held_ = false;
+    mutex_.unlock();
+  }
 
  private:
   friend class Condition;
   Mutex& mutex_;
+  bool held_ = true;
 };
 
 // May wake up without being told.

@@ -192,6 +192,7 @@ describe("losses of tasks", () => {
         logging_steps: 1,
         lr_scheduler_type: "constant",
         optim: "adamw_torch",
+        save_strategy: "no",
         ...args,
       },
     });

@@ -1,6 +1,7 @@
 // Suites of a process share the CPU's device for models without one of their own: what one leaves there, the next would find.
 
 import { afterAll, expect } from "vitest";
+import { nativeAvailable } from "../../src/backends/native/addon.js";
 import { sharedDevice } from "../../src/load/device.js";
 
 afterAll(async () => {

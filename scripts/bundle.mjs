@@ -1,5 +1,5 @@
-// Bundles the library for Node and the command line with esbuild: dist/bin/octavo.js and dist/node/, from src/. Some 600 files
-// become a few dozen, the packages that they need are inside, and a start costs half the time. Types, and files for browsers,
+// Bundles the command line with esbuild, dist/bin/octavo.js and its parts in dist/node/, and for a package that is published the
+// library too. Some 600 files become a few dozen, the packages that they need are inside, and a start costs less. Types, and files for browsers,
 // are what the TypeScript compiler writes to dist/.
 //
 //   node scripts/bundle.mjs
@@ -11,9 +11,11 @@ import { fileURLToPath } from "node:url";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { peerDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 
+const COMMAND_LINE = { "bin/octavo": "src/cli/bin.ts" };
+
 /** What is bundled for Node: the file of each entry below dist/, without its ending, and its source. */
 export const NODE_ENTRIES = {
-  "bin/octavo": "src/cli/bin.ts",
+  ...COMMAND_LINE,
   "node/index": "src/index.ts",
   "node/nn": "src/nn.ts",
   "node/train": "src/train.ts",
@@ -57,7 +59,8 @@ export async function bundleNode({ outdir = join(root, "dist"), published = fals
   for (const folder of ["bin", "node"]) rmSync(join(outdir, folder), { recursive: true, force: true });
   const { metafile } = await build({
     ...COMMON,
-    entryPoints: NODE_ENTRIES,
+    // Programs that import a checkout get the files that the compiler writes.
+    entryPoints: published ? NODE_ENTRIES : COMMAND_LINE,
     outdir,
     // All chunks lie two folders below the package, as the sources of the command line do: paths by `import.meta.url` stay right.
     chunkNames: "node/[name]-[hash]",
@@ -89,9 +92,9 @@ export async function bundleWeb({ outdir }) {
   return metafile;
 }
 
-/** True if the bundle of every entry is there. */
+/** True if the bundle of a checkout is there. */
 export function isBundled() {
-  return Object.keys(NODE_ENTRIES).every((name) => existsSync(join(root, "dist", `${name}.js`)));
+  return Object.keys(COMMAND_LINE).every((name) => existsSync(join(root, "dist", `${name}.js`)));
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await bundleNode();

@@ -3,7 +3,7 @@
 //
 //   node scripts/matrix.mjs [--short] [--install]
 //
-// --short: npm alone. --install brings pnpm, yarn, bun, deno and newer versions of Node from npm into build/clients/ first; what
+// --short: npm alone. --install brings pnpm, yarn, bun and newer versions of Node from npm into build/clients/ first; what
 // is not there is left out, and said. Exits 1 if a row fails.
 
 import { spawn, spawnSync } from "node:child_process";
@@ -44,11 +44,12 @@ function manifestOf(file) {
 }
 
 /** A registry of the tarballs of a folder. @returns its address, and how it is closed */
-export async function serveRegistry(folder) {
+async function serveRegistry(folder) {
   const packages = new Map();
   for (const name of readdirSync(folder).filter((one) => one.endsWith(".tgz"))) {
     const file = join(folder, name);
-    packages.set(manifestOf(file).name, { file, name, manifest: manifestOf(file), bytes: readFileSync(file) });
+    const manifest = manifestOf(file);
+    packages.set(manifest.name, { file, name, manifest, bytes: readFileSync(file) });
   }
   const server = createServer((request, response) => {
     const path = decodeURIComponent(new URL(request.url, "http://localhost").pathname.slice(1));
@@ -157,7 +158,7 @@ async function installed({ command, args, node = process.execPath }, registry) {
 }
 
 /** Runs the rows. @returns what each found: its name, and the problem if there is one */
-export async function matrix({ short = false, say = () => {} } = {}) {
+async function matrix({ short = false, say = () => {} } = {}) {
   const { url, close } = await serveRegistry(RELEASE);
   const found = [];
   let wanted;

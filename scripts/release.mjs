@@ -1,10 +1,10 @@
 // Makes everything of a release but the publishing: builds the add-ons of all platforms that can be built here, proves what can
 // be proved, and writes tarballs, checksums and where they came from to build/release/.
 //
-//   npm run release -- --dry-run [--build] [--only=linux-x64-gnu,linux-x64-musl]
+//   npm run release -- --dry-run [--only=linux-x64-gnu,linux-x64-musl]
 //
-// --build compiles (a quarter of an hour for each kind of CPU); without it the add-ons are those of the last --build. Nothing is
-// ever published by this script: it prints the commands. What is not built here is published from a machine that has it.
+// What has not changed since it was built is not compiled again (else a quarter of an hour for each kind of CPU). Nothing is ever
+// published by this script: it prints the commands.
 //
 // Kernels are compiled by Debian's gcc, so they are those of a build from source, bit by bit; all that touches the system is
 // compiled and linked by zig (one package of npm's, pinned by its hash), for glibc 2.28 and for musl.
@@ -38,8 +38,7 @@ Writes the tarballs of a release, their checksums and where they came from to bu
 published; it publishes nothing.
 
   --dry-run            say so: there is no other way yet
-  --build              compile the add-ons first
-  --only=<platforms>   those alone: ${Object.keys(PLATFORMS).join(", ")}
+  --only=<platforms>   a release without the others: ${Object.keys(PLATFORMS).join(", ")}
   -h, --help           this text
 `;
 
@@ -54,7 +53,7 @@ if (flags.has("--help") || flags.has("-h")) {
   process.exit(0);
 }
 for (const key of flags.keys()) {
-  if (!["--dry-run", "--build", "--only"].includes(key)) fail(`unknown option ${key}`, "--help lists them");
+  if (!["--dry-run", "--only"].includes(key)) fail(`unknown option ${key}`, "--help lists them");
 }
 if (!flags.has("--dry-run")) fail("publishing is not done by this script", "npm run release -- --dry-run");
 const only = flags.get("--only")?.split(",") ?? Object.keys(PLATFORMS);
@@ -73,17 +72,24 @@ const firstLine = (command, ...args) => {
   return status === 0 ? stdout.trim().split("\n")[0] : undefined;
 };
 
+/** The hash of the zig that is installed; undefined without one. */
+function zigThere() {
+  const lock = join(TOOLCHAIN, "node_modules", ".package-lock.json");
+  if (!existsSync(lock)) return undefined;
+  return JSON.parse(readFileSync(lock, "utf8")).packages[`node_modules/${ZIG.package}`]?.integrity;
+}
+
 /** The path of zig, installed by its hash. */
 function zig() {
   const folder = join(TOOLCHAIN, "node_modules", ZIG.package);
-  if (!existsSync(join(folder, "zig"))) {
+  if (zigThere() !== ZIG.integrity) {
+    rmSync(TOOLCHAIN, { recursive: true, force: true });
     mkdirSync(TOOLCHAIN, { recursive: true });
     writeFileSync(join(TOOLCHAIN, "package.json"), '{ "private": true }\n');
     const args = ["install", "--ignore-scripts", "--no-audit", "--no-fund", `${ZIG.package}@${ZIG.version}`];
     execFileSync("npm", args, { cwd: TOOLCHAIN, stdio: ["ignore", 2, 2] });
   }
-  const lock = JSON.parse(readFileSync(join(TOOLCHAIN, "node_modules", ".package-lock.json"), "utf8"));
-  const got = lock.packages[`node_modules/${ZIG.package}`]?.integrity;
+  const got = zigThere();
   if (got !== ZIG.integrity) fail(`${ZIG.package} is not the one that is pinned: its hash is ${got}`);
   return join(folder, "zig");
 }
@@ -91,9 +97,8 @@ function zig() {
 function build(target) {
   const [gcc, triple] = TOOLS[target];
   if (!firstLine(gcc, "--version")) {
-    return say(
-      `${target}: not built, there is no ${gcc} (Debian: apt-get install g++-${gcc.split("-")[0].replace("_", "-")}-linux-gnu)`,
-    );
+    const wanted = `g++-${gcc.split("-")[0].replace("_", "-")}-linux-gnu`;
+    fail(`${target} cannot be built: there is no ${gcc}`, `Debian: apt-get install ${wanted}; or --only=<the others>`);
   }
   const cache = join(TOOLCHAIN, "cache");
   const env = {
@@ -117,10 +122,9 @@ function prove(target) {
   const { platform, arch } = process;
   if (`${platform}-${arch}-gnu` !== target) return `${gate}; not run`;
   const args = [join(root, "dist", "bin", "octavo.js"), "doctor", "--device", "cpu", "--json"];
-  const { stdout } = spawnSync(process.execPath, args, {
-    env: { ...process.env, OCTAVO_ADDON: file },
-    encoding: "utf8",
-  });
+  const env = { ...process.env, OCTAVO_ADDON: file };
+  const { stdout, stderr } = spawnSync(process.execPath, args, { env, encoding: "utf8" });
+  if (!stdout.trim()) fail(`octavo doctor says nothing of ${basename(file)}: ${stderr}`);
   const found = JSON.parse(stdout);
   if (!found.ok) fail(`${basename(file)} computes wrongly: octavo doctor says ${found.problems.join("; ")}`);
   const levels = found.self_test.map(({ isa }) => isa).join(", ");
@@ -129,13 +133,13 @@ function prove(target) {
 
 const sha256 = (file) => createHash("sha256").update(readFileSync(file)).digest("hex");
 
-if (flags.has("--build")) for (const target of only) build(target);
+for (const target of only) build(target);
 const proofs = {};
-for (const target of Object.keys(PLATFORMS)) {
-  proofs[target] = existsSync(addonOf(target)) ? prove(target) : "not built here";
+for (const target of only) {
+  proofs[target] = prove(target);
   say(`@octavo/${target}@${version}: ${proofs[target]}`);
 }
-const { folders } = await stage(join(root, "build", "stage"));
+const folders = await stage(join(root, "build", "stage"), only);
 rmSync(RELEASE, { recursive: true, force: true });
 const packed = folders.map((folder) => {
   const kind = Object.hasOwn(LARGEST, basename(folder)) ? basename(folder) : "platform";

@@ -2,10 +2,10 @@
 // modules), one for each platform whose add-on is built, and the storyteller. scripts/release.mjs packs them.
 
 import { execFileSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { bundleNode, bundleWeb } from "./bundle.mjs";
+import { bundleNode, bundleWeb, NODE_ENTRIES, WEB_ENTRIES } from "./bundle.mjs";
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const own = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -21,37 +21,32 @@ export const PLATFORMS = {
 
 export const addonOf = (target) => join(root, "build", `octavo-${target}.node`);
 
-/** Where the types of each public path begin, and what runs there: in Node, and in a browser if that is another file. */
-const EXPORTS = {
-  ".": { node: ["index", "node/index"], web: ["browser", "web/index"] },
-  "./browser": { web: ["browser", "web/index"] },
-  "./browser/worker": { web: ["browser/worker", "web/worker"] },
-  "./nn": { node: ["nn", "node/nn"], web: ["nn/index", "web/nn"] },
-  "./bnb": { node: ["bnb/index", "node/bnb"] },
-  "./bnb/optim": { node: ["bnb/optim/index", "node/bnb-optim"] },
-  "./train": { node: ["train", "node/train"], web: ["train/index", "web/train"] },
-  "./eval": { node: ["eval/index", "node/eval"] },
-};
+/** The bundle of each file that package.json exports. */
+const BUNDLES = new Map(
+  Object.entries({ ...NODE_ENTRIES, ...WEB_ENTRIES }).map(([bundle, source]) => [
+    source.replace(/^src\/(.*)\.ts$/, "./dist/$1.js"),
+    `./dist/${bundle}.js`,
+  ]),
+);
 
-const entry = ([types, file]) => ({ types: `./dist/${types}.d.ts`, default: `./dist/${file}.js` });
+/** The exports of package.json, with the bundles instead of the compiler's files. */
+function bundledExports() {
+  const isCode = (value) => typeof value === "string" && /^\.\/dist\/.*\.js$/.test(value);
+  return JSON.parse(JSON.stringify(own.exports), (_, value) => {
+    if (!isCode(value) || [...BUNDLES.values()].includes(value)) return value;
+    if (!BUNDLES.has(value)) throw new Error(`package.json exports ${value}, which is not bundled`);
+    return BUNDLES.get(value);
+  });
+}
 
 /** The package.json of octavo, as it is published. */
 function manifest(targets) {
   const { name, description, keywords, license, type, engines, sideEffects, peerDependencies, peerDependenciesMeta } =
     own;
-  const paths = Object.entries(EXPORTS).map(([path, { node, web }]) => [
-    path,
-    node && web ? { browser: entry(web), ...entry(node) } : entry(node ?? web),
-  ]);
   return {
     ...{ name, version, description, keywords, license, type, engines, sideEffects },
     bin: { octavo: "dist/bin/octavo.js" },
-    exports: {
-      ...Object.fromEntries(paths),
-      "./octavo.wasm": "./build/octavo.wasm",
-      "./octavo-relaxed.wasm": "./build/octavo-relaxed.wasm",
-      "./package.json": "./package.json",
-    },
+    exports: bundledExports(),
     // Exact: an add-on has the kernels of its own version.
     optionalDependencies: Object.fromEntries(targets.map((target) => [`@octavo/${target}`, version])),
     ...{ peerDependencies, peerDependenciesMeta },
@@ -86,8 +81,7 @@ function stageTypes(folder) {
     }
     write(join(folder, "dist", file), text);
   };
-  for (const { node, web } of Object.values(EXPORTS))
-    for (const [types] of [node, web].filter(Boolean)) visit(`${types}.d.ts`);
+  for (const [, types] of JSON.stringify(own.exports).matchAll(/"types":"\.\/dist\/([^"]+)"/g)) visit(types);
 }
 
 /** The licences of the packages whose code the bundles hold. */
@@ -112,8 +106,10 @@ async function stageMain(folder, targets) {
   const outdir = join(folder, "dist");
   const metafiles = [await bundleNode({ outdir, published: true }), await bundleWeb({ outdir })];
   stageTypes(folder);
-  for (const name of ["README.md", "CHANGELOG.md", "LICENSE", "build/octavo.wasm", "build/octavo-relaxed.wasm"]) {
-    cpSync(join(root, name), join(folder, name));
+  // What README links to lies beside it.
+  const beside = ["README.md", "CHANGELOG.md", "LICENSE", "docs", "examples/browser/screenshot.png"];
+  for (const name of [...beside, "build/octavo.wasm", "build/octavo-relaxed.wasm"]) {
+    cpSync(join(root, name), join(folder, name), { recursive: true });
   }
   write(join(folder, "THIRD-PARTY.md"), licences(...metafiles));
   write(join(folder, "package.json"), json(manifest(targets)));
@@ -165,18 +161,18 @@ function stageStoryteller(folder) {
 }
 
 /**
- * Lays out all packages whose parts are built below a folder, which is emptied.
+ * Lays out all packages below a folder, which is emptied.
+ * @param targets platforms whose add-ons are built
  * @returns their folders, in the order in which they are to be published: what octavo needs comes first
  */
-export async function stage(out) {
+export async function stage(out, targets) {
   rmSync(out, { recursive: true, force: true });
-  const targets = Object.keys(PLATFORMS).filter((target) => existsSync(addonOf(target)));
   const folders = [...targets.map((target) => join(out, target)), join(out, "storyteller"), join(out, "octavo")];
   for (const target of targets) stagePlatform(join(out, target), target);
   stageStoryteller(join(out, "storyteller"));
   // Only what there is: yarn 1 refuses to install a package if one that it lists, though optional, is not in the registry.
   await stageMain(join(out, "octavo"), targets);
-  return { folders, targets };
+  return folders;
 }
 
 /** Packs a folder into a tarball beside it; no script is run. */
@@ -187,5 +183,5 @@ export function pack(folder, into) {
     stdio: ["ignore", "pipe", "inherit"],
   });
   const [{ filename, size, unpackedSize, integrity }] = JSON.parse(said);
-  return { file: join(into, filename), name: relative(into, join(into, filename)), size, unpackedSize, integrity };
+  return { file: join(into, filename), name: filename, size, unpackedSize, integrity };
 }

@@ -34,6 +34,8 @@ interface Completed {
   readonly name: string;
   readonly about: string;
   readonly flags: readonly Flag[];
+  /** What its operands may be, if there are few. */
+  readonly operands: readonly string[];
 }
 
 /** What that shell is to read. */
@@ -45,17 +47,24 @@ async function completed(entries: Entries): Promise<Completed[]> {
   const all = await Promise.all(
     Object.values(entries).map(async ({ description, load }) => (await load()).description(description)),
   );
-  return all.map((command) => ({
+  const help: Flag = { name: "--help", about: "print the help of the command", values: undefined };
+  const commands = all.map((command) => ({
     name: command.name(),
     about: command.description(),
-    flags: command.options
-      .filter(({ hidden, long }) => !hidden && long)
-      .map(({ long, description, required, optional, argChoices }) => ({
-        name: long!,
-        about: description,
-        values: required || optional ? (argChoices ?? []) : undefined,
-      })),
+    flags: [
+      ...command.options
+        .filter(({ hidden, long }) => !hidden && long)
+        .map(({ long, description, required, optional, argChoices }) => ({
+          name: long!,
+          about: description,
+          values: required || optional ? (argChoices ?? []) : undefined,
+        })),
+      help,
+    ],
+    operands: command.registeredArguments.flatMap(({ argChoices }) => argChoices ?? []),
   }));
+  const operands = commands.map(({ name }) => name);
+  return [...commands, { name: "help", about: "print the help of a command", flags: [], operands }];
 }
 
 const SCRIPTS: Readonly<Record<Shell, (commands: readonly Completed[]) => string>> = { bash, zsh, fish };
@@ -67,12 +76,14 @@ function quoted(text: string): string {
 
 function bash(commands: readonly Completed[]): string {
   const names = commands.map(({ name }) => name);
-  const chosen = (flag: Flag) => flag.values && flag.values.length > 0;
-  const cases = commands.map(({ name, flags }) => {
+  // Where nothing is offered the shell completes files: behind a flag that takes any value, and where an operand begins.
+  const cases = commands.map(({ name, flags, operands }) => {
     const values = flags
-      .filter(chosen)
+      .filter((flag) => flag.values)
       .map((flag) => `      ${name}:${flag.name}) words=${quoted(flag.values!.join(" "))} ;;\n`);
-    return `${values.join("")}      ${name}:*) words=${quoted(flags.map((flag) => flag.name).join(" "))} ;;\n`;
+    const known = quoted(flags.map((flag) => flag.name).join(" "));
+    const others = `case $word in -*) words=${known} ;; *) words=${quoted(operands.join(" "))} ;; esac`;
+    return `${values.join("")}      ${name}:*) ${others} ;;\n`;
   });
   return `_octavo() {
   local word=\${COMP_WORDS[COMP_CWORD]} before=\${COMP_WORDS[COMP_CWORD-1]} words=

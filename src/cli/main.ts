@@ -71,8 +71,7 @@ function neededFor(args: readonly string[]): string[] {
 
 /** Runs the command line. @returns the exit code */
 export async function main(given: readonly string[]): Promise<number> {
-  // -V was the flag's older name.
-  let args: readonly string[] = given.map((arg, i) => (i === 0 && arg === "-V" ? "-v" : arg));
+  let args = given;
   endWithReaders();
   if (has(args, "--json")) failAsJson();
   // A child process of bench is ended by its parent, which tells it once.

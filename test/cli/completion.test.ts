@@ -29,7 +29,12 @@ it.skipIf(!has("bash"))("offers commands, their flags and values of flags in bas
   };
   expect(offered("octavo", "in")).toEqual(["inspect"]);
   expect(offered("octavo", "generate", "--load-in")).toEqual(["--load-in-8bit", "--load-in-4bit"]);
-  expect(offered("octavo", "completion", "")).toEqual([""]);
+  expect(offered("octavo", "completion", "")).toEqual(["bash", "zsh", "fish"]);
+  expect(offered("octavo", "help", "ins")).toEqual(["inspect"]);
+  expect(offered("octavo", "inspect", "--he")).toEqual(["--help"]);
+  // The shell's files, where anything goes.
+  expect(offered("octavo", "inspect", "")).toEqual([""]);
+  expect(offered("octavo", "explain", "--html", "")).toEqual([""]);
   expect(offered("octavo", "pull", "--nothing")).toEqual([""]);
 });
 

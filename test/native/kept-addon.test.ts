@@ -111,6 +111,15 @@ describe("an installed package", () => {
       cpSync(join(ROOT, "build/octavo.node"), join(folder, "octavo.node"));
     };
 
+    /** The add-on as a build of another version would be: with another text in it, of the same length. */
+    const otherAddon = (file: string, version: string): void => {
+      const bytes = readFileSync(join(ROOT, "build/octavo.node"), "latin1");
+      const other = bytes.replaceAll(`\0${version}\0`, `\0${version.replaceAll(/\d/g, "9")}\0`);
+      expect(other).not.toBe(bytes);
+      rmSync(file); // one that is loaded is not written over
+      writeFileSync(file, other, "latin1");
+    };
+
     beforeAll(() => {
       rmSync(cache, { recursive: true });
       const { version, ...rest } = manifest(installed);
@@ -133,6 +142,13 @@ describe("an installed package", () => {
       const { code, stderr } = await found();
       expect(code).toBe(1);
       expect(stderr).toContain(`the package ${name} is of version 9.9.9, and octavo of ${version}: they must match`);
+      // What counts is the add-on's own.
+      place(version);
+      otherAddon(join(folder, "octavo.node"), version);
+      expect(await found()).toMatchObject({
+        code: 1,
+        stderr: expect.stringMatching(/is of version 9\.9\.9, and octavo/),
+      });
     });
 
     it("comes after what is built here, unless that is of another version", async () => {
@@ -142,9 +158,8 @@ describe("an installed package", () => {
       mkdirSync(dirname(built), { recursive: true });
       cpSync(join(ROOT, "build/octavo.node"), built);
       expect(await found()).toMatchObject({ code: 0, stdout: `${built}\n` });
-      const undo = await changed("package.json", `"version":"${version}"`, '"version":"9.9.9"');
+      otherAddon(built, version);
       expect(await found()).toMatchObject({ code: 0, stdout: `${join(folder, "octavo.node")}\n` });
-      undo();
     });
   });
 

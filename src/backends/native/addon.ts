@@ -143,14 +143,13 @@ function load(): Loaded {
   const found = listed && fromPackage(listed.name);
   if (listed && found) {
     const { name, version } = listed;
-    if (found.version === version) return open(found.file, "package");
-    throw new DeviceError(
-      `the package ${name} is of version ${found.version}, and octavo of ${version}: they must match`,
-      {
-        hint: `npm i ${name}@${version}`,
-        details: { file: found.file, expected: version, got: found.version },
-      },
-    );
+    const own = found.version === version ? open(found.file, "package") : undefined;
+    if (own && isOurs(own.addon)) return own;
+    const got = own?.addon.version ?? found.version;
+    throw new DeviceError(`the package ${name} is of version ${got}, and octavo of ${version}: they must match`, {
+      hint: `npm i ${name}@${version}`,
+      details: { file: found.file, expected: version, got },
+    });
   }
   const { root, bundled } = packagePlace();
   if (listed) why.push(`the package ${listed.name} is not installed`);

@@ -3,24 +3,24 @@
 import { existsSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { DeviceError } from "../../core/errors.js";
 
 /**
- * Where a package has its add-on, seen from this file. The names stand here as literals, for a function called `require`: tools
- * that copy what a program needs (Next's standalone output, packers of cloud functions) find the files by them.
+ * Where a package has its add-on, seen from this file. The names stand here as literals of `import.meta.resolve`: tools that copy
+ * what a program needs (Next's standalone output, packers of cloud functions) find the files by them.
  * @throws if the package is not installed
  */
 function besideOctavo(name: string): string | undefined {
-  const require = createRequire(import.meta.url);
   switch (name) {
     case "@octavo/linux-x64-gnu":
-      return require.resolve("@octavo/linux-x64-gnu/octavo.node");
+      return fileURLToPath(import.meta.resolve("@octavo/linux-x64-gnu/octavo.node"));
     case "@octavo/linux-x64-musl":
-      return require.resolve("@octavo/linux-x64-musl/octavo.node");
+      return fileURLToPath(import.meta.resolve("@octavo/linux-x64-musl/octavo.node"));
     case "@octavo/linux-arm64-gnu":
-      return require.resolve("@octavo/linux-arm64-gnu/octavo.node");
+      return fileURLToPath(import.meta.resolve("@octavo/linux-arm64-gnu/octavo.node"));
     case "@octavo/linux-arm64-musl":
-      return require.resolve("@octavo/linux-arm64-musl/octavo.node");
+      return fileURLToPath(import.meta.resolve("@octavo/linux-arm64-musl/octavo.node"));
   }
   return undefined;
 }

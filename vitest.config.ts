@@ -18,6 +18,8 @@ const ON_ALL_DEVICES = [
   "train",
   "webgpu",
 ];
+/** They only read and compute, so that they may follow others in a process, whose modules are there. */
+const PLAIN = ["media", "tokenizer"];
 /** They measure their process, or lose and break devices. */
 const ALONE = [
   ...["responsive", "scratch"].map((name) => `test/laws/${name}.test.ts`),
@@ -25,7 +27,7 @@ const ALONE = [
     (name) => `test/webgpu/${name}.test.ts`,
   ),
 ];
-const folders = ON_ALL_DEVICES.join("|");
+const folders = [...ON_ALL_DEVICES, ...PLAIN].join("|");
 
 /** Of the suites on every device those of all ops come first: at the end one of them would run alone for a minute. */
 class LongestFirst extends BaseSequencer {

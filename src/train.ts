@@ -2,6 +2,7 @@
 
 import { DISK_FILES, DISK_FOLDERS } from "./load/disk.js";
 import { type LoadDataset, loaderOf } from "./train/data/load.js";
+import { diskLoaderOf, type LoadFromDisk } from "./train/data/saved.js";
 import { DPOTrainer as AnyDPOTrainer, type DPOTrainerOptions } from "./train/dpo-trainer.js";
 import { SFTTrainer as AnySFTTrainer, type SFTTrainerOptions } from "./train/sft-trainer.js";
 import { Trainer as AnyTrainer } from "./train/trainer.js";
@@ -11,6 +12,9 @@ export * from "./train/index.js";
 
 /** Examples from files, folders and addresses. */
 export const load_dataset: LoadDataset = /* @__PURE__ */ loaderOf(DISK_FILES);
+
+/** Data sets that Python's `save_to_disk` wrote. */
+export const load_from_disk: LoadFromDisk = /* @__PURE__ */ diskLoaderOf(DISK_FILES);
 
 /** Trains a model, as transformers' class of that name. */
 export class Trainer extends AnyTrainer {

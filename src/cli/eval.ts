@@ -32,7 +32,10 @@ export function evalCommand(): Command {
     .option("--ppl <file>", "text to evaluate on (default: the storyteller's own)")
     .option("--compare <list>", `storages: ${Object.keys(VARIANTS).join(", ")}`, "f32,int8,nf4")
     .option("--tasks <list>", "tasks of lm-evaluation-harness, such as hellaswag,piqa, or storyteller_cloze", words)
-    .option("--data-dir <folder>", "data of the tasks: <folder>/<data set>/<split>.jsonl, .json, .csv, .tsv, .parquet")
+    .option(
+      "--data-dir <folder>",
+      "data of the tasks: <folder>/<data set>/<split>.jsonl, .json, .csv, .tsv, .parquet, .arrow",
+    )
     .option("--include-path <folder>", "task files of one's own (YAML)")
     .option("--num-fewshot <n>", "examples in front of each question (default: what each task says)", natural)
     .option(

@@ -63,7 +63,7 @@ export function addTrainFlags(command: Command): Command {
     .argument("<model>", A_MODEL)
     .optionsGroup("Data:")
     .addOption(
-      new Option("--data <file>", "examples: JSON Lines, JSON, CSV, text or Parquet; a folder; may be repeated")
+      new Option("--data <file>", "examples: JSON Lines, JSON, CSV, text, Parquet or Arrow; a folder; may be repeated")
         .argParser(more)
         .makeOptionMandatory(),
     )
@@ -79,6 +79,7 @@ export function addTrainFlags(command: Command): Command {
         "csv",
         "text",
         "parquet",
+        "arrow",
       ]),
     );
   addFlags(command, LOAD_DATASET);

@@ -26,10 +26,14 @@ export function offlineBy(env: Environment = process.env): string | undefined {
   return isOn(env[name]) ? name : undefined;
 }
 
+/** The folder of all that the hub's programs keep. */
+export function hubHome(env: Environment = process.env): string {
+  return env.HF_HOME || join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
+}
+
 /** The file that `hf auth login` writes. */
 export function tokenFile(env: Environment = process.env): string {
-  const home = env.HF_HOME || join(env.XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
-  const file = env.HF_TOKEN_PATH || join(home, "token");
+  const file = env.HF_TOKEN_PATH || join(hubHome(env), "token");
   return /^~(?=[/\\]|$)/.test(file) ? join(homedir(), file.slice(1)) : file;
 }
 

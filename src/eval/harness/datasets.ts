@@ -1,4 +1,5 @@
-// The items of a task's data set, from files on this machine, or from the hub and its cache (hub-data.ts). Not here: reading them
+// The items of a task's data set, from files on this machine, the cache of Python's datasets (datasets-cache.ts), or the hub and
+// its cache (hub-data.ts). Not here: reading them
 // (train/data/).
 
 import { stat } from "node:fs/promises";
@@ -9,6 +10,7 @@ import { DISK_FILES } from "../../load/disk.js";
 import { storytellerFile } from "../../load/storyteller.js";
 import { loaderOf } from "../../train/data/load.js";
 import { CLOZE } from "./builtin.js";
+import { cachedFiles } from "./datasets-cache.js";
 import { datasetId, hubFiles } from "./hub-data.js";
 import type { TaskConfig } from "./task-config.js";
 import type { Doc } from "./types.js";
@@ -22,6 +24,7 @@ const FORMATS: ReadonlyMap<string, string> = new Map([
   ["csv", "csv"],
   ["tsv", "csv"],
   ["parquet", "parquet"],
+  ["arrow", "arrow"],
 ]);
 
 export type Splits = (split: string) => Promise<readonly Doc[]>;
@@ -29,7 +32,7 @@ export type Splits = (split: string) => Promise<readonly Doc[]>;
 /**
  * The splits of a task's data: `dataset_kwargs.data_files` of its own file, or `<data_dir>/<data set>/<split>.jsonl`, where the data
  * set is the task's name or `dataset_path`, with or without the name's owner, and `dataset_name` may be a folder in it. What is not
- * there comes from the hub, where `dataset_path` is an id.
+ * there comes from the cache of Python's datasets, else from the hub, where `dataset_path` is an id.
  */
 export function splitsOf(config: TaskConfig, data_dir: string | undefined, base: string): Splits {
   const read = new Map<string, Promise<readonly Doc[]>>();
@@ -62,6 +65,8 @@ async function find(
     }
   }
   const id = datasetId(config);
+  const cached = id === undefined ? [] : await cachedFiles(id, config, split);
+  if (cached.length > 0) return await readFiles(task, cached);
   let refused: unknown;
   if (id !== undefined) {
     const found = await hubFiles(id, config, split, [...FORMATS.keys()]).catch((cause: unknown) => {
@@ -76,7 +81,7 @@ async function find(
     hint:
       data_dir === undefined
         ? `name the folder of the data: --data-dir <folder> with ${basename(dataset_path ?? task)}/${split}.jsonl in it`
-        : `looked for ${split}.jsonl, .json, .csv, .tsv and .parquet in ${listed(folders)}`,
+        : `looked for ${split}.jsonl, .json, .csv, .tsv, .parquet and .arrow in ${listed(folders)}`,
     details: { task, split },
     cause: refused,
   });

@@ -22,6 +22,7 @@ export {
   type PreferenceOptions,
   prepare_preference_dataset,
 } from "./preference.js";
+export type { LoadFromDisk } from "./saved.js";
 export { prepare_sft_dataset } from "./sft.js";
 export type { PackingStrategy, SFTOptions } from "./sft-options.js";
 export type { Batch, DataCollator, Dataset as AnyDataset, Feature, MapDataset } from "./types.js";

@@ -6,18 +6,20 @@ import { NotFoundError, OptionError } from "../../core/errors.js";
 import { choice, type EntryFacts, flag, type Options, option, readOptions, such, text } from "../../core/options.js";
 import { listed, show } from "../../core/show.js";
 import { isFile } from "../../media/reader.js";
+import { arrowExamples } from "./arrow.js";
 import { COLUMN_TYPES, type ColumnType, csvExamples } from "./csv.js";
 import { Dataset } from "./dataset.js";
 import { type DataFile, type DataPlace, type DataReader, linesOf, opened, placesOf, wholeText } from "./files.js";
 import { IterableDataset } from "./iterable-dataset.js";
 import { isObject, jsonExamples } from "./json-lines.js";
 import { parquetExamples } from "./parquet.js";
+import { savedIn } from "./saved.js";
 import type { Feature } from "./types.js";
 
 /** Files of one split. */
 export type DataFiles = DataFile | readonly DataFile[];
 
-const FORMATS = ["json", "csv", "text", "parquet"] as const;
+const FORMATS = ["json", "csv", "text", "parquet", "arrow"] as const;
 type Format = (typeof FORMATS)[number];
 
 const ENDINGS: ReadonlyMap<string, Format> = new Map([
@@ -29,6 +31,7 @@ const ENDINGS: ReadonlyMap<string, Format> = new Map([
   ["txt", "text"],
   ["text", "text"],
   ["parquet", "parquet"],
+  ["arrow", "arrow"],
 ]);
 
 const isText = (value: unknown): value is string => typeof value === "string";
@@ -93,7 +96,8 @@ export type Loaded<O> = O extends { readonly streaming: true }
 /**
  * Loads examples: `load_dataset("chats.jsonl", { split: "train" })`, of a folder, or with the name of a format:
  * `load_dataset("json", { data_files: { train: "a.jsonl", test: "b.jsonl" } })`. Formats are told by the files' endings: .jsonl and
- * .json, .csv and .tsv, .txt, .parquet. In a folder, files are of the split whose name stands in theirs, else of "train".
+ * .json, .csv and .tsv, .txt, .parquet, .arrow. In a folder, files are of the split whose name stands in theirs, else of "train";
+ * of what Python's `save_to_disk` wrote, they are of the splits that it names.
  * @throws OptionError; NotFoundError, NetworkError; FormatError with file and line. Of a stream, the last ones come while it is read
  */
 export type LoadDataset = <const O extends LoadDatasetOptions = LoadDatasetOptions>(
@@ -143,6 +147,7 @@ function readerOf(format: Format, given: LoadDatasetOptions, name: string): Read
   const { field, column_names, features, sample_by = "line", keep_linebreaks = false } = given;
   if (format === "json") return (file) => jsonExamples(file, field);
   if (format === "parquet") return parquetExamples;
+  if (format === "arrow") return arrowExamples;
   if (format === "csv") {
     const delimiter = given.delimiter ?? given.sep ?? (endingOf(name) === "tsv" ? "\t" : ",");
     return (file) => csvExamples(file, { delimiter, column_names, features });
@@ -223,6 +228,11 @@ async function found(reader: DataReader, path: DataFile, data_files: LoadDataset
     splits.set("train", await placesIn(reader, data_files));
   } else {
     const places = await placesOf(reader, path, "bytes");
+    const saved = await savedIn(places);
+    if (saved) {
+      for (const [split = "train", own] of saved) splits.set(split, own);
+      return { format: "arrow", splits };
+    }
     if (places.length === 1 && places[0]!.below === undefined) splits.set("train", places);
     else
       bySplit(
@@ -250,7 +260,7 @@ function formatOf(places: readonly DataPlace[]): Format {
   const odd = places.find(({ name }) => !ENDINGS.has(endingOf(name)));
   const problem = odd ? `the format of ${odd.name} is not known` : `files of several formats: ${[...kinds].join(", ")}`;
   throw new OptionError(`${CALL}: ${problem}`, {
-    hint: 'name it: load_dataset("json", { data_files }), or "csv", "text", "parquet"',
+    hint: 'name it: load_dataset("json", { data_files }), or "csv", "text", "parquet", "arrow"',
   });
 }
 

@@ -2,6 +2,7 @@
 
 import { FormatError, OctavoError } from "../../core/errors.js";
 import type { SourceFile } from "../../sources/source.js";
+import { asNumber, installed } from "./columnar.js";
 import { isObject } from "./json-lines.js";
 import type { Feature } from "./types.js";
 
@@ -32,20 +33,6 @@ const PACKAGE = "hyparquet";
 const COMPRESSORS = "hyparquet-compressors";
 /** What hyparquet itself unpacks. */
 const BUILT_IN = ["UNCOMPRESSED", "SNAPPY"];
-
-/** @throws OctavoError if it is not installed */
-async function installed<T>(name: string, file: string, what: string): Promise<T> {
-  try {
-    // Not a literal: bundlers would look for what need not be there.
-    return (await import(/* @vite-ignore */ name)) as T;
-  } catch (cause) {
-    throw new OctavoError("ERR_UNSUPPORTED", `${file}: ${what} needs the package ${name}, which is not installed`, {
-      details: { file },
-      hint: `npm install ${name}`,
-      cause,
-    });
-  }
-}
 
 /**
  * The examples of a file. Whole numbers are numbers where JavaScript counts them exactly.
@@ -109,7 +96,7 @@ function checkColumns(schema: SchemaTree, { row_groups }: Metadata): void {
 
 /** Values with numbers in place of bigints, as far as they are exact. */
 function plain(value: unknown): unknown {
-  if (typeof value === "bigint") return Number.isSafeInteger(Number(value)) ? Number(value) : value;
+  if (typeof value === "bigint") return asNumber(value);
   if (Array.isArray(value)) return value.map(plain);
   if (!isObject(value) || Object.getPrototypeOf(value) !== Object.prototype) return value;
   return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, plain(one)]));

@@ -143,6 +143,12 @@ describe("examples", () => {
     expect(one).toEqual({ prompt_ids: [5, 6], chosen_ids: [7, 8, 2], rejected_ids: [2] });
   });
 
+  test("a prompt does not end within a character", () => {
+    // Both are two UTF-16 units, of which the first is the same.
+    const [one] = prepared([{ chosen: "w5 \u{1f600}", rejected: "w5 \u{1f601}" }]);
+    expect(one!.prompt_ids).toEqual([5]);
+  });
+
   test("messages by the chat template", () => {
     const says = (role: string, content: string) => [{ role, content }];
     const chat_template =

@@ -133,6 +133,7 @@ function withPrompt({ prompt, chosen, rejected }: Feature): Answers {
   const alike = (at: number): boolean => JSON.stringify(a[at]) === JSON.stringify(b[at]);
   let end = 0;
   while (end < a.length && end < b.length && alike(end)) end++;
+  if (typeof a === "string" && /[\ud800-\udbff]$/.test(a.slice(0, end))) end--; // half a character
   if (end > 0 && a[end - 1] === " ") end--; // a blank belongs to the answer
   return { prompt: a.slice(0, end), chosen: a.slice(end), rejected: b.slice(end) };
 }

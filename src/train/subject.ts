@@ -277,9 +277,9 @@ export class Subject {
   async brokenBlock(batch: Batch): Promise<string | undefined> {
     const { model } = this;
     if (!(model instanceof PreTrainedModel)) return undefined;
-    const { labels: _, ...inputs } = batch;
+    const inputs = Object.entries(batch).filter(([name]) => name !== "labels" && this.columns!.has(name));
     const { hidden_states = [], logits } = taping(undefined, () =>
-      model.forward({ ...(inputs as { input_ids: number[][] }), output_hidden_states: true }),
+      model.forward({ ...(Object.fromEntries(inputs) as { input_ids: number[][] }), output_hidden_states: true }),
     );
     try {
       const blocks = model.module.blocks[0] ?? [];

@@ -18,7 +18,7 @@ import { taping } from "../ops/tape.js";
 import type { Logs } from "./callbacks.js";
 import type { Batch } from "./data/types.js";
 import type { DPOLoss } from "./dpo-options.js";
-import type { Objective } from "./subject.js";
+import type { Mode, Objective } from "./subject.js";
 
 /** The adapter whose state is the reference, if there is one of this name. */
 const REFERENCE = "ref";
@@ -119,8 +119,8 @@ export class Preferences implements Objective {
   readonly #options: DPOLossOptions;
   /** Log-probabilities of the last batch, [2,2B]: by the model and by the reference. */
   #seen: Tensor | undefined;
-  #sums: Record<string, number> = {};
-  #batches = 0;
+  /** Sums over batches of what they noted, apart for training and for evaluations, which happen between two logs of training. */
+  readonly #sums: Record<Mode, { batches: number; metrics: Record<string, number> }> = { train: none(), eval: none() };
 
   constructor(reference: PreTrainedModel | undefined, options: DPOLossOptions, dropout: boolean) {
     this.#reference = reference;
@@ -162,7 +162,11 @@ export class Preferences implements Objective {
     }
   }
 
-  async noted(): Promise<void> {
+  begin(mode: Mode): void {
+    this.#sums[mode] = none();
+  }
+
+  async noted(mode: Mode): Promise<void> {
     const seen = this.#seen;
     if (!seen) return;
     const values = await seen.readFloats();
@@ -181,8 +185,9 @@ export class Preferences implements Objective {
       "logps/chosen": mean((row) => values[row]!),
       "logps/rejected": mean((row) => values[half + row]!),
     };
-    for (const [name, value] of Object.entries(metrics)) this.#sums[name] = (this.#sums[name] ?? 0) + value;
-    this.#batches++;
+    const sums = this.#sums[mode];
+    for (const [name, value] of Object.entries(metrics)) sums.metrics[name] = (sums.metrics[name] ?? 0) + value;
+    sums.batches++;
   }
 
   forget(): void {
@@ -190,12 +195,14 @@ export class Preferences implements Objective {
     this.#seen = undefined;
   }
 
-  /** The means over the batches since the last call. */
-  take(): Logs {
-    const batches = this.#batches;
-    const means = Object.entries(this.#sums).map(([name, sum]) => [name, sum / batches]);
-    this.#sums = {};
-    this.#batches = 0;
-    return Object.fromEntries(means) as Logs;
+  /** The means over the batches of a mode since the last call. */
+  take(mode: Mode): Logs {
+    const { batches, metrics } = this.#sums[mode];
+    this.#sums[mode] = none();
+    return Object.fromEntries(Object.entries(metrics).map(([name, sum]) => [name, sum / batches]));
   }
+}
+
+function none() {
+  return { batches: 0, metrics: {} };
 }

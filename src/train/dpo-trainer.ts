@@ -155,7 +155,10 @@ export class DPOTrainer extends Trainer {
     const loss = Object.keys(numbers).find((name) => name === "loss" || name.endsWith("_loss"));
     if (loss === undefined || loss === "train_loss") return super.log(numbers);
     const prefix = loss.slice(0, -"loss".length);
-    const own = Object.entries(this.#objective.take()).map(([name, value]) => [prefix + name, value]);
+    const own = Object.entries(this.#objective.take(prefix === "" ? "train" : "eval")).map(([name, value]) => [
+      prefix + name,
+      value,
+    ]);
     Object.assign(numbers, Object.fromEntries(own));
     return super.log(numbers);
   }

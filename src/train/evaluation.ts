@@ -110,6 +110,7 @@ export async function evaluation(
   const pieces: Piece[] = [];
   const labels: unknown[] = [];
   subject.train(false);
+  subject.objective?.begin("eval");
   for await (const features of batchesOf(dataset, plan, 0)) {
     const batch = await collate(features);
     const examples = examplesOf(batch) / (subject.objective?.rows_per_example ?? 1);
@@ -118,7 +119,7 @@ export async function evaluation(
       if (loss) {
         sum += (await loss.readFloats())[0]! * examples;
         counted += examples;
-        await subject.objective?.noted();
+        await subject.objective?.noted("eval");
       }
       if (logits) pieces.push({ data: (await logits.readFloats()).slice(), shape: logits.shape });
     } finally {

@@ -80,6 +80,7 @@ export class Run {
       this.#trained = subject.begin(this.#input.args.gradient_checkpointing);
       await this.#prepare(saved);
       subject.hold();
+      subject.objective?.begin("train");
       try {
         return await this.#loop(saved !== undefined);
       } finally {
@@ -222,7 +223,7 @@ export class Run {
       }
       const [value = 0] = await loss.readFloats();
       await refuseBroken(subject, batch, value, step);
-      await subject.objective?.noted();
+      await subject.objective?.noted("train");
       return value / parts;
     } finally {
       loss.dispose();

@@ -31,6 +31,9 @@ export interface Reduction {
   readonly smoothing: number;
 }
 
+/** What a batch is for. */
+export type Mode = "train" | "eval";
+
 /** What a model is trained by, instead of a loss of its outputs. */
 export interface Objective {
   /** Rows of a batch for each example. */
@@ -39,8 +42,10 @@ export interface Objective {
   readonly dropout: boolean;
   /** Records the mean loss of a batch, f32[1]. @throws ShapeError, OptionError */
   loss(model: PreTrainedModel, batch: Batch): Tensor;
+  /** A run or an evaluation begins: what an earlier one left behind, as it failed, is none of its. */
+  begin(mode: Mode): void;
   /** Reads what it noted of the last batch, whose loss was read. */
-  noted(): Promise<void>;
+  noted(mode: Mode): Promise<void>;
   /** Frees what it noted of a batch that failed. */
   forget(): void;
 }

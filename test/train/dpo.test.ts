@@ -10,6 +10,7 @@ import {
   type PreTrainedModel,
   type PreTrainedTokenizer,
 } from "../../src/index.js";
+import type { Parameter } from "../../src/nn/index.js";
 import { dpoLoss } from "../../src/train/dpo-loss.js";
 import {
   DataCollatorForPreference,
@@ -115,6 +116,45 @@ describe("runs", () => {
       "rewards/margins": 0,
     });
     expect(reference.adapters!.choice.active).toEqual(["own"]);
+  });
+
+  test("training and evaluations between its logs have means of their own", async () => {
+    const model = await load();
+    await model.load_adapter(join(FIXTURES, "dpo", "began"), { is_trainable: true });
+    for (const [name, parameter] of model.adapters!.named_parameters() as Iterable<[string, Parameter]>) {
+      const { data } = parameter;
+      if (name.includes("lora_B")) await data.write(Float32Array.from({ length: data.size }, (_, i) => Math.sin(i)));
+    }
+    const turned = rows.map(({ chosen, rejected, ...one }) => ({ ...one, chosen: rejected!, rejected: chosen! }));
+    const trainer = new DPOTrainer({
+      model,
+      processing_class: words,
+      train_dataset: rows,
+      eval_dataset: turned,
+      args: {
+        ...{ learning_rate: 0, max_steps: 5, logging_steps: 4, eval_strategy: "steps", eval_steps: 2 },
+        ...{ per_device_train_batch_size: rows.length, save_strategy: "no" },
+      },
+    });
+    await trainer.train();
+    await trainer.evaluate();
+    const log = trainer.state.log_history as Logs[];
+    const margin = log.find(({ loss }) => loss !== undefined)!["rewards/margins"]!;
+    expect(Math.abs(margin)).toBeGreaterThan(0.1);
+    const evaluated = log.filter(({ eval_loss }) => eval_loss !== undefined);
+    expect(evaluated).toHaveLength(4); // after updates 2, 4 and the last one, and by hand
+    // The same sums in other orders: a batch of training may be shuffled.
+    for (const one of evaluated) expect(one["eval_rewards/margins"]! / margin).toBeCloseTo(-1, 5);
+  });
+
+  test("a loss that is no number is said so", async () => {
+    const model = await load();
+    await model.load_adapter(join(FIXTURES, "dpo", "began"), { is_trainable: true });
+    const [[, parameter]] = [...model.adapters!.named_parameters()] as [[string, Parameter]];
+    await parameter.data.write(new Float32Array(parameter.data.size).fill(Number.NaN));
+    const args = { max_steps: 1, save_strategy: "no" } as const;
+    const running = new DPOTrainer({ model, processing_class: words, train_dataset: rows, args }).train();
+    await expect(running).rejects.toMatchObject({ code: "ERR_NOT_FINITE", details: { step: 1 } });
   });
 
   test("what is refused", async () => {

@@ -34,6 +34,12 @@ export class DPOConfig extends TrainingArguments {
     const others = Object.entries(all).filter(([name]) => !(name in DPO));
     super({ ...DEFAULTS, ...Object.fromEntries(others) });
     this.dpo = readOptions("DPOConfig", DPO, pick(DPO, all));
+    if (this.label_smoothing_factor > 0) {
+      throw new OptionError("DPOConfig: label_smoothing_factor is for losses of labels, and preferences have none", {
+        details: { option: "label_smoothing_factor" },
+        hint: "label_smoothing is the share of preferences that are taken to be wrong",
+      });
+    }
     const { label_smoothing = 0 } = this.dpo;
     const loss = lossOf(this.dpo);
     if (label_smoothing > 0 && loss !== "sigmoid" && loss !== "robust") {
@@ -54,7 +60,14 @@ export type DPODataset = Examples;
 export interface DPOTrainerOptions
   extends Omit<
     TrainerOptions,
-    "model" | "args" | "train_dataset" | "eval_dataset" | "processing_class" | "tokenizer" | "compute_loss_func"
+    | "model"
+    | "args"
+    | "train_dataset"
+    | "eval_dataset"
+    | "processing_class"
+    | "tokenizer"
+    | "compute_loss_func"
+    | "compute_metrics"
   > {
   readonly model: PreTrainedModel;
   /**
@@ -85,6 +98,10 @@ function prepared(options: DPOTrainerOptions): { readonly options: TrainerOption
   if (!isOf(model, PreTrainedModel)) throw wrong("model", `expected a language model, got ${show(model)}`);
   if (!isOf(tokenizer, PreTrainedTokenizer)) {
     throw wrong("processing_class", `processing_class must be the tokenizer, got ${show(tokenizer)}`);
+  }
+  for (const option of ["compute_loss_func", "compute_metrics"] as const) {
+    if (((rest as TrainerOptions)[option] ?? undefined) === undefined) continue;
+    throw wrong(option, `${option} is for models whose outputs have labels, not for preferences`);
   }
   const reference = ref_model ?? undefined;
   if (reference !== undefined) {

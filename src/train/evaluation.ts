@@ -101,8 +101,8 @@ export async function evaluation(
   predicting = false,
 ): Promise<EvaluationResult> {
   const start = performance.now();
-  if (subject.objective && (predicting || compute_metrics)) {
-    throw new OptionError("predict and compute_metrics are for models whose outputs have labels, not for preferences");
+  if (subject.objective && predicting) {
+    throw new OptionError("predict is for models whose outputs have labels, not for preferences");
   }
   const wanted = predicting || (compute_metrics !== undefined && !args.prediction_loss_only);
   const plan: BatchPlan = { size: args.per_device_eval_batch_size, drop_last: false };

@@ -168,6 +168,12 @@ describe("runs", () => {
     expect(made({ peft_config: { r: 2 }, args: { beta: 0 } })).toThrow(/beta must be a number above 0/);
     expect(made({ peft_config: { r: 2 }, args: { loss_type: "ipo", label_smoothing: 0.1 } })).toThrow(/not "ipo"/);
     expect(made({ peft_config: { r: 2 }, train_dataset: [{ prompt: "w5" }] })).toThrow(/example 0: expected chosen/);
+    expect(made({ peft_config: { r: 2 }, compute_loss_func: () => 0 })).toThrow(/compute_loss_func/);
+    expect(made({ peft_config: { r: 2 }, compute_metrics: () => ({}) })).toThrow(/compute_metrics/);
+    const smooth = { label_smoothing_factor: 0.1 };
+    expect(made({ peft_config: { r: 2 }, args: smooth })).toThrow(/label_smoothing_factor/);
+    expect(() => new DPOConfig(smooth)).toThrow(/label_smoothing_factor/);
+    expect(made({ args: { label_smoothing_factor: 0 }, compute_metrics: null })).toThrow(/nothing to compare/);
     expect(model.adapters).toBeUndefined();
   });
 });

@@ -135,7 +135,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       const input = { positions: places(decoder), encoded: { hidden, mask } };
       using decoding = module.pass(input, how);
       const ids = ints(decoder.ids, decoder);
-      const output: Partial<Seq2SeqOutput> = { encoder_last_hidden_state: hidden };
+      const output: Partial<Seq2SeqOutput> = {};
       if (learned && inputs.skip_logits) {
         const states = module.hidden(decoding, ids);
         decoding.capture(states);
@@ -144,6 +144,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
         output.logits = logits(module, decoding, ids, { logits_to_keep: inputs.logits_to_keep });
         if (learned) output.loss = lossOf(output.logits, learned, inputs);
       }
+      output.encoder_last_hidden_state = hidden;
       if (capture) {
         output.encoder_hidden_states = encoding.take_hidden_states();
         output.decoder_hidden_states = decoding.take_hidden_states();

@@ -21,6 +21,7 @@ import { copyInto } from "../ops/copy.js";
 import { taping } from "../ops/tape.js";
 import type { Source } from "../sources/source.js";
 import type { Batch } from "./data/types.js";
+import { itemsOf } from "./items.js";
 import { type Named, trainedOf } from "./optimizers.js";
 import type { ForwardOutput, LossFunction } from "./types.js";
 
@@ -117,7 +118,12 @@ export class Subject {
 
   /** True if losses are divided by the labels of the whole update. */
   get countsItems(): boolean {
-    return this.#loss !== undefined || (this.#own !== undefined && OF_TOKENS.includes(this.#own.task));
+    return this.#loss !== undefined || this.#ofTokens;
+  }
+
+  /** True for a loss of its own that is about tokens. */
+  get #ofTokens(): boolean {
+    return this.#own !== undefined && OF_TOKENS.includes(this.#own.task);
   }
 
   /** True if the first label of a row is nobody's: causal language models shift them. */
@@ -258,24 +264,30 @@ export class Subject {
     };
   }
 
-  /** Loss (if the batch has labels) and logits of a batch, without gradients. */
+  /** Loss (if the batch has labels that count) and logits of a batch, without gradients. */
   evaluate(batch: Batch, smoothing: number, wanted: boolean): { loss?: Tensor; logits?: Tensor } {
     return taping(undefined, () =>
       scope(() => {
         const labelled = this.labelled(batch).length > 0;
-        const reduction = { items: undefined, smoothing };
-        if (!wanted) return labelled ? { loss: this.loss(batch, reduction) } : {};
+        const learns = labelled && !(this.#ofTokens && itemsOf([batch], this.shifts) === 0);
+        // Of no label there is no mean; the sum, which is 0, is taken so that the labels are checked.
+        const reduction = { items: labelled && !learns ? 1 : undefined, smoothing };
         const { loss, outputs } = labelled
-          ? this.#lossOf(batch, reduction, true)
-          : { loss: undefined, outputs: this.#outputs(batch) };
-        const [first, second] = Object.entries(outputs).flatMap(([name, one]) =>
-          name !== "loss" && Tensor.is(one) ? [one] : [],
-        );
-        const answers = this.#own?.task === "question-answering" && first && second;
-        const logits = answers ? sideBySide(first, second) : first;
-        return { ...(loss ? { loss } : {}), ...(logits ? { logits } : {}) };
+          ? this.#lossOf(batch, reduction, wanted)
+          : { loss: undefined, outputs: wanted ? this.#outputs(batch) : {} };
+        const logits = wanted ? this.#logitsOf(outputs) : undefined;
+        return { ...(loss && learns ? { loss } : {}), ...(logits ? { logits } : {}) };
       }),
     );
+  }
+
+  /** What a model says by its outputs: logits, those of both ends of answers, or the first output of a model that names none so. */
+  #logitsOf(outputs: ForwardOutput): Tensor | undefined {
+    const { logits, start_logits, end_logits } = outputs as Readonly<Record<string, unknown>>;
+    if (Tensor.is(logits)) return logits;
+    const answers = LoadedModel.is(this.model) && this.model.task === "question-answering";
+    if (answers && Tensor.is(start_logits) && Tensor.is(end_logits)) return sideBySide(start_logits, end_logits);
+    return Object.entries(outputs).flatMap(([name, one]) => (name !== "loss" && Tensor.is(one) ? [one] : []))[0];
   }
 
   /** The first block whose output for a batch holds what is no number: for the message of a failure. */

@@ -205,7 +205,41 @@ describe("losses of tasks", () => {
     const { eval_loss, eval_labels } = await trainer.evaluate();
     expect(Math.abs(eval_loss! / run.eval_loss - 1)).toBeLessThan(tolerance);
     expect(eval_labels).toBe(3);
-    expect(shapes[0]![0]).toBe(3);
+    const longest = (at: 0 | 1): number => Math.max(...examples.map((one) => [one[at]].flat().length));
+    const golden = {
+      TokenClassification: [3, longest(0), 4],
+      SequenceClassification: [3, 5],
+      QuestionAnswering: [3, longest(0), 2],
+      Seq2SeqLM: [3, longest(1), 160],
+    };
+    expect(shapes).toEqual([golden[kind]]);
+    const { predictions } = await trainer.predict(data);
+    expect(predictions.shape).toEqual(golden[kind]);
+  });
+
+  test("a batch to evaluate on of which no label counts counts nothing, and has logits", async () => {
+    const learner = await load("cpu", { model: "bert-tokens", kind: "TokenClassification", config: {} });
+    const none = { input_ids: [9, 10, 11], labels: [-100, -100, -100] };
+    const one = { input_ids: [5, 6, 7], labels: [1, -100, 2] };
+    const metrics = async (rows: object[], more: object = {}) => {
+      const args = { per_device_eval_batch_size: 1, save_strategy: "no" } as const;
+      const trainer = new Trainer({ model: learner, eval_dataset: rows as never, args, ...more });
+      return trainer.evaluate();
+    };
+    const { eval_loss } = await metrics([one]);
+    expect((await metrics([none, one, none])).eval_loss).toBe(eval_loss);
+    expect(await metrics([none])).not.toHaveProperty("eval_loss");
+    const compute_metrics = ({
+      predictions,
+      label_ids,
+    }: {
+      predictions: { shape: readonly number[] };
+      label_ids: unknown;
+    }) => {
+      return { rows: predictions.shape[0]! * (label_ids as unknown[]).length };
+    };
+    expect(await metrics([none, one], { compute_metrics })).toMatchObject({ eval_loss, eval_rows: 4 });
+    await expect(metrics([{ ...none, labels: [-100, -100] }])).rejects.toThrow(/one number for each token/);
   });
 
   test("labels that are none are refused before anything is recorded", async () => {

@@ -8,11 +8,12 @@ import { Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { normal, uniform } from "../nn/init.js";
 import type { Model } from "../nn/model.js";
-import { Embedding, Matrix, type Module, Parameter } from "../nn/module.js";
+import { Matrix, Parameter } from "../nn/module.js";
 import { constant, PendingFloats } from "../nn/pending.js";
 import { denseScheme, storeRows, type Weight } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import type { AnyLoraConfig } from "./config.js";
+import { roleOf, usersOf } from "./matrices.js";
 import { isTransposed, type Target, type Targets } from "./targets.js";
 import { type Layer, magnitudes, type Role } from "./weight.js";
 
@@ -42,8 +43,6 @@ export interface Adapter {
   readonly replaced: readonly Replaced[];
   /** Biases of the model, which are the adapter's as long as it is there. */
   readonly biases: readonly Replaced[];
-  /** Takes what the adapter begins with out of the model's weights: once, when it is put on the model. */
-  readonly settle?: (() => void) | undefined;
 }
 
 /** A matrix or a vector of a module that is saved whole. */
@@ -86,7 +85,7 @@ export function blueprintOf(model: Model, architecture: Architecture, { config, 
       }),
     ),
   );
-  const alone = usersOf(model);
+  const alone = aloneIn(model);
   for (const { path, module } of targets) alone(path, module.weight, roleOf(module));
   for (const { name, base, role } of whole) if (base instanceof Matrix) alone(name, base, role);
   const taken = new Set<unknown>(whole.map(({ base }) => base));
@@ -101,24 +100,16 @@ export function blueprintOf(model: Model, architecture: Architecture, { config, 
 }
 
 /** A check that only one module uses a matrix in a role: an adapter over it would change the others too. */
-function usersOf(model: Model): (path: string, matrix: Matrix, role: Role) => void {
-  const users = new Map<Matrix, Role[]>();
-  for (const [, module] of model.named_modules()) {
-    const { weight } = module as { weight?: unknown };
-    if (weight instanceof Matrix) users.set(weight, [...(users.get(weight) ?? []), roleOf(module)]);
-  }
+function aloneIn(model: Model): (path: string, matrix: Matrix, role: Role) => void {
+  const users = usersOf(model);
   return (path, matrix, role) => {
     if (matrix.experts > 1) throw new OctavoError("ERR_UNSUPPORTED", `${path} holds experts, which take no adapter`);
-    if (users.get(matrix)!.filter((one) => one === role).length === 1) return;
+    if (users.get(matrix)!.filter((one) => one.role === role).length === 1) return;
     throw new OctavoError(
       "ERR_UNSUPPORTED",
       `${path} shares its matrix with other modules, and takes no adapter of its own`,
     );
   };
-}
-
-function roleOf(module: Module): Role {
-  return module instanceof Embedding ? "lookup" : "product";
 }
 
 /** Shapes of A and B as they lie on the device (see LoraLayer). */
@@ -171,9 +162,8 @@ export function newAdapter(name: string, config: AnyLoraConfig, blueprint: Bluep
       const plain = { kind: "lora", a, b, scale, dropout: config.fields.lora_dropout } as const;
       let magnitude: Parameter | undefined;
       if (config.fields.use_dora) {
-        const residual = first?.residual();
+        using residual = first?.residual();
         magnitude = keep(new Parameter(magnitudes(residual ?? module.weight.inner!, plain, role)));
-        residual?.dispose();
       }
       return { path, matrix: module.weight, role, layer: { ...plain, magnitude } };
     });
@@ -187,19 +177,27 @@ export function newAdapter(name: string, config: AnyLoraConfig, blueprint: Bluep
       } else replaced.push({ name, base, own: keep(copyOf(base)) });
     }
     const biases = blueprint.biases.map(({ name, base }) => ({ name, base, own: keep(copyOf(base)) }));
-    return { name, config, places, replaced, biases, settle: settling(firsts) };
+    return { name, config, places, replaced, biases };
   } catch (error) {
     for (const one of made) one[Symbol.dispose]();
     throw error;
   }
 }
 
-/** What takes first values out of the model's weights. */
-export function settling(firsts: Firsts | undefined): Adapter["settle"] {
-  if (!firsts) return undefined;
-  return () => {
-    for (const [{ module }, first] of firsts) module.weight.refill(first.residual());
-  };
+/**
+ * Takes first values out of the model's weights, when their adapter is put on the model: out of all or, if that fails, none. So for a
+ * moment these weights are there twice.
+ * @throws OutOfMemoryError
+ */
+export function takeOut(firsts: Firsts): void {
+  const left: (readonly [Matrix, Weight])[] = [];
+  try {
+    for (const [{ module }, first] of firsts) left.push([module.weight, first.residual()]);
+  } catch (error) {
+    for (const [, weight] of left) weight.dispose();
+    throw error;
+  }
+  for (const [matrix, weight] of left) matrix.refill(weight);
 }
 
 /** First values as they wait for a device. */

@@ -2,13 +2,15 @@
 // and LoftQ (Li et al. 2023, algorithm 1), as PEFT has them. They are computed on the host; the weights change when the adapter is put
 // on the model, and stay so when it is taken off.
 
-import { OctavoError, OptionError } from "../core/errors.js";
+import type { Device } from "../core/device.js";
+import { FormatError, OctavoError, OptionError } from "../core/errors.js";
 import { shapeText } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { stream } from "../nn/init.js";
+import { Turns } from "../core/turns.js";
+import { uniformOf } from "../nn/init.js";
 import type { Model } from "../nn/model.js";
-import { Matrix } from "../nn/module.js";
-import { type Scheme, storeRows, type Weight } from "../nn/weight.js";
+import type { Matrix } from "../nn/module.js";
+import { storeRows, type Weight } from "../nn/weight.js";
 import { add } from "../ops/add.js";
 import { contiguous } from "../ops/copy.js";
 import { linearBack } from "../ops/linear.js";
@@ -16,9 +18,10 @@ import { scale } from "../ops/scale.js";
 import { taping } from "../ops/tape.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
-import type { Blueprint, First, Firsts } from "./adapter.js";
+import { type Blueprint, deviceOf, type First, type Firsts } from "./adapter.js";
 import type { AnyLoraConfig } from "./config.js";
 import { type Decomposition, isDecomposition, type LoftQOptions } from "./first-values.js";
+import { checkChangeable, storedAs } from "./matrices.js";
 import { firstOfQR, largestSingular, type Rows, randomSingular, type Singular } from "./svd.js";
 
 type Target = Blueprint["targets"][number];
@@ -27,14 +30,16 @@ type Target = Blueprint["targets"][number];
 type Thin = Pick<First, "a" | "b">;
 
 /**
- * The first values that a config asks for; undefined if they are no parts of the weights. Nothing changes yet.
+ * The first values that a config asks for; undefined if they are no parts of the weights. Nothing changes yet. They are the same whenever
+ * they are computed, so that what is trained over the rest of the weights finds that rest again.
  * @throws OctavoError for weights that cannot be decomposed: codes (but for OLoRA), and matrices with several users; OptionError for a
- * rank above a side of the matrix
+ * rank above a side of the matrix, or a negative lora_alpha; FormatError for weights that are no numbers; OutOfMemoryError, AbortError
  */
 export async function firstsOf(
   model: Model,
   { fields }: AnyLoraConfig,
   { targets }: Blueprint,
+  signal?: AbortSignal,
 ): Promise<Firsts | undefined> {
   const { init_lora_weights: init, loftq_config } = fields;
   if (!isDecomposition(init)) return undefined;
@@ -46,18 +51,15 @@ export async function firstsOf(
   });
   check(model, init, own);
   const firsts = new Map<Target, First>();
-  for (const target of own) firsts.set(target, await firstOf(init, loftq_config ?? {}, target));
+  const turns = new Turns("an adapter's beginning", signal);
+  for (const target of own) firsts.set(target, await firstOf(init, loftq_config ?? {}, target, turns));
   return firsts;
 }
 
-/** @throws OctavoError, OptionError */
+/** @throws OctavoError, OptionError, OutOfMemoryError */
 function check(model: Model, init: Decomposition, targets: readonly Target[]): void {
-  const users = new Map<Matrix, number>();
-  for (const [, module] of model.named_modules()) {
-    const { weight } = module as { weight?: unknown };
-    if (weight instanceof Matrix) users.set(weight, (users.get(weight) ?? 0) + 1);
-  }
-  for (const { path, module, rank } of targets) {
+  const bytes = new Map<Device, number>();
+  for (const { path, module, rank, scale: s } of targets) {
     const { weight } = module;
     if (weight.inner!.scheme !== "dense" && init !== "olora") {
       throw new OctavoError(
@@ -68,49 +70,63 @@ function check(model: Model, init: Decomposition, targets: readonly Target[]): v
         },
       );
     }
-    if (!weight.inner!.alike) {
-      throw new OctavoError("ERR_UNSUPPORTED", `${path} is in ${weight.inner!.scheme}, to which nothing is quantized`);
-    }
-    if (users.get(weight)! > 1) {
-      throw new OctavoError("ERR_UNSUPPORTED", `${path} shares its matrix, from which ${init} would take a part`);
-    }
     if (rank > Math.min(...weight.shape)) {
       throw new OptionError(`${path}: a rank of ${rank} is more than its matrix ${shapeText(weight.shape)} has`, {
         details: { option: "r" },
       });
     }
+    if (s < 0 && init.startsWith("pissa")) {
+      throw new OptionError(`${path}: the first values of PiSSA need a lora_alpha of at least 0`, {
+        details: { option: "lora_alpha" },
+      });
+    }
+    const device = deviceOf(weight);
+    bytes.set(device, (bytes.get(device) ?? 0) + weight.inner!.nbytes);
   }
+  const matrices = targets.map(({ module }) => module.weight);
+  checkChangeable(model, matrices, `${init} would take a part of all of them`);
+  for (const [device, count] of bytes) device.arena.checkRoom(count, "the weights that an adapter leaves");
 }
 
-async function firstOf(init: Decomposition, loftq: LoftQOptions, target: Target): Promise<First> {
-  const { module, rank, scale: s } = target;
+async function firstOf(init: Decomposition, loftq: LoftQOptions, target: Target, turns: Turns): Promise<First> {
+  const { path, module, rank, scale: s } = target;
   const matrix = module.weight;
-  const like = matrix.inner!.alike as Scheme;
+  const stored = (rows: () => Tensor): Weight =>
+    taping(undefined, () => scope(() => storedAs(matrix.inner!, rows(), path)));
   if (init === "loftq") {
-    const [thin, before] = await loftQ(matrix, rank, loftq);
-    return { ...thin, residual: () => stored(like, () => rounded(matrix, loftq, before)) };
+    const [thin, before] = await loftQ(path, matrix, rank, loftq, turns);
+    return { ...thin, residual: () => stored(() => rounded(matrix, loftq, before)) };
   }
-  const w = await rowsOf(() => matrix.inner!.dense("f32"));
-  const thin = init === "olora" ? qr(w, rank) : halves(singular(init, w, rank), s);
-  return { ...thin, residual: () => stored(like, () => without(matrix.inner!.dense("f32"), thin, s)) };
+  const w = await rowsOf(path, turns, () => matrix.inner!.dense("f32"));
+  const thin = init === "olora" ? await qr(w, rank, turns) : halves(await singular(init, w, rank, turns), s);
+  return { ...thin, residual: () => stored(() => without(matrix.inner!.dense("f32"), thin, s)) };
 }
 
-function stored(like: Scheme, rows: () => Tensor): Weight {
-  return taping(undefined, () => scope(() => storeRows(like, rows(), "weight")));
-}
-
-async function rowsOf(make: () => Tensor): Promise<Rows> {
+/** @throws FormatError for what is no number, of which there are no parts */
+async function rowsOf(path: string, turns: Turns, make: () => Tensor): Promise<Rows> {
   using dense = taping(undefined, () => scope(make));
   const [rows = 0, columns = 0] = dense.shape;
-  return { data: (await dense.readFloats()).slice(), rows, columns };
+  const data = (await dense.readFloats()).slice();
+  for (let n = 0; n < rows; n++) {
+    if (turns.due) await turns.take();
+    const broken = data.subarray(n * columns, (n + 1) * columns).find((value) => !Number.isFinite(value));
+    if (broken === undefined) continue;
+    throw new FormatError(`${path}: row ${n} of its matrix holds ${broken}`, { details: { module: path } });
+  }
+  return { data, rows, columns };
 }
 
-function singular(init: Decomposition, w: Rows, rank: number): Singular {
-  const draw = stream()();
+/** The same numbers for every matrix. */
+function draws(): () => number {
+  return uniformOf(0, 0);
+}
+
+function singular(init: Decomposition, w: Rows, rank: number, turns: Turns): Promise<Singular> {
+  const draw = draws();
   const iterations = /^pissa_niter_(\d+)$/.exec(init)?.[1];
-  if (iterations === undefined) return largestSingular(w, rank, draw);
+  if (iterations === undefined) return largestSingular(w, rank, draw, turns);
   const normal = (): number => Math.sqrt(-2 * Math.log(1 - draw())) * Math.cos(2 * Math.PI * draw());
-  return randomSingular(w, rank, Number(iterations), normal);
+  return randomSingular(w, rank, Number(iterations), normal, turns);
 }
 
 /** Rows of a and columns of b. */
@@ -127,15 +143,11 @@ function thinOf(rows: readonly Float64Array[], columns: readonly Float64Array[],
 
 /** Each with the root of the singular values, of which the layer's scale is a part. */
 function halves({ values, left, right }: Singular, s: number): Thin {
-  if (s < 0)
-    throw new OptionError(`the first values of PiSSA need a lora_alpha of at least 0`, {
-      details: { option: "lora_alpha" },
-    });
   return thinOf(right, left, (i) => (s === 0 ? 0 : Math.sqrt(values[i]! / s)));
 }
 
-function qr(w: Rows, rank: number): Thin {
-  const { q, r } = firstOfQR(w, rank);
+async function qr(w: Rows, rank: number, turns: Turns): Promise<Thin> {
+  const { q, r } = await firstOfQR(w, rank, turns);
   return thinOf(r, q, () => 1);
 }
 
@@ -163,12 +175,20 @@ function rounded(matrix: Matrix, { loftq_bits = 4 }: LoftQOptions, before: Thin 
  * Product and quantized matrix in turn, each of what the other leaves.
  * @returns the last product, and the one before, of whose rest the matrix is
  */
-async function loftQ(matrix: Matrix, rank: number, loftq: LoftQOptions): Promise<readonly [Thin, Thin | undefined]> {
+async function loftQ(
+  path: string,
+  matrix: Matrix,
+  rank: number,
+  loftq: LoftQOptions,
+  turns: Turns,
+): Promise<readonly [Thin, Thin | undefined]> {
   let before: Thin | undefined;
   for (let left = loftq.loftq_iter ?? 1; ; left--) {
-    const lost = await rowsOf(() => add(matrix.inner!.dense("f32"), scale(rounded(matrix, loftq, before), -1)));
+    const lost = await rowsOf(path, turns, () =>
+      add(matrix.inner!.dense("f32"), scale(rounded(matrix, loftq, before), -1)),
+    );
     // The scale of the layer is no part of it in PEFT, which is exact only where it is 1.
-    const thin = halves(largestSingular(lost, rank, stream()()), 1);
+    const thin = halves(await largestSingular(lost, rank, draws(), turns), 1);
     if (left <= 1) return [thin, before];
     before = thin;
   }

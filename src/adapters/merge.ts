@@ -1,10 +1,10 @@
 // Adapters into the stored weights, and out of them again. What is stored as codes is decoded, changed and quantized anew, which adds
 // an error of its own: it is measured. The weights before are freed: taking adapters out subtracts them, up to rounding.
 
-import { FormatError, OctavoError } from "../core/errors.js";
+import { FormatError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import { Matrix, type Parameter } from "../nn/module.js";
-import { type FloatDType, type Scheme, storeRows, type Weight } from "../nn/weight.js";
+import type { Matrix, Parameter } from "../nn/module.js";
+import type { FloatDType, Weight } from "../nn/weight.js";
 import { add } from "../ops/add.js";
 import { contiguous } from "../ops/copy.js";
 import { multiply } from "../ops/gated.js";
@@ -12,6 +12,7 @@ import { scale } from "../ops/scale.js";
 import { sumRows } from "../ops/sum-rows.js";
 import { taping } from "../ops/tape.js";
 import type { Adapter, Place } from "./adapter.js";
+import { checkChangeable, storedAs } from "./matrices.js";
 import type { Adapters } from "./set.js";
 import { type LoraLayer, merged, mergeFactor, type Role, unmerged, type WholeLayer } from "./weight.js";
 
@@ -120,28 +121,7 @@ export class Merging {
 
   /** @throws OctavoError */
   #check(matrices: Iterable<Matrix>): void {
-    const users = new Map<Matrix, string[]>();
-    for (const [path, module] of this.#adapters.model.named_modules()) {
-      const { weight } = module as { weight?: unknown };
-      if (weight instanceof Matrix) users.set(weight, [...(users.get(weight) ?? []), path]);
-    }
-    for (const matrix of matrices) {
-      const paths = users.get(matrix) ?? [];
-      if (paths.length > 1) {
-        throw new OctavoError(
-          "ERR_UNSUPPORTED",
-          `${paths.join(" and ")} share a matrix: an adapter of one is not merged`,
-        );
-      }
-      if (matrix.inner!.alike) continue;
-      throw new OctavoError(
-        "ERR_UNSUPPORTED",
-        `${paths[0]} is stored as ${matrix.inner!.scheme}, to which nothing is quantized`,
-        {
-          hint: "dequantize() turns it into floats, with which adapters can be merged",
-        },
-      );
-    }
+    checkChangeable(this.#adapters.model, matrices, "an adapter of one is not merged");
   }
 
   async #checkNumbers(matrix: Matrix, places: readonly Place[]): Promise<void> {
@@ -246,11 +226,6 @@ function groupsOf(adapters: readonly Adapter[]): Map<Matrix, Place[]> {
     }
   }
   return groups;
-}
-
-/** `rows`, f32[N,K], stored as a weight is. */
-function storedAs(like: Weight, rows: Tensor, label: string): Weight {
-  return storeRows(like.alike as Scheme, rows, label);
 }
 
 /** Sums of squares: of what quantizing changed, of the weights, of what the adapters changed. */

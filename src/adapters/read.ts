@@ -22,9 +22,10 @@ import {
   bytesOf,
   deviceOf,
   disposeAdapter,
+  type First,
+  type Firsts,
   type Place,
   parametersOf,
-  settling,
   shapesOf,
 } from "./adapter.js";
 import { type AnyLoraConfig, configFromJson } from "./config.js";
@@ -62,6 +63,13 @@ function absent(source: Source, what: string): NotFoundError {
   });
 }
 
+/** An adapter that was read. */
+export interface Read {
+  readonly adapter: Adapter;
+  /** With what it began, which is to be taken out of the model's weights: it was trained over what is left. */
+  readonly firsts: Firsts | undefined;
+}
+
 /**
  * Reads an adapter of a model from a folder. The caller puts it on the model, or disposes it.
  * @throws NotFoundError, FormatError, UnsupportedModelError for the files; OptionError, CheckpointError where they do not fit the
@@ -72,7 +80,7 @@ export async function readAdapter(
   source: Source,
   given: string,
   { trainable, signal, warn, instead }: ReadOptions,
-): Promise<Adapter> {
+): Promise<Read> {
   const name = instead?.name ?? adapters.free(given);
   const stored = await readConfig(source, warn);
   const weights = await source.names(WEIGHTS);
@@ -92,9 +100,13 @@ export async function readAdapter(
   deviceOf(blueprint.targets[0]!.module.weight).arena.checkRoom(bytesOf(blueprint, ready), `the adapter ${name}`);
   const made: { dispose(): void }[] = [];
   try {
-    const adapter = await built(name, ready, plan, { source, trainable, signal, made });
-    // What it began with was taken out of the weights that it was trained over.
-    return instead ? adapter : { ...adapter, settle: settling(await firstsOf(adapters.model, ready, blueprint)) };
+    const building = { source, trainable, signal, made };
+    const adapter = await built(name, ready, plan, building);
+    const firsts = instead ? undefined : await firstsOf(adapters.model, ready, blueprint, signal);
+    for (const { target, table } of plan.layers) {
+      if (table) await sameTable(building, target, table, ready.fields.fan_in_fan_out, firsts?.get(target));
+    }
+    return { adapter, firsts };
   } catch (error) {
     for (const one of made) one.dispose();
     throw error;
@@ -107,7 +119,7 @@ export async function readAdapter(
  */
 export async function restoreAdapter(adapters: Adapters, into: Adapter, source: Source): Promise<void> {
   const options = { trainable: true, signal: undefined, warn: () => {}, instead: into };
-  const read = await readAdapter(adapters, source, into.name, options);
+  const { adapter: read } = await readAdapter(adapters, source, into.name, options);
   try {
     const values = new Map(parametersOf(read));
     const own = [...parametersOf(into)];
@@ -260,7 +272,7 @@ async function built(name: string, config: AnyLoraConfig, plan: Plan, building: 
     return matrix;
   };
   const places: Place[] = [];
-  for (const { target, a, b, magnitude, table } of plan.layers) {
+  for (const { target, a, b, magnitude } of plan.layers) {
     const { path, module, role, scale, rank } = target;
     const device = deviceOf(module.weight);
     const { outputs } = shapesOf(target);
@@ -273,7 +285,6 @@ async function built(name: string, config: AnyLoraConfig, plan: Plan, building: 
       dropout: config.fields.lora_dropout,
     };
     places.push({ path, matrix: module.weight, role, layer });
-    if (table) await sameTable(building, module.weight, table, config.fields.fan_in_fan_out && role === "product");
   }
   const replaced: Adapter["replaced"][number][] = [];
   for (const { part, from } of plan.whole) {
@@ -365,14 +376,21 @@ async function readMatrix(building: Building, device: Device, from: StoredTensor
 }
 
 /**
- * PEFT saves an embedding beside its adapter. It must be the model's own.
+ * PEFT saves an embedding beside its adapter. It must be the model's own, or what is left of it without the adapter's beginning.
  * @throws CheckpointError if it is another one
  */
-async function sameTable(building: Building, matrix: Matrix, from: StoredTensor, transposed: boolean): Promise<void> {
+async function sameTable(
+  building: Building,
+  { module: { weight: matrix }, role }: Blueprint["targets"][number],
+  from: StoredTensor,
+  transposed: boolean,
+  first: First | undefined,
+): Promise<void> {
   const [N, K] = matrix.shape;
   using rows = scope(() => {
-    const stored = matrix.inner!.dense("f32");
-    return transposed ? contiguous(stored.permute(1, 0)) : stored;
+    using left = first?.residual();
+    const stored = (left ?? matrix.inner!).dense("f32");
+    return transposed && role === "product" ? contiguous(stored.permute(1, 0)) : stored;
   });
   const own = await rows.readFloats();
   let off = 0;

@@ -16,6 +16,7 @@ import {
   type Firsts,
   newAdapter,
   parametersOf,
+  takeOut,
 } from "./adapter.js";
 import type { AnyLoraConfig } from "./config.js";
 import { RowAdapters, type RowMasks } from "./rows.js";
@@ -114,7 +115,7 @@ export class Adapters {
   /** The same of what was prepared. @param firsts first values that are parts of the model's weights */
   begin({ name, config, blueprint }: Prepared, firsts?: Firsts): Adapter {
     const adapter = newAdapter(name, config, blueprint, firsts);
-    this.put(adapter, !config.fields.inference_mode);
+    this.put(adapter, !config.fields.inference_mode, firsts);
     return adapter;
   }
 
@@ -132,9 +133,10 @@ export class Adapters {
   /**
    * Puts an adapter on the model, which frees it from now on, also if this fails; it does not work yet.
    * @param trainable its parameters ask for gradients
-   * @throws OptionError if its name or the biases are taken by now
+   * @param firsts what it began with, which the model's weights lack from now on
+   * @throws OptionError if its name or the biases are taken by now; OutOfMemoryError
    */
-  put(adapter: Adapter, trainable: boolean): void {
+  put(adapter: Adapter, trainable: boolean, firsts?: Firsts): void {
     try {
       this.free(adapter.name);
       this.checkConfig(adapter.config);
@@ -146,7 +148,7 @@ export class Adapters {
     try {
       for (const { matrix, role, layer } of adapter.places) adapted(matrix, this.#state).set(adapter.name, role, layer);
       if (trainable) for (const [, parameter] of parametersOf(adapter)) parameter.requires_grad_();
-      adapter.settle?.();
+      if (firsts) takeOut(firsts);
     } catch (error) {
       this.delete(adapter.name);
       throw error;

@@ -3,13 +3,13 @@
 import { listOf } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
-import { scope, Tensor } from "../core/tensor.js";
+import { scope, type Tensor } from "../core/tensor.js";
 import { Parameter } from "../nn/module.js";
 import { add } from "../ops/add.js";
-import { copyInto } from "../ops/copy.js";
 import { scale } from "../ops/scale.js";
 import { taping } from "../ops/tape.js";
 import type { Adapter, Place } from "./adapter.js";
+import { side } from "./matrices.js";
 import type { Adapters } from "./set.js";
 import type { LoraLayer } from "./weight.js";
 
@@ -144,21 +144,4 @@ function combined(
 
 function sum(list: readonly Tensor[]): Tensor {
   return list.reduce((all, one) => add(all, one));
-}
-
-/** Matrices one beside the other along a dim. */
-function side(list: readonly Tensor[], dim: number): Tensor {
-  const [first] = list;
-  const sizes = list.map(({ shape }) => shape[dim]!);
-  const shape = first!.shape.with(
-    dim,
-    sizes.reduce((all, size) => all + size, 0),
-  );
-  const all = Tensor.empty(first!.device, shape, "f32", "adapter");
-  let at = 0;
-  for (const [i, one] of list.entries()) {
-    copyInto(one, all.narrow(dim, at, sizes[i]!));
-    at += sizes[i]!;
-  }
-  return all;
 }

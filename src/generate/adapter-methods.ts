@@ -1,7 +1,7 @@
 // Methods of loaded models that are about adapters, in the words of transformers and PEFT. In Python a PeftModel is a model around a
 // model; here it is the model itself, so both spellings are its own.
 
-import { type Adapter, disposeAdapter, type Firsts } from "../adapters/adapter.js";
+import { disposeAdapter, type Firsts } from "../adapters/adapter.js";
 import {
   type AnyLoraConfig,
   type Decomposing,
@@ -12,7 +12,7 @@ import {
 import { firstsOf } from "../adapters/decompose.js";
 import { isDecomposition } from "../adapters/first-values.js";
 import { type MergeError, Merging } from "../adapters/merge.js";
-import { readAdapter } from "../adapters/read.js";
+import { type Read, readAdapter } from "../adapters/read.js";
 import type { RowAdapters } from "../adapters/rows.js";
 import { Adapters, adapterName, noAdapters, type Prepared } from "../adapters/set.js";
 import { addWeighted, type Combination } from "../adapters/weighted.js";
@@ -97,13 +97,13 @@ export abstract class AdapterMethods extends VocabularyMethods {
     const adapters = this.#set("load_adapter");
     const called = adapters.free(typeof name === "string" ? name : (given.adapter_name ?? "default"));
     const trainable = given.is_trainable ?? false;
-    let adapter: Adapter;
+    let read: Read;
     this.hold();
     try {
       const source = await this.#open(which, given);
       try {
         const warn = (message: string): void => warnOnce(message, message);
-        adapter = await readAdapter(adapters, source, called, { trainable, signal: given.signal, warn });
+        read = await readAdapter(adapters, source, called, { trainable, signal: given.signal, warn });
       } finally {
         await source.close();
       }
@@ -113,10 +113,10 @@ export abstract class AdapterMethods extends VocabularyMethods {
     try {
       this.#set("load_adapter"); // the model may have been disposed meanwhile, or generate now
     } catch (error) {
-      disposeAdapter(adapter);
+      disposeAdapter(read.adapter);
       throw error;
     }
-    adapters.put(adapter, trainable);
+    adapters.put(read.adapter, trainable, read.firsts);
     this.#begin(adapters, called);
     return this;
   }

@@ -4,6 +4,7 @@
 import type { Device } from "../core/device.js";
 import { throwIfAborted } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
+import { turn } from "../core/turns.js";
 import { type Batch, lanesOf } from "./inputs.js";
 
 /**
@@ -151,16 +152,11 @@ export async function runChunks(
       } finally {
         before?.dispose();
       }
-      if (n + 1 < chunks.length) await turn();
+      if (n + 1 < chunks.length) await turn(); // a synchronous device would never let the event loop turn
     }
     throwIfAborted(signal, "generation");
   } finally {
     running?.dispose();
     device?.arena.trim(KEEP_IDLE);
   }
-}
-
-/** Lets the event loop turn once: a synchronous device would never let it. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve));
 }

@@ -9,6 +9,7 @@ import type { FolderWriter } from "../checkpoints/folder.js";
 import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { type Options, readOptions, such } from "../core/options.js";
+import { show } from "../core/show.js";
 import { SAVE, type Saved, type SaveOptions } from "../load/save.js";
 import type { AdapterHost } from "./adapter-methods.js";
 
@@ -59,10 +60,12 @@ export async function saveAdapters(
     });
   }
   const { init_lora_weights: init, use_rslora, rank_pattern, alpha_pattern } = adapter.config.fields;
-  if (!isDecomposition(init) || init === "loftq") {
-    throw new OptionError(`save_pretrained: ${option}: ${adapter.name} did not begin with "pissa" or "olora"`, {
-      details: { option },
-    });
+  // `true` is what its config says once how it began was saved (LoraConfig.init_lora_weights).
+  if (init !== true && (!isDecomposition(init) || init === "loftq")) {
+    throw new OptionError(
+      `save_pretrained: ${option} is for what began with "pissa" or "olora", and ${adapter.name} began with ${show(init)}`,
+      { details: { option } },
+    );
   }
   if (use_rslora && Object.keys({ ...rank_pattern, ...alpha_pattern }).length > 0) {
     throw new OptionError(`save_pretrained: ${option} does not go with use_rslora and patterns of ranks or alphas`, {
@@ -73,13 +76,9 @@ export async function saveAdapters(
   const source = await open(from, { signal });
   let initial: Adapter | undefined;
   try {
-    initial = await readAdapter(adapters, source, adapter.name, {
-      trainable: false,
-      signal,
-      warn: () => {},
-      instead: adapter,
-    });
-    if (initial.places.length !== adapter.places.length || initial.config.r !== adapter.config.r) {
+    const how = { trainable: false, signal, warn: () => {}, instead: adapter };
+    initial = (await readAdapter(adapters, source, adapter.name, how)).adapter;
+    if (formOf(initial) !== formOf(adapter)) {
       throw new OptionError(`save_pretrained: the adapter in ${from} is not like ${adapter.name}`, {
         details: { option },
       });
@@ -89,4 +88,14 @@ export async function saveAdapters(
     if (initial) disposeAdapter(initial);
     await source.close();
   }
+}
+
+/** What of an adapter has to be the same in its beginning: places, ranks, scales. */
+function formOf({ places }: Adapter): string {
+  const forms = places.map(({ path, role, layer }) =>
+    layer.kind === "lora"
+      ? [path, role, layer.a.shape, layer.b.shape, layer.scale, layer.magnitude !== undefined]
+      : path,
+  );
+  return JSON.stringify(forms);
 }

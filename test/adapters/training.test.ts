@@ -49,7 +49,7 @@ async function adapt(
 ): Promise<{ readonly adapters: Adapters; readonly tensors: Map<string, Tensor> }> {
   const adapters = new Adapters(model, architecture);
   const options = { trainable: false, signal: undefined, warn: () => {} };
-  const adapter = await readAdapter(adapters, new Disk(join(FIXTURES, ...folder)), "default", options);
+  const { adapter } = await readAdapter(adapters, new Disk(join(FIXTURES, ...folder)), "default", options);
   adapters.put(adapter, false);
   adapters.activate(["default"]);
   const named = [...adapters.named_parameters()].map(

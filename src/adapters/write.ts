@@ -3,15 +3,18 @@
 
 import type { FolderWriter, TensorToWrite } from "../checkpoints/folder.js";
 import { OctavoError, throwIfAborted } from "../core/errors.js";
-import { scope, Tensor } from "../core/tensor.js";
+import { scope, type Tensor } from "../core/tensor.js";
 import { partOf } from "../load/published.js";
 import { sizeOf } from "../load/save.js";
+import type { Matrix } from "../nn/module.js";
 import { StateTensor } from "../nn/state.js";
-import { contiguous, copyInto } from "../ops/copy.js";
+import { contiguous } from "../ops/copy.js";
 import { scale } from "../ops/scale.js";
 import type { Adapter } from "./adapter.js";
 import type { AnyLoraConfig } from "./config.js";
+import { side } from "./matrices.js";
 import { PREFIX } from "./read.js";
+import { type LoraLayer, merged, type Role } from "./weight.js";
 
 /** Modules that PEFT saves beside an adapter over them. */
 const EMBEDDINGS = /(^|\.)(embed_tokens|lm_head)$/;
@@ -26,7 +29,9 @@ export interface ToWrite {
 /** The tensors of an adapter by their names in its file. */
 function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
   const { config, places, replaced, biases } = adapter;
-  const began = new Map(initial?.places.map(({ path, layer }) => [path, layer]));
+  const began = new Map(
+    initial?.places.flatMap(({ path, layer }) => (layer.kind === "lora" ? [[path, layer] as const] : [])),
+  );
   const parts = new Map<string, () => Tensor>();
   const add = (key: string, tensor: () => Tensor): void => void parts.set(PREFIX + key, tensor);
   for (const { path, role, layer, matrix, transposed } of places) {
@@ -35,20 +40,20 @@ function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
       add(path, () => (transposed ? scope(() => contiguous(weight.dense("f32").permute(1, 0))) : weight.dense("f32")));
       continue;
     }
-    const { a, b, magnitude } = layer;
     const first = began.get(path);
-    if (role === "product" && first?.kind === "lora") {
-      add(`${path}.lora_A.weight`, () => beside(a.value, first.a.value, 0));
-      add(`${path}.lora_B.weight`, () => scope(() => beside(b.value, scale(first.b.value, -1), 1)));
-    } else if (role === "product") {
-      add(`${path}.lora_A.weight`, () => a.value.alias());
-      add(`${path}.lora_B.weight`, () => b.value.alias());
+    const { magnitude } = layer;
+    const { a, b } = first
+      ? difference(layer, first, role)
+      : { a: () => layer.a.value.alias(), b: () => layer.b.value.alias() };
+    if (role === "product") {
+      add(`${path}.lora_A.weight`, a);
+      add(`${path}.lora_B.weight`, b);
     } else {
-      add(`${path}.lora_embedding_A`, () => scope(() => contiguous(a.value.permute(1, 0))));
-      add(`${path}.lora_embedding_B`, () => b.value.alias());
+      add(`${path}.lora_embedding_A`, () => scope(() => contiguous(a().permute(1, 0))));
+      add(`${path}.lora_embedding_B`, b);
     }
     if (magnitude) add(`${path}.lora_magnitude_vector`, () => magnitude.value.alias());
-    if (EMBEDDINGS.test(path)) add(`${path}.base_layer.weight`, () => matrix.inner!.dense("f32"));
+    if (EMBEDDINGS.test(path)) add(`${path}.base_layer.weight`, () => baseOf(matrix, first, role));
   }
   for (const { name, own } of replaced) add(name, () => own.value.alias());
   const adapted = new Set(places.map(({ path }) => `${path}.bias`));
@@ -59,14 +64,20 @@ function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
   return new Map([...parts].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-/** Two matrices one behind the other along a dim. */
-function beside(x: Tensor, y: Tensor, dim: 0 | 1): Tensor {
-  const [rows = 0, columns = 0] = x.shape;
-  const shape = dim === 0 ? [rows + y.shape[0]!, columns] : [rows, columns + y.shape[1]!];
-  const both = Tensor.empty(x.device, shape, "f32", "adapter");
-  copyInto(x, both.narrow(dim, 0, x.shape[dim]!));
-  copyInto(y, both.narrow(dim, x.shape[dim]!, y.shape[dim]!));
-  return both;
+/** A and B of twice the rank: what a layer adds to the whole weights, which lack what it began with. */
+function difference({ a, b }: LoraLayer, first: LoraLayer, role: Role) {
+  return {
+    a: () => side([a.value, first.a.value], role === "product" ? 0 : 1),
+    b: () => scope(() => side([b.value, scale(first.b.value, -1)], 1)),
+  };
+}
+
+/** The matrix under a layer, f32[N,K]: the whole one, where the file is for that. */
+function baseOf(matrix: Matrix, first: LoraLayer | undefined, role: Role): Tensor {
+  return scope(() => {
+    const rows = matrix.inner!.dense("f32");
+    return first ? merged(rows, { ...first, magnitude: undefined }, role) : rows;
+  });
 }
 
 /** The config of an adapter that is written. */

@@ -3,10 +3,13 @@
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import type { LoraOptions } from "../../src/adapters/config.js";
-import { firstOfQR, largestSingular, randomSingular } from "../../src/adapters/svd.js";
+import { storedAs } from "../../src/adapters/matrices.js";
+import { firstOfQR, largestSingular, randomSingular, type Singular } from "../../src/adapters/svd.js";
 import type { LoraLayer } from "../../src/adapters/weight.js";
 import type { Device } from "../../src/core/device.js";
+import { OutOfMemoryError } from "../../src/core/errors.js";
 import { scope } from "../../src/core/tensor.js";
+import { Turns } from "../../src/core/turns.js";
 import {
   AutoModelForCausalLM,
   type FromPretrainedOptions,
@@ -16,6 +19,7 @@ import {
   PeftModel,
   type PreTrainedModel,
 } from "../../src/index.js";
+import type { Linear, Parameter } from "../../src/nn/module.js";
 import { linearBack } from "../../src/ops/linear.js";
 import { scale } from "../../src/ops/scale.js";
 import { DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
@@ -60,13 +64,14 @@ async function load(name: string, options: FromPretrainedOptions = {}): Promise<
   model = await AutoModelForCausalLM.from_pretrained(LLAMA, { device, ...options });
   return model;
 }
-afterEach(async () => {
-  model?.dispose();
+async function close(): Promise<void> {
+  if (!model) return;
+  model.dispose();
   model = undefined;
-  if (!device) return;
   expectNoLeaks(device);
   await device.close();
-});
+}
+afterEach(close);
 
 async function logitsOf(of: PreTrainedModel): Promise<Float32Array> {
   const { logits } = of.forward({ input_ids: IDS });
@@ -108,8 +113,7 @@ test("a trained adapter takes its beginning out of the weights when it is loaded
   await expect(
     base.save_pretrained(to, { path_initial_model_for_weight_conversion: folder("nowhere") }),
   ).rejects.toThrow(/nowhere/);
-  base.dispose();
-  await device.close();
+  await close();
   const again = await load("cpu");
   expect(off(await logitsOf(again), whole)).toBe(0);
   for (const one of [to, folder("converted")]) {
@@ -118,6 +122,94 @@ test("a trained adapter takes its beginning out of the weights when it is loaded
     expect(off(await logitsOf(again), golden)).toBeLessThan(1e-3);
     again.delete_adapter("default");
   }
+});
+
+/** Moves what is trained a little. */
+async function move(of: PreTrainedModel): Promise<void> {
+  let n = 0;
+  for (const [name, { data }] of of.adapters!.named_parameters() as Iterable<[string, Parameter]>) {
+    if (!name.includes("lora_")) continue;
+    const values = await data.readFloats();
+    await data.write(values.map((value) => value + 0.05 * Math.sin(++n)));
+  }
+}
+
+test.each(["pissa", "pissa_niter_2"] as const)(
+  "%s of all matrices, an embedding and the head among them",
+  async (init) => {
+    const base = await load("cpu");
+    const [began, trained, converted] = [temporary("began"), temporary("trained"), temporary("converted")];
+    await base.add_adapter({
+      ...{ init_lora_weights: init, r: 3, lora_alpha: 6, rank_pattern: { embed_tokens: 5, down_proj: 2 } },
+      target_modules: ["embed_tokens", "lm_head", ...TARGETS],
+    });
+    await base.save_pretrained(began);
+    await move(base);
+    const golden = await logitsOf(base);
+    await base.save_pretrained(trained);
+    await base.save_pretrained(converted, { path_initial_model_for_weight_conversion: began });
+    await close();
+    const again = await load("cpu");
+    // A plain adapter, then one that takes the same parts out of the weights once more: random ones are drawn alike.
+    for (const folder of [converted, trained]) {
+      await again.load_adapter(folder);
+      expect(off(await logitsOf(again), golden)).toBeLessThan(1e-4);
+      const plain = folder === converted;
+      const rank_pattern = plain ? { embed_tokens: 10, down_proj: 4 } : { embed_tokens: 5, down_proj: 2 };
+      expect(again.peft_config.default!.fields).toMatchObject({ r: plain ? 6 : 3, rank_pattern });
+      again.delete_adapter("default");
+    }
+  },
+);
+
+test("what is converted to an adapter over the whole weights, and what is not", async () => {
+  const base = await load("cpu");
+  const [began, other, to] = [temporary("began"), temporary("other"), temporary("to")];
+  const how = { r: 2, target_modules: ["q_proj"] };
+  const convert = (from: string) => base.save_pretrained(to, { path_initial_model_for_weight_conversion: from });
+  await base.add_adapter({ ...how, lora_alpha: 4, init_lora_weights: "olora" }, "other");
+  await base.save_pretrained(other, { selected_adapters: ["other"] });
+  base.delete_adapter("other");
+  await base.add_adapter({ ...how, init_lora_weights: "olora" });
+  base.peft_config.default!.init_lora_weights = true; // so that the beginning is read as it is, as PEFT's guide has it
+  await base.save_pretrained(began);
+  await convert(began);
+  await expect(convert(join(other, "other"))).rejects.toThrow(/is not like default/); // of another scale
+  base.delete_adapter("default");
+  for (const init_lora_weights of [false, "gaussian"] as const) {
+    base.add_adapter({ ...how, init_lora_weights });
+    await expect(convert(began)).rejects.toThrow(/is for what began with "pissa" or "olora", and default began with/);
+    base.delete_adapter("default");
+  }
+});
+
+test("memory that runs out leaves the weights as they were", async () => {
+  const base = await load("cpu");
+  const matrices = [...base.module.named_modules()].flatMap(([path, module]) =>
+    /q_proj|down_proj/.test(path) ? [(module as Linear).weight] : [],
+  );
+  const before = matrices.map(({ inner }) => inner);
+  const { live } = device.memory;
+  const allocate = device.allocate.bind(device);
+  let left = 0;
+  device.allocate = (bytes, label) => {
+    if (--left === 0) throw new OutOfMemoryError(`${label} is refused`);
+    return allocate(bytes, label);
+  };
+  for (let n = 1; ; n++) {
+    left = n;
+    const added = base.add_adapter({ r: 1, target_modules: TARGETS, init_lora_weights: "olora", use_dora: true });
+    const error = await added.then(
+      () => undefined,
+      (e: unknown) => e,
+    );
+    if (error === undefined) break;
+    expect(error).toBeInstanceOf(OutOfMemoryError);
+    expect(device.memory.live, `allocation ${n}`).toBe(live);
+    expect(matrices.every(({ inner }, i) => inner === before[i])).toBe(true);
+    expect(base.adapters).toBeUndefined();
+  }
+  expect(matrices.some(({ inner }, i) => inner === before[i])).toBe(false);
 });
 
 test("a first save says how it began, or that it is a plain one", async () => {
@@ -148,6 +240,24 @@ describe("what is refused, before anything changes", () => {
     expect(off(await logitsOf(base), before)).toBeLessThan(1);
   });
 
+  test("by a scale, by numbers that are none, and by a signal", async () => {
+    const base = await load("cpu");
+    const how = { target_modules: ["q_proj"], init_lora_weights: "pissa" } as const;
+    await expect(async () => base.add_adapter({ ...how, lora_alpha: -1 })).rejects.toThrow(/lora_alpha of at least 0/);
+    const reading = base.load_adapter(join(FIXTURES, ...INIT, "pissa"), { signal: AbortSignal.abort() });
+    await expect(reading).rejects.toMatchObject({ code: "ERR_ABORTED" });
+    const { weight } = [...base.module.named_modules()].find(([path]) => path.endsWith("q_proj"))![1] as Linear;
+    using rows = weight.inner!.dense("f32");
+    const values = await rows.readFloats();
+    values[3] = Number.NaN;
+    await rows.write(values);
+    weight.refill(storedAs(weight.inner!, rows, "broken"));
+    await expect(async () => base.add_adapter(how)).rejects.toThrow(
+      /layers.0.self_attn.q_proj: row 0 of its matrix holds NaN/,
+    );
+    expect(base.adapters).toBeUndefined();
+  });
+
   test("by values", () => {
     const made = (options: object) => () => new LoraConfig(options as LoraOptions as never);
     expect(made({ init_lora_weights: "eva" })).toThrow(/EVA is not supported/);
@@ -166,6 +276,7 @@ describe("what is refused, before anything changes", () => {
 });
 
 describe("decompositions", () => {
+  const turns = new Turns("a test");
   let state = 1;
   const draw = (): number => {
     state = (state * 16807) % 2147483647;
@@ -175,10 +286,7 @@ describe("decompositions", () => {
     return { rows, columns, data: Float32Array.from({ length: rows * columns }, () => 2 * draw() - 1) };
   };
   /** Largest element of W - Σ values left rightᵀ. */
-  const rest = (
-    { data, columns }: ReturnType<typeof matrix>,
-    { values, left, right }: ReturnType<typeof largestSingular>,
-  ): number =>
+  const rest = ({ data, columns }: ReturnType<typeof matrix>, { values, left, right }: Singular): number =>
     data.reduce((most, one, at) => {
       const [n, k] = [Math.floor(at / columns), at % columns];
       return Math.max(
@@ -192,20 +300,36 @@ describe("decompositions", () => {
     [5, 7],
     [1, 4],
     [12, 12],
-  ])("%i x %i: all singular values make the matrix", (rows, columns) => {
+  ])("%i x %i: all singular values make the matrix", async (rows, columns) => {
     const w = matrix(rows, columns);
-    const all = largestSingular(w, Math.min(rows, columns), draw);
+    const all = await largestSingular(w, Math.min(rows, columns), draw, turns);
     expect(rest(w, all)).toBeLessThan(1e-12);
-    expect(rest(w, randomSingular(w, Math.min(rows, columns), 3, draw))).toBeLessThan(1e-9);
-    const { q, r } = firstOfQR(w, Math.min(rows, columns));
+    expect(rest(w, await randomSingular(w, Math.min(rows, columns), 3, draw, turns))).toBeLessThan(1e-9);
+    const { q, r } = await firstOfQR(w, Math.min(rows, columns), turns);
     expect(rest({ ...w, columns }, { values: new Float64Array(q.length).fill(1), left: q, right: r })).toBeLessThan(
       1e-12,
     );
   });
 
-  test("values that are alike, and none", () => {
+  test("values that are alike, and none", async () => {
     const unit = { rows: 3, columns: 3, data: Float32Array.of(2, 0, 0, 0, 2, 0, 0, 0, 2) };
-    expect([...largestSingular(unit, 2, draw).values]).toEqual([2, 2]);
-    expect([...largestSingular({ ...unit, data: new Float32Array(9) }, 2, draw).values]).toEqual([0, 0]);
+    expect([...(await largestSingular(unit, 2, draw, turns)).values]).toEqual([2, 2]);
+    expect([...(await largestSingular({ ...unit, data: new Float32Array(9) }, 2, draw, turns)).values]).toEqual([0, 0]);
+  });
+
+  test("timers fire while they run, and a signal ends them", async () => {
+    const w = matrix(9, 8);
+    const all = (how: () => Turns) => [
+      largestSingular(w, 2, draw, how()),
+      randomSingular(w, 2, 1, draw, how()),
+      firstOfQR(w, 2, how()),
+    ];
+    const end = new AbortController();
+    const running = all(() => new Turns("it", end.signal, 0));
+    setTimeout(() => end.abort(), 1);
+    for (const one of await Promise.allSettled(running)) {
+      expect(one).toMatchObject({ status: "rejected", reason: { code: "ERR_ABORTED", message: "it was aborted" } });
+    }
+    await Promise.all(all(() => new Turns("it", undefined, 0)));
   });
 });

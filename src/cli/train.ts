@@ -14,6 +14,7 @@ import { trainedContext } from "../nn/architecture.js";
 import { manual_seed } from "../nn/init.js";
 import type { TrainingArguments } from "../train/arguments.js";
 import { Dataset } from "../train/data/dataset.js";
+import { longestText, MAX_LENGTH } from "../train/data/prepared-sets.js";
 import { sftCollator } from "../train/sft-trainer.js";
 import { Trainer } from "../train/trainer.js";
 import { svgCurves } from "./chart-curve.js";
@@ -35,9 +36,6 @@ import { curvesOf, METRICS, TrainProgress } from "./train-progress.js";
 export function trainCommand(): Command {
   return addTrainFlags(new Command("train")).action(train);
 }
-
-/** TRL's longest text; a model may read less. */
-const MAX_LENGTH = 1024;
 
 /** What a run is going to do. */
 interface Plan {
@@ -77,7 +75,7 @@ async function train(name: string, flags: TrainFlags): Promise<void> {
   const context = trainedContext(model.config) ?? MAX_LENGTH;
   const sft = {
     ...given,
-    max_length: given.max_length === undefined ? Math.min(MAX_LENGTH, context) : given.max_length,
+    max_length: given.max_length === undefined ? longestText(model.config) : given.max_length,
   };
   if (sft.max_length === null || sft.max_length > context) {
     warner(flags.quiet)(

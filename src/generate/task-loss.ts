@@ -187,19 +187,25 @@ function classLoss(config: ConfigJson, given: Ids, rows: number, how: LossReduct
     });
 }
 
-/** The mean over labels of -y log σ(x) - (1 - y) log σ(-x). */
-function binaryLoss(logits: Tensor, labels: Float32Array): Tensor {
+/** Of logits f32 of something that is 1 or 0: -log σ(x), the surprise that it is 1, or -log σ(-x), that it is 0. As many in one dim. */
+export function surprise(logits: Tensor, outcome: 0 | 1): Tensor {
   return scope(() => {
     const { device, size } = logits;
     // σ(x) is the softmax of x beside 0.
     const both = filled(device, [size, 2], 0);
     copyInto(logits.view(size, 1), both.narrow(1, 1, 1));
-    const [no, yes] = [0, 1].map((side) => {
-      const { loss } = crossEntropy(both, Tensor.from(device, new Int32Array(size).fill(side), [size]));
-      const weights = side === 1 ? labels : labels.map((label) => 1 - label);
-      return multiply(loss, Tensor.from(device, weights, [size]));
-    });
-    return scale(sumRows(add(no!, yes!).view(size, 1)), 1 / size);
+    return crossEntropy(both, Tensor.from(device, new Int32Array(size).fill(outcome), [size])).loss;
+  });
+}
+
+/** The mean over labels y of -y log σ(x) - (1 - y) log σ(-x). */
+function binaryLoss(logits: Tensor, labels: Float32Array): Tensor {
+  return scope(() => {
+    const { device, size } = logits;
+    const weighed = (outcome: 0 | 1, weights: Float32Array): Tensor =>
+      multiply(surprise(logits, outcome), Tensor.from(device, weights, [size]));
+    const no = labels.map((label) => 1 - label);
+    return scale(sumRows(add(weighed(0, no), weighed(1, labels)).view(size, 1)), 1 / size);
   });
 }
 

@@ -6,10 +6,11 @@ import { causalForward } from "../generate/causal-forward.js";
 import { type Ids, readBatch, readMask } from "../generate/inputs.js";
 import type { NextLabels } from "../generate/labels.js";
 import type { PreTrainedModel } from "../generate/model.js";
+import { surprise } from "../generate/task-loss.js";
 import { activation } from "../ops/activation.js";
 import { add } from "../ops/add.js";
 import { copyInto } from "../ops/copy.js";
-import { crossEntropy, IGNORED } from "../ops/cross-entropy.js";
+import { IGNORED } from "../ops/cross-entropy.js";
 import { filled } from "../ops/fill.js";
 import { multiply } from "../ops/gated.js";
 import { scale } from "../ops/scale.js";
@@ -27,14 +28,6 @@ export interface DPOLossOptions {
   readonly beta: number;
   readonly loss_type: DPOLoss;
   readonly label_smoothing: number;
-}
-
-/** -log σ(x), or with the other sign of x, of each x[B]: [B]. */
-function surprise(x: Tensor, side: 1 | -1): Tensor {
-  const rows = x.size;
-  const both = filled(x.device, [rows, 2], 0);
-  copyInto(x.view(rows, 1), both.narrow(1, 1, 1));
-  return crossEntropy(both, Tensor.from(x.device, new Int32Array(rows).fill(side === 1 ? 1 : 0), [rows])).loss;
 }
 
 /**
@@ -67,7 +60,7 @@ export function dpoLoss(
     const h = scale(add(chosen, scale(rejected, -1)), beta);
     if (loss_type === "hinge") return mean(activation(add(scale(h, -1), filled(h.device, [rows], 1)), "relu"));
     if (e === 0) return mean(surprise(h, 1));
-    const [right, wrong] = [scale(surprise(h, 1), 1 - e), scale(surprise(h, -1), e)];
+    const [right, wrong] = [scale(surprise(h, 1), 1 - e), scale(surprise(h, 0), e)];
     if (loss_type === "sigmoid") return mean(add(right, wrong));
     return scale(mean(add(right, scale(wrong, -1))), 1 / (1 - 2 * e));
   });

@@ -6,13 +6,12 @@ import { entriesOf, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { PreTrainedModel } from "../generate/model.js";
-import { trainedContext } from "../nn/architecture.js";
 import { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { adapt } from "./adapt.js";
 import { TrainingArguments } from "./arguments.js";
 import type { Logs } from "./callbacks.js";
-import { DataCollatorForPreference, MAX_LENGTH, prepare_preference_dataset } from "./data/preference.js";
-import { type Examples, preparedSets } from "./data/prepared-sets.js";
+import { DataCollatorForPreference, prepare_preference_dataset } from "./data/preference.js";
+import { type Examples, longestText, preparedSets } from "./data/prepared-sets.js";
 import { Preferences } from "./dpo-loss.js";
 import { DPO, type DPOOptions } from "./dpo-options.js";
 import type { TrainingOptions } from "./options.js";
@@ -127,9 +126,8 @@ function prepared(options: DPOTrainerOptions): { readonly options: TrainerOption
     );
   }
   const config = isOf(args, DPOConfig) ? args : new DPOConfig(args ?? {});
-  const longest = Math.min(MAX_LENGTH, trainedContext(model.config) ?? MAX_LENGTH);
-  const { beta = 0.1, label_smoothing = 0, disable_dropout = true, max_length = longest, ...others } = config.dpo;
-  const { truncation_mode, eos_token, chat_template } = others;
+  const { beta = 0.1, label_smoothing = 0, disable_dropout = true, ...others } = config.dpo;
+  const { max_length = longestText(model.config), truncation_mode, eos_token, chat_template } = others;
   const how = pickGiven({ max_length, truncation_mode, eos_token, chat_template });
   const pad_token_id = tokenizer.pad_token_id ?? tokenizer.eos_token_id ?? 0;
   const made: TrainerOptions = {

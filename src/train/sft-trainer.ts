@@ -6,13 +6,12 @@ import { entriesOf, OptionError } from "../core/errors.js";
 import { type Options, pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { PreTrainedModel } from "../generate/model.js";
-import { trainedContext } from "../nn/architecture.js";
 import { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { adapt } from "./adapt.js";
 import { TrainingArguments } from "./arguments.js";
 import { DataCollatorForPackedTexts } from "./data/collators.js";
 import { DataCollatorForLanguageModeling } from "./data/language-modeling.js";
-import { type Examples, preparedSets } from "./data/prepared-sets.js";
+import { type Examples, longestText, preparedSets } from "./data/prepared-sets.js";
 import { prepare_sft_dataset } from "./data/sft.js";
 import { SFT, type SFTOptions } from "./data/sft-options.js";
 import type { DataCollator } from "./data/types.js";
@@ -22,8 +21,6 @@ import type { CheckpointStore, TrainerOptions } from "./types.js";
 
 /** TRL's defaults, where they are not transformers'. */
 const DEFAULTS: TrainingOptions = { learning_rate: 2e-5, logging_steps: 10 };
-/** TRL's longest text; a model may read less. */
-const MAX_LENGTH = 1024;
 
 export interface SFTConfigOptions extends TrainingOptions, SFTOptions {}
 
@@ -72,8 +69,10 @@ function trainerOptions(options: SFTTrainerOptions): TrainerOptions {
     });
   }
   const config = isOf(args, SFTConfig) ? args : new SFTConfig(args ?? {});
-  const longest = Math.min(MAX_LENGTH, trainedContext(model.config) ?? MAX_LENGTH);
-  const sft = { ...config.sft, max_length: config.sft.max_length === undefined ? longest : config.sft.max_length };
+  const sft = {
+    ...config.sft,
+    max_length: config.sft.max_length === undefined ? longestText(model.config) : config.sft.max_length,
+  };
   const { packing: _, packing_strategy: __, ...plain } = sft;
   const made: TrainerOptions = {
     data_collator: sftCollator(tokenizer),

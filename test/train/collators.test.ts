@@ -131,8 +131,12 @@ test("decoder_input_ids are labels one place later", () => {
     [2, 6, 7],
     [2, 9, 0],
   ]);
-  expect(() => new DataCollatorForSeq2Seq(words, { model: { config: {} } })([{ input_ids: [5], labels: [6] }])).toThrow(
-    /config.json has no pad_token_id/,
+  const without = new DataCollatorForSeq2Seq(words, { model: { config: {} } });
+  expect(() => without([{ input_ids: [5], labels: [6] }])).toThrow(
+    expect.objectContaining({
+      message: expect.stringMatching(/^DataCollatorForSeq2Seq: .*config.json has no pad_token_id/),
+      details: { option: "model" },
+    }),
   );
 });
 

@@ -128,7 +128,22 @@ export class DataCollatorForSeq2Seq extends Collator {
       throw new OptionError(`${call}: labels of other lengths need padding: true`, { details: { option: "padding" } });
     }
     const labels = padRows(rows, length, label_pad_token_id, tokenizer!.padding_side);
-    return { ...made, labels, ...(model ? { decoder_input_ids: shiftedRight(model.config, labels) } : {}) };
+    return { ...made, labels, ...(model ? { decoder_input_ids: decoderIds(call, model, labels) } : {}) };
+  }
+}
+
+/** What the decoder reads for labels. @throws OptionError for a model that has no token to begin with */
+function decoderIds(call: string, { config }: WithConfig, labels: readonly number[][]): number[][] {
+  try {
+    return shiftedRight(config, labels);
+  } catch (error) {
+    if (!(error instanceof OptionError)) throw error;
+    const message = `${call}: ${error.message.split("\n")[0]}`;
+    throw new OptionError(message, {
+      details: { option: "model" },
+      hint: "pass an encoder-decoder as model, or none",
+      cause: error,
+    });
   }
 }
 

@@ -12,6 +12,7 @@ import { padRows, readFeatures } from "./collator-options.js";
 import { Dataset } from "./dataset.js";
 import { chatOf, chatTokens } from "./format.js";
 import { IterableDataset } from "./iterable-dataset.js";
+import { MAX_LENGTH } from "./prepared-sets.js";
 import type { Feature } from "./types.js";
 
 const isLength = (value: unknown): boolean => value === null || (Number.isSafeInteger(value) && (value as number) > 1);
@@ -41,7 +42,6 @@ export interface Preference {
 
 const NAMES = ["prompt_ids", "chosen_ids", "rejected_ids"] as const;
 const CALL = "prepare_preference_dataset";
-export const MAX_LENGTH = 1024;
 
 /**
  * Examples as tokens: `{ prompt_ids, chosen_ids, rejected_ids }`. Those that have them already keep theirs; those whose prompt alone is as

@@ -3,9 +3,18 @@
 import { isList, isOf } from "../../core/checks.js";
 import { entriesOf, OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
+import { type ConfigJson, trainedContext } from "../../nn/architecture.js";
 import { Dataset } from "./dataset.js";
 import { IterableDataset } from "./iterable-dataset.js";
 import type { Feature } from "./types.js";
+
+/** TRL's longest text in tokens; a model may read less. */
+export const MAX_LENGTH = 1024;
+
+/** The longest text that a model learns from if nobody says. */
+export function longestText(config: ConfigJson): number {
+  return Math.min(MAX_LENGTH, trainedContext(config) ?? MAX_LENGTH);
+}
 
 /** Examples: in memory, as a list, or as a stream. */
 export type Examples = Dataset | IterableDataset | readonly Feature[];
@@ -39,7 +48,9 @@ export function preparedSets(
       ? one("eval_dataset", eval_dataset)
       : Object.fromEntries(entriesOf(call, eval_dataset).map(([name, set]) => [name, one("eval_dataset", set)]));
   return {
-    ...(train_dataset === undefined ? {} : { train_dataset: one("train_dataset", train_dataset) }),
+    ...(train_dataset === undefined || train_dataset === null
+      ? {}
+      : { train_dataset: one("train_dataset", train_dataset) }),
     ...(eval_dataset === undefined || eval_dataset === null ? {} : { eval_dataset: evaluated() }),
   };
 }

@@ -10,11 +10,10 @@ import { Dataset } from "./dataset.js";
 import { type Tokens, tokensOf } from "./format.js";
 import { IterableDataset } from "./iterable-dataset.js";
 import { packed } from "./packing.js";
+import { MAX_LENGTH } from "./prepared-sets.js";
 import { SFT, type SFTOptions } from "./sft-options.js";
 import type { Feature } from "./types.js";
 
-/** TRL's default. */
-const MAX_LENGTH = 1024;
 /** Examples that are packed together. */
 const TOGETHER = 1000;
 

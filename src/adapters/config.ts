@@ -124,7 +124,7 @@ export const LORA = {
   ),
   /**
    * First values: true (B is 0), "gaussian" (the same, A normal), false (A and B random), or a part of each weight, which the model then
-   * lacks: "pissa" (its largest singular values, Meng et al. 2024), "pissa_niter_4" (nearly the same, sooner), "olora" (the first of its
+   * lacks: "pissa" (its largest singular values, Meng et al. 2024), "pissa_niter_4" (near them, from random ones), "olora" (the first of its
    * QR, Büyükakyüz 2024), "loftq" (what quantizing it loses, Li et al. 2023). Adapters with these begin asynchronously.
    */
   init_lora_weights: such<InitLora>(

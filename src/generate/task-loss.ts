@@ -151,6 +151,13 @@ function problemOf(config: ConfigJson, outcomes: number, wide: boolean): Problem
   throw new OptionError(`config.json: problem_type is ${show(said)}; it is one of ${PROBLEMS.join(", ")}`);
 }
 
+/** Whether labels of whole inputs are classes, of which -100 is none; of numbers it is one. */
+export function hasClasses({ task, config }: TaskModel): boolean {
+  if (task === "audio-classification") return true;
+  if (task !== "sequence-classification" && task !== "image-classification") return false;
+  return problemOf(config, labelCount(config), false) === "single_label_classification";
+}
+
 /**
  * The loss of a classifier of whole inputs: cross-entropy, its binary kind for each label, or the mean squared error.
  * @param given one label for each row, or [B,labels]

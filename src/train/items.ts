@@ -29,6 +29,14 @@ export function itemsOf(batches: readonly Batch[], shifts: boolean): number {
   return items;
 }
 
+/** Whether any answer of a batch lies in its texts, at both ends. What is no position, or not there, is left to the loss. */
+export function anyAnswer({ input_ids, start_positions, end_positions }: Batch): boolean {
+  const steps = rowsOf(input_ids)[0]?.length ?? 0;
+  const inside = (given: unknown): boolean =>
+    given === undefined || rowsOf(given).some((row) => Array.from(row).some((at) => !(Number(at) >= steps)));
+  return steps === 0 || (inside(start_positions) && inside(end_positions));
+}
+
 /** Input tokens of a batch. @param real without padding */
 export function tokensOf({ input_ids, attention_mask }: Batch, real: boolean): number {
   const rows = rowsOf(real && attention_mask !== undefined ? attention_mask : input_ids);

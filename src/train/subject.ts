@@ -13,6 +13,7 @@ import { PreTrainedFeatureModel } from "../generate/feature-model.js";
 import { PreTrainedModel } from "../generate/model.js";
 import { ENCODER_FORWARD, FEATURE_FORWARD, FORWARD, SEQ2SEQ_FORWARD, SPEECH_FORWARD } from "../generate/options.js";
 import { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
+import { hasClasses } from "../generate/task-loss.js";
 import { bytesInOrder } from "../load/read.js";
 import type { Model } from "../nn/model.js";
 import { Module } from "../nn/module.js";
@@ -21,7 +22,7 @@ import { copyInto } from "../ops/copy.js";
 import { taping } from "../ops/tape.js";
 import type { Source } from "../sources/source.js";
 import type { Batch } from "./data/types.js";
-import { itemsOf } from "./items.js";
+import { anyAnswer, itemsOf } from "./items.js";
 import { type Named, trainedOf } from "./optimizers.js";
 import type { ForwardOutput, LossFunction } from "./types.js";
 
@@ -269,16 +270,25 @@ export class Subject {
     return taping(undefined, () =>
       scope(() => {
         const labelled = this.labelled(batch).length > 0;
-        const learns = labelled && !(this.#ofTokens && itemsOf([batch], this.shifts) === 0);
-        // Of no label there is no mean; the sum, which is 0, is taken so that the labels are checked.
+        const learns = labelled && this.#counts(batch);
+        // Of no label there is no mean; of tokens the sum, which is 0, is taken so that the labels are checked.
         const reduction = { items: labelled && !learns ? 1 : undefined, smoothing };
-        const { loss, outputs } = labelled
-          ? this.#lossOf(batch, reduction, wanted)
-          : { loss: undefined, outputs: wanted ? this.#outputs(batch) : {} };
+        const { loss, outputs } =
+          learns || (labelled && this.#ofTokens)
+            ? this.#lossOf(batch, reduction, wanted)
+            : { loss: undefined, outputs: wanted ? this.#outputs(without(batch, this.labelled(batch))) : {} };
         const logits = wanted ? this.#logitsOf(outputs) : undefined;
         return { ...(loss && learns ? { loss } : {}), ...(logits ? { logits } : {}) };
       }),
     );
+  }
+
+  /** Whether any label of a batch counts. */
+  #counts(batch: Batch): boolean {
+    const own = this.#own;
+    if (this.#ofTokens) return itemsOf([batch], this.shifts) > 0;
+    if (own?.task === "question-answering") return anyAnswer(batch);
+    return !(own && hasClasses(own)) || itemsOf([batch], false) > 0;
   }
 
   /** What a model says by its outputs: logits, those of both ends of answers, or the first output of a model that names none so. */
@@ -349,6 +359,10 @@ export class Subject {
   async release(): Promise<void> {
     if (LoadedModel.is(this.model)) await this.model.release();
   }
+}
+
+function without(batch: Batch, names: readonly string[]): Batch {
+  return Object.fromEntries(Object.entries(batch).filter(([name]) => !names.includes(name)));
 }
 
 /** [B,T,2] of two tensors [B,T]. */

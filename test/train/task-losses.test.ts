@@ -242,6 +242,27 @@ describe("losses of tasks", () => {
     await expect(metrics([{ ...none, labels: [-100, -100] }])).rejects.toThrow(/one number for each token/);
   });
 
+  const ids = [5, 6, 7];
+  test.each<[string, Case["kind"], object, object]>([
+    ["bert-classifier", "SequenceClassification", { input_ids: ids, labels: -100 }, { input_ids: ids, labels: 2 }],
+    [
+      "bert-answers",
+      "QuestionAnswering",
+      { input_ids: ids, start_positions: 0, end_positions: 3 },
+      { input_ids: ids, start_positions: 0, end_positions: 2 },
+    ],
+  ])("the same of %s: no class, or no answer in the text", async (model, kind, none, one) => {
+    const learner = await load("cpu", { model, kind, config: {} });
+    const evaluate = (rows: object[]) => {
+      const args = { per_device_eval_batch_size: 1, save_strategy: "no" } as const;
+      return new Trainer({ model: learner, eval_dataset: rows as never, args }).evaluate();
+    };
+    const { eval_loss } = await evaluate([one]);
+    expect(eval_loss).toBeGreaterThan(0);
+    expect((await evaluate([none, one])).eval_loss).toBe(eval_loss);
+    expect(await evaluate([none])).not.toHaveProperty("eval_loss");
+  });
+
   test("labels that are none are refused before anything is recorded", async () => {
     const ids = { input_ids: [[5, 6, 7]] };
     const tokens = await load("cpu", { model: "bert-tokens", kind: "TokenClassification", config: {} });

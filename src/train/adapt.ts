@@ -6,10 +6,15 @@ import { OptionError } from "../core/errors.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { get_peft_model } from "../generate/peft.js";
 
-/** @throws OptionError, as get_peft_model; for first values that are waited for */
-export function adapt(model: PreTrainedModel, peft_config: DrawnLora | null | undefined): void {
-  if (peft_config === undefined || peft_config === null) return;
-  const { init_lora_weights } = loraConfig("peft_config", peft_config).fields;
+/**
+ * Checks a config at once.
+ * @returns what puts its adapter on the model, if there is a config; it throws as get_peft_model
+ * @throws OptionError, for first values that are waited for too
+ */
+export function adapting(model: PreTrainedModel, peft_config: DrawnLora | null | undefined): (() => void) | undefined {
+  if (peft_config === undefined || peft_config === null) return undefined;
+  const config = loraConfig("peft_config", peft_config);
+  const { init_lora_weights } = config.fields;
   if (isDecomposition(init_lora_weights)) {
     throw new OptionError(
       `peft_config: ${init_lora_weights} takes parts of the weights, which a constructor cannot wait for`,
@@ -19,5 +24,5 @@ export function adapt(model: PreTrainedModel, peft_config: DrawnLora | null | un
       },
     );
   }
-  get_peft_model(model, peft_config);
+  return () => void get_peft_model(model, config);
 }

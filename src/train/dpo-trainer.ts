@@ -7,7 +7,7 @@ import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { PreTrainedModel } from "../generate/model.js";
 import { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { adapt } from "./adapt.js";
+import { adapting } from "./adapt.js";
 import { TrainingArguments } from "./arguments.js";
 import type { Logs } from "./callbacks.js";
 import { DataCollatorForPreference, prepare_preference_dataset } from "./data/preference.js";
@@ -90,7 +90,11 @@ function wrong(option: string, message: string, hint?: string): OptionError {
 }
 
 /** What a Trainer gets for it. @throws OptionError */
-function prepared(options: DPOTrainerOptions): { readonly options: TrainerOptions; readonly objective: Preferences } {
+function prepared(options: DPOTrainerOptions): {
+  readonly options: TrainerOptions;
+  readonly objective: Preferences;
+  readonly begin?: () => void;
+} {
   const given = Object.fromEntries(entriesOf(CALL, options)) as unknown as DPOTrainerOptions;
   const { args, peft_config, ref_model, ...rest } = given;
   const { model, processing_class: tokenizer, train_dataset, eval_dataset } = rest;
@@ -126,6 +130,7 @@ function prepared(options: DPOTrainerOptions): { readonly options: TrainerOption
     );
   }
   const config = isOf(args, DPOConfig) ? args : new DPOConfig(args ?? {});
+  const begin = adapting(model, peft_config);
   const { beta = 0.1, label_smoothing = 0, disable_dropout = true, ...others } = config.dpo;
   const { max_length = longestText(model.config), truncation_mode, eos_token, chat_template } = others;
   const how = pickGiven({ max_length, truncation_mode, eos_token, chat_template });
@@ -137,9 +142,7 @@ function prepared(options: DPOTrainerOptions): { readonly options: TrainerOption
     ...preparedSets(CALL, { train_dataset, eval_dataset }, (set) => prepare_preference_dataset(set, tokenizer, how)),
   };
   const loss = { beta, loss_type: lossOf(config.dpo), label_smoothing };
-  // Last, as nothing of the model may change if something is wrong.
-  adapt(model, peft_config);
-  return { options: made, objective: new Preferences(reference, loss, !disable_dropout) };
+  return { options: made, objective: new Preferences(reference, loss, !disable_dropout), ...(begin ? { begin } : {}) };
 }
 
 /** The entries that are there. */
@@ -159,9 +162,9 @@ export class DPOTrainer extends Trainer {
    * @throws OptionError for unknown and wrong options, and for examples of no format
    */
   constructor(options: DPOTrainerOptions, store?: CheckpointStore) {
-    const { options: made, objective } = prepared(options);
-    super(made, store, objective);
-    this.#objective = objective;
+    const { options: made, ...kind } = prepared(options);
+    super(made, store, kind);
+    this.#objective = kind.objective;
   }
 
   /** @throws OptionError */

@@ -7,7 +7,7 @@ import { type Options, pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { PreTrainedModel } from "../generate/model.js";
 import { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { adapt } from "./adapt.js";
+import { adapting } from "./adapt.js";
 import { TrainingArguments } from "./arguments.js";
 import { DataCollatorForPackedTexts } from "./data/collators.js";
 import { DataCollatorForLanguageModeling } from "./data/language-modeling.js";
@@ -57,7 +57,7 @@ export interface SFTTrainerOptions
 const CALL = "SFTTrainer";
 
 /** What a Trainer gets for it. @throws OptionError */
-function trainerOptions(options: SFTTrainerOptions): TrainerOptions {
+function prepared(options: SFTTrainerOptions): { readonly options: TrainerOptions; readonly begin?: () => void } {
   const { args, peft_config, ...rest } = Object.fromEntries(entriesOf(CALL, options)) as unknown as SFTTrainerOptions;
   const { model, processing_class: tokenizer, train_dataset, eval_dataset } = rest;
   if (!isOf(model, PreTrainedModel)) {
@@ -69,6 +69,7 @@ function trainerOptions(options: SFTTrainerOptions): TrainerOptions {
     });
   }
   const config = isOf(args, SFTConfig) ? args : new SFTConfig(args ?? {});
+  const begin = adapting(model, peft_config);
   const sft = {
     ...config.sft,
     max_length: config.sft.max_length === undefined ? longestText(model.config) : config.sft.max_length,
@@ -82,9 +83,7 @@ function trainerOptions(options: SFTTrainerOptions): TrainerOptions {
       prepare_sft_dataset(set, tokenizer, evaluated ? plain : sft),
     ),
   };
-  // Last, as nothing of the model may change if something is wrong.
-  adapt(model, peft_config);
-  return made;
+  return { options: made, ...(begin ? { begin } : {}) };
 }
 
 /** Batches of what prepare_sft_dataset gives: rows that are filled up, or packed texts one behind the other. */
@@ -102,6 +101,7 @@ export class SFTTrainer extends Trainer {
    * @throws OptionError for unknown and wrong options, and for examples of no format
    */
   constructor(options: SFTTrainerOptions, store?: CheckpointStore) {
-    super(trainerOptions(options), store);
+    const { options: made, ...kind } = prepared(options);
+    super(made, store, kind);
   }
 }

@@ -84,6 +84,14 @@ function optional(value: unknown, ...methods: readonly string[]): boolean {
   }
 }
 
+/** What a trainer of another kind brings. */
+export interface TrainerKind {
+  /** What it trains by, instead of a loss of the model's outputs. */
+  readonly objective?: Objective;
+  /** Called once all options are checked: from then on the model may change. */
+  readonly begin?: () => void;
+}
+
 export class Trainer {
   readonly model: TrainableModel;
   readonly args: TrainingArguments;
@@ -103,13 +111,13 @@ export class Trainer {
 
   /**
    * @param store where checkpoints are, if the options do not say
-   * @param objective what a trainer of another kind trains by
+   * @param kind what a trainer of another kind brings
    * @throws OptionError for unknown and wrong options, and for what does not fit together
    */
-  constructor(options: TrainerOptions, store?: CheckpointStore, objective?: Objective) {
+  constructor(options: TrainerOptions, store?: CheckpointStore, kind?: TrainerKind) {
     const given = Object.fromEntries(entriesOf("Trainer", options, NAMES)) as unknown as TrainerOptions;
     this.args = argumentsOf(given.args);
-    this.#subject = new Subject(given.model, functionOr("compute_loss_func", given.compute_loss_func), objective);
+    this.#subject = new Subject(given.model, functionOr("compute_loss_func", given.compute_loss_func), kind?.objective);
     this.model = given.model;
     this.#checkDType();
     this.train_dataset = given.train_dataset ?? undefined;
@@ -129,6 +137,7 @@ export class Trainer {
       optimizer: this.#optimizers[0],
       lr_scheduler: this.#optimizers[1],
     });
+    kind?.begin?.();
     this.#ready = this.#handler.tell("on_init_end", this.args, this.state);
     this.#ready.catch(() => {}); // whoever waits for it gets the error
   }

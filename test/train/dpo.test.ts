@@ -174,6 +174,9 @@ describe("runs", () => {
     expect(made({ peft_config: { r: 2 }, args: smooth })).toThrow(/label_smoothing_factor/);
     expect(() => new DPOConfig(smooth)).toThrow(/label_smoothing_factor/);
     expect(made({ args: { label_smoothing_factor: 0 }, compute_metrics: null })).toThrow(/nothing to compare/);
+    expect(made({ peft_config: { r: 2 }, args: { eval_strategy: "epoch" } })).toThrow(/needs an eval_dataset/);
+    expect(made({ peft_config: { r: 2 }, callbacks: [3] })).toThrow(/callbacks are objects/);
+    expect(made({ peft_config: { r: 2, init_lora_weights: "olora" } })).toThrow(/a constructor cannot wait for/);
     expect(model.adapters).toBeUndefined();
   });
 });

@@ -77,6 +77,9 @@ test("what is wrong is refused, and the model stays as it is", () => {
     [{ train_dataset: [{ prompt: "a" }] }, /example 0: expected text/],
     [{ processing_class: {} as never }, /must be the tokenizer/],
     [{ model: {} as never }, /expected a language model/],
+    [{ args: { eval_strategy: "epoch" }, train_dataset: ROWS }, /needs an eval_dataset/],
+    [{ callbacks: [3 as never] }, /callbacks are objects/],
+    [{ peft_config: { rank: 3 } as never }, /unknown option `rank`/],
   ];
   for (const [options, message] of wrong) {
     const make = () => trained({ args: COMMON, ...options } as never);

@@ -116,6 +116,10 @@ class Graph extends Tape {
     }
   }
 
+  drop(): void {
+    this.#prune();
+  }
+
   /** Drops entries whose outputs nobody holds, and that no later entry needs. */
   #prune(): void {
     const own = new Map<object, number>();
@@ -174,6 +178,11 @@ export const GRAPH = {
   backward: (result: unknown, gradient: unknown): void =>
     graph.backward(result as Tensor, gradient as Tensor | undefined),
 };
+
+/** Drops what was recorded for results that nobody holds, such as those of a pass that failed. It happens now and then by itself. */
+export function dropUnheld(): void {
+  graph.drop();
+}
 
 /**
  * Runs `body`; nothing in it is recorded for gradients.

@@ -136,22 +136,27 @@ export class Preferences implements Objective {
         return seen.keep();
       });
       const half = rows / 2;
-      return dpoLoss(ratios.narrow(0, 0, half), ratios.narrow(0, half, half), now.lengths, this.#options);
+      try {
+        return dpoLoss(ratios.narrow(0, 0, half), ratios.narrow(0, half, half), now.lengths, this.#options);
+      } catch (error) {
+        this.forget();
+        throw error;
+      }
     });
   }
 
   #byReference(model: PreTrainedModel, now: Read): Tensor {
     if (this.#reference) return answers(this.#reference, now);
     const adapters = model.adapters!;
-    const { active } = adapters.choice;
+    const { active, enabled } = adapters.choice;
     const own = adapters.names.includes(REFERENCE);
-    if (own) adapters.activate([REFERENCE]);
-    else adapters.enable(false);
     try {
+      if (own) adapters.activate([REFERENCE]);
+      adapters.enable(own);
       return answers(model, now);
     } finally {
-      if (own) adapters.activate(active);
-      else adapters.enable(true);
+      adapters.activate(active);
+      adapters.enable(enabled);
     }
   }
 

@@ -19,6 +19,7 @@ import type { Model } from "../nn/model.js";
 import { Module } from "../nn/module.js";
 import { StateTensor } from "../nn/state.js";
 import { copyInto } from "../ops/copy.js";
+import { dropUnheld } from "../ops/graph.js";
 import { taping } from "../ops/tape.js";
 import type { Source } from "../sources/source.js";
 import type { Batch } from "./data/types.js";
@@ -197,6 +198,7 @@ export class Subject {
     this.model.zero_grad();
     if (this.#asked) for (const [, parameter] of this.trained) parameter.requires_grad_(false);
     this.#asked = false;
+    dropUnheld(); // a pass that failed halfway may have filled the memory
   }
 
   train(mode: boolean): void {
@@ -376,7 +378,7 @@ function sideBySide(a: Tensor, b: Tensor): Tensor {
 /** @throws OctavoError for a loss that is no number */
 export async function refuseBroken(subject: Subject, batch: Batch, loss: number, step: number): Promise<void> {
   if (Number.isFinite(loss)) return;
-  const block = await subject.brokenBlock(batch);
+  const block = await subject.brokenBlock(batch).catch(() => undefined); // what goes wrong while it looks hides nothing
   throw new OctavoError("ERR_NOT_FINITE", `the loss of update ${step} is ${loss}${block ? `, from ${block} on` : ""}`, {
     details: { step, module: block, got: String(loss) },
     hint: "a lower learning_rate, or a smaller max_grad_norm; the weights are those of the update before",

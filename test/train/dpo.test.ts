@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
+import { OutOfMemoryError } from "../../src/core/errors.js";
 import { Tensor } from "../../src/core/tensor.js";
 import {
   AutoModelForCausalLM,
@@ -155,6 +156,37 @@ describe("runs", () => {
     const args = { max_steps: 1, save_strategy: "no" } as const;
     const running = new DPOTrainer({ model, processing_class: words, train_dataset: rows, args }).train();
     await expect(running).rejects.toMatchObject({ code: "ERR_NOT_FINITE", details: { step: 1 } });
+  });
+
+  test("memory that runs out leaves nothing, and what worked works", async () => {
+    const model = await load();
+    const trainer = new DPOTrainer({
+      ...{ model, processing_class: words, train_dataset: rows, eval_dataset: rows, peft_config: { r: 2 } },
+      args: { max_steps: 1, save_strategy: "no" },
+    });
+    const { live } = device.memory;
+    const allocate = device.allocate.bind(device);
+    for (const work of [() => trainer.train(), () => trainer.evaluate()]) {
+      // In the middle of a pass, and behind what is noted of it.
+      for (const before of ["attention", "log-probabilities"]) {
+        let [due, over] = [false, false];
+        device.allocate = (bytes, label) => {
+          if (due && !over) {
+            over = true;
+            throw new OutOfMemoryError(`${label} is refused`);
+          }
+          due ||= label === before;
+          return allocate(bytes, label);
+        };
+        await expect(work()).rejects.toThrow(OutOfMemoryError);
+        expect(device.memory.live, before).toBe(live);
+        expect(model.adapters!.choice).toMatchObject({ enabled: true, active: ["default"] });
+      }
+    }
+    device.allocate = allocate;
+    model.disable_adapters();
+    expect(await trainer.evaluate()).toHaveProperty("eval_loss");
+    expect(model.adapters!.choice.enabled).toBe(false);
   });
 
   test("what is refused", async () => {

@@ -224,6 +224,11 @@ describe("examples", () => {
     expect(one).toEqual({ prompt_ids: [5, 6], chosen_ids: [7, 8, 2], rejected_ids: [2] });
   });
 
+  test("messages that are none", () => {
+    const odd = [{ role: "user", content: 1n }];
+    expect(() => prepared([{ chosen: odd, rejected: odd.map((one) => ({ ...one })) }])).toThrow(/a list of messages/);
+  });
+
   test("a prompt does not end within a character", () => {
     // Both are two UTF-16 units, of which the first is the same.
     const [one] = prepared([{ chosen: "w5 \u{1f600}", rejected: "w5 \u{1f601}" }]);

@@ -130,12 +130,21 @@ function withPrompt({ prompt, chosen, rejected }: Feature): Answers {
   if (prompt !== undefined && prompt !== null) return { prompt, chosen, rejected };
   const [a, b] = [chosen, rejected] as [string | readonly unknown[], string | readonly unknown[]];
   if (typeof a !== typeof b || !(typeof a === "string" || isList(a))) return { prompt: "", chosen, rejected };
-  const alike = (at: number): boolean => JSON.stringify(a[at]) === JSON.stringify(b[at]);
+  const alike = (at: number): boolean => a[at] === b[at] || (typeof a !== "string" && same(a[at], b[at]));
   let end = 0;
   while (end < a.length && end < b.length && alike(end)) end++;
   if (typeof a === "string" && /[\ud800-\udbff]$/.test(a.slice(0, end))) end--; // half a character
   if (end > 0 && a[end - 1] === " ") end--; // a blank belongs to the answer
   return { prompt: a.slice(0, end), chosen: a.slice(end), rejected: b.slice(end) };
+}
+
+/** Whether two messages are the same. What JSON has no words for is told where messages are read. */
+function same(a: unknown, b: unknown): boolean {
+  try {
+    return JSON.stringify(a) === JSON.stringify(b);
+  } catch {
+    return false;
+  }
 }
 
 type Three = readonly [prompt: readonly number[], chosen: readonly number[], rejected: readonly number[]];

@@ -1,12 +1,14 @@
 // The loss of direct preference optimization (Rafailov et al. 2023, equation 7), and its relatives, of batches of preferences.
 
 import { OptionError } from "../core/errors.js";
+import { listed } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { causalForward } from "../generate/causal-forward.js";
 import { type Ids, readBatch, readMask } from "../generate/inputs.js";
 import type { NextLabels } from "../generate/labels.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { surprise } from "../generate/task-loss.js";
+import { warnOnce } from "../generate/warn.js";
 import { activation } from "../ops/activation.js";
 import { add } from "../ops/add.js";
 import { copyInto } from "../ops/copy.js";
@@ -104,6 +106,27 @@ function answers(model: PreTrainedModel, { batch, targets }: Read): Tensor {
   return scale(loss!, -1);
 }
 
+/** Checks that the reference can be the model without its adapters. @throws OptionError */
+function checkOff({ adapters }: PreTrainedModel): void {
+  if (!adapters) {
+    throw new OptionError("DPOTrainer: the model has no adapters any more, so there is nothing to compare it to", {
+      hint: "get_peft_model(model, config), or pass ref_model",
+    });
+  }
+  const { active, merged } = adapters.choice;
+  if (merged.size > 0) {
+    throw new OptionError("DPOTrainer: adapters are merged into the weights, which are to be the reference", {
+      hint: "unmerge_adapter() first, or pass ref_model",
+    });
+  }
+  const trained = active.filter((name) => adapters.get(name).biases.length > 0);
+  if (trained.length === 0) return;
+  warnOnce(
+    "reference biases",
+    `the reference has the trained biases of ${listed(trained)}, as biases stay when adapters are off; a ref_model has its own`,
+  );
+}
+
 /** What a DPOTrainer trains by. */
 export class Preferences implements Objective {
   readonly rows_per_example = 2;
@@ -147,7 +170,7 @@ export class Preferences implements Objective {
 
   #byReference(model: PreTrainedModel, now: Read): Tensor {
     if (this.#reference) return answers(this.#reference, now);
-    const adapters = model.adapters!;
+    const adapters = model.adapters!; // as `begin` has checked
     const { active, enabled } = adapters.choice;
     const own = adapters.names.includes(REFERENCE);
     try {
@@ -160,8 +183,9 @@ export class Preferences implements Objective {
     }
   }
 
-  begin(mode: Mode): void {
+  begin(mode: Mode, model: PreTrainedModel): void {
     this.#sums[mode] = none();
+    if (!this.#reference) checkOff(model);
   }
 
   async noted(mode: Mode): Promise<void> {

@@ -110,7 +110,7 @@ export async function evaluation(
   const pieces: Piece[] = [];
   const labels: unknown[] = [];
   subject.train(false);
-  subject.objective?.begin("eval");
+  subject.open("eval");
   for await (const features of batchesOf(dataset, plan, 0)) {
     const batch = await collate(features);
     const examples = examplesOf(batch) / (subject.objective?.rows_per_example ?? 1);

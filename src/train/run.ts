@@ -79,8 +79,8 @@ export class Run {
     try {
       this.#trained = subject.begin(this.#input.args.gradient_checkpointing);
       await this.#prepare(saved);
+      subject.open("train");
       subject.hold();
-      subject.objective?.begin("train");
       try {
         return await this.#loop(saved !== undefined);
       } finally {

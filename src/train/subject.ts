@@ -45,8 +45,8 @@ export interface Objective {
   readonly dropout: boolean;
   /** Records the mean loss of a batch, f32[1]. @throws ShapeError, OptionError */
   loss(model: PreTrainedModel, batch: Batch): Tensor;
-  /** A run or an evaluation begins: what an earlier one left behind, as it failed, is none of its. */
-  begin(mode: Mode): void;
+  /** A run or an evaluation begins: what an earlier one left behind, as it failed, is none of its. @throws OptionError */
+  begin(mode: Mode, model: PreTrainedModel): void;
   /** Reads what it noted of the last batch, whose loss was read. */
   noted(mode: Mode): Promise<void>;
   /** Frees what it noted of a batch that failed. */
@@ -203,6 +203,11 @@ export class Subject {
 
   train(mode: boolean): void {
     this.model.train(mode && this.objective?.dropout !== false);
+  }
+
+  /** Begins a run or an evaluation of an objective, if there is one. @throws OptionError */
+  open(mode: Mode): void {
+    this.objective?.begin(mode, this.model as PreTrainedModel);
   }
 
   /** What the model gives for a batch. @throws OptionError for what is no object */

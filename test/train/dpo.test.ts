@@ -187,6 +187,11 @@ describe("runs", () => {
     model.disable_adapters();
     expect(await trainer.evaluate()).toHaveProperty("eval_loss");
     expect(model.adapters!.choice.enabled).toBe(false);
+    model.enable_adapters();
+    await model.merge_adapter();
+    await expect(trainer.evaluate()).rejects.toThrow(/adapters are merged into the weights/);
+    model.unload();
+    await expect(trainer.train()).rejects.toThrow(/no adapters any more/);
   });
 
   test("what is refused", async () => {

@@ -322,12 +322,7 @@ export class LoraConfig<Init extends InitLora = boolean | "gaussian"> {
    * @throws OptionError
    */
   set init_lora_weights(value: InitLora) {
-    const { init_lora_weights } = readOptions(
-      "LoraConfig",
-      { init_lora_weights: LORA.init_lora_weights },
-      { init_lora_weights: value },
-    );
-    this.#fields = { ...this.#fields, init_lora_weights: init_lora_weights ?? true };
+    this.#fields = this.with({ init_lora_weights: value === undefined ? true : value }).fields;
   }
 
   get r(): number {

@@ -159,7 +159,11 @@ export abstract class AdapterMethods extends VocabularyMethods {
     const read = loraConfig("add_adapter", first);
     const { name: base } = this.adapterHost!.origin;
     const given = read.with({ base_model_name_or_path: base ?? read.fields.base_model_name_or_path });
-    if (isDecomposition(read.fields.init_lora_weights)) return this.#addDecomposing(adapters.prepare(called, given));
+    const { init_lora_weights: init, loftq_config: loftq } = read.fields;
+    if (init !== "loftq" && loftq && Object.keys(loftq).length > 0) {
+      warnOnce("loftq_config", `loftq_config is for init_lora_weights: "loftq", and says nothing beside ${show(init)}`);
+    }
+    if (isDecomposition(init)) return this.#addDecomposing(adapters.prepare(called, given));
     adapters.add(called, given);
     this.#begin(adapters, called);
     return this;

@@ -223,6 +223,9 @@ test("a first save says how it began, or that it is a plain one", async () => {
   expect(() => {
     made.peft_config.default!.init_lora_weights = "best" as never;
   }).toThrow(/init_lora_weights must be/);
+  expect(() => {
+    made.peft_config.default!.init_lora_weights = "loftq";
+  }).toThrow(/needs a loftq_config/);
 });
 
 describe("what is refused, before anything changes", () => {

@@ -21,7 +21,7 @@ import {
 } from "./checkpoint.js";
 import type { Batch, DataCollator, Dataset } from "./data/types.js";
 import type { CallbackHandler } from "./handler.js";
-import { itemsOf, tokensOf } from "./items.js";
+import { tokensOf } from "./items.js";
 import { type Length, lengthOf, newState } from "./length.js";
 import { isBetter, metricName, speedMetrics } from "./metrics.js";
 import { scaleGradients, squaredNorms } from "./norm.js";
@@ -186,7 +186,7 @@ export class Run {
   async #update(window: readonly Batch[]): Promise<void> {
     const { subject, args } = this.#input;
     const step = this.#state.global_step + 1;
-    const items = subject.countsItems ? itemsOf(window, subject.shifts) : undefined;
+    const items = subject.items(window);
     for (const [i, batch] of window.entries()) {
       if (i === 0) await this.#tell("on_step_begin");
       subject.train(true);

@@ -118,9 +118,10 @@ export class Subject {
     return LoadedModel.is(this.model) && !this.#loss && !this.objective ? this.model : undefined;
   }
 
-  /** True if losses are divided by the labels of the whole update. */
-  get countsItems(): boolean {
-    return this.#loss !== undefined || this.#ofTokens;
+  /** The labels of an update, by which its losses are divided; undefined if each batch has a mean of its own. */
+  items(window: readonly Batch[]): number | undefined {
+    const counts = this.#ofTokens || (this.#loss && window.some(({ labels }) => labels !== undefined));
+    return counts ? itemsOf(window, this.#shifts) : undefined;
   }
 
   /** True for a loss of its own that is about tokens. */
@@ -129,7 +130,7 @@ export class Subject {
   }
 
   /** True if the first label of a row is nobody's: causal language models shift them. */
-  get shifts(): boolean {
+  get #shifts(): boolean {
     return this.#own?.task === "causal-lm";
   }
 
@@ -293,7 +294,7 @@ export class Subject {
   /** Whether any label of a batch counts. */
   #counts(batch: Batch): boolean {
     const own = this.#own;
-    if (this.#ofTokens) return itemsOf([batch], this.shifts) > 0;
+    if (this.#ofTokens) return itemsOf([batch], this.#shifts) > 0;
     if (own?.task === "question-answering") return anyAnswer(batch);
     return !(own && hasClasses(own)) || itemsOf([batch], false) > 0;
   }

@@ -7,7 +7,7 @@ import type { Matrix, Parameter } from "../nn/module.js";
 import type { Source } from "../sources/source.js";
 import type { TrainingArguments } from "./arguments.js";
 import type { Logs, TrainerCallback } from "./callbacks.js";
-import type { Batch, DataCollator, Dataset } from "./data/types.js";
+import type { DataCollator, Dataset } from "./data/types.js";
 import type { TrainingOptions } from "./options.js";
 import type { LRScheduler } from "./schedules.js";
 
@@ -43,7 +43,8 @@ export interface EvalPrediction {
 
 /**
  * A loss of what the model gave without labels: a sum over `num_items`, as the losses of an update's batches are added.
- * @param num_items labels that count in all batches of the update; undefined when evaluating, for the mean over the batch
+ * @param num_items labels that count in all batches of the update; undefined when evaluating and where batches have no labels, for the mean
+ * over the batch
  */
 export type LossFunction = (outputs: ForwardOutput, labels: unknown, num_items: number | undefined) => Tensor;
 
@@ -85,10 +86,4 @@ export interface TrainOutput {
 
 export interface PredictionOutput extends EvalPrediction {
   readonly metrics: Logs;
-}
-
-/** One batch, and how many labels count in it. */
-export interface CountedBatch {
-  readonly batch: Batch;
-  readonly items: number | undefined;
 }

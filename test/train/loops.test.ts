@@ -18,6 +18,7 @@ import { functional, Linear, Module, manual_seed } from "../../src/nn/index.js";
 import { EVENTS } from "../../src/train/callbacks.js";
 import {
   clip_grad_norm_,
+  type ForwardOutput,
   get_scheduler,
   no_grad,
   Trainer,
@@ -208,12 +209,14 @@ describe("on the CPU", { timeout: 120_000 }, () => {
     );
     own(model);
     const rows = DATA.train.slice(0, 6).map(({ input_ids }, i) => ({ input_ids, label: i % 2 }));
+    const counts: unknown[] = [];
     const trainer = trainerOf(
       model,
       { num_train_epochs: 8, per_device_train_batch_size: 3, learning_rate: 1e-3, lr_scheduler_type: "constant" },
       {
         train_dataset: rows,
-        compute_loss_func: ({ logits }, labels) => {
+        compute_loss_func: ({ logits }, labels, items) => {
+          counts.push(items);
           const target = Tensor.from(device, Int32Array.from(labels as number[]), [(labels as number[]).length]);
           return functional.cross_entropy(logits as Tensor, target);
         },
@@ -222,6 +225,17 @@ describe("on the CPU", { timeout: 120_000 }, () => {
     await trainer.train();
     const all = losses(trainer);
     expect(all.at(-1)!).toBeLessThan(all[0]! / 2);
+    expect(counts).toEqual(new Array(16).fill(3));
+    // Without labels none is counted: a loss divided by 0 would be no number.
+    const given = {
+      train_dataset: rows.map(({ input_ids }) => ({ input_ids })),
+      compute_loss_func: ({ logits }: ForwardOutput, _: unknown, items: unknown) => {
+        counts.push(items);
+        return functional.mean(logits as Tensor);
+      },
+    };
+    await trainerOf(model, { max_steps: 1 }, given).train();
+    expect(counts.at(-1)).toBeUndefined();
   });
 
   test("events come in transformers' order, and flags steer the run", async () => {

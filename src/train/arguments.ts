@@ -167,3 +167,18 @@ export function argumentsOf(given: unknown): TrainingArguments {
     ? (given as unknown as TrainingArguments)
     : new TrainingArguments((given ?? {}) as TrainingOptions);
 }
+
+/**
+ * What a trainer with a config of its own takes: options, or TrainingArguments as they are. As in TRL these keep transformers' defaults.
+ * @param defaults names whose defaults are others in the config
+ * @throws OptionError for the config of another trainer
+ */
+export function optionsOf(call: string, given: unknown, defaults: readonly string[]): TrainingOptions {
+  if (!isOf(given, Class)) return (given ?? {}) as TrainingOptions;
+  const args = given as unknown as TrainingArguments;
+  if (Object.getPrototypeOf(args) !== Class.prototype) {
+    throw new OptionError(`${call}: args are the config of another trainer`, { details: { option: "args" } });
+  }
+  const names = new Set([...defaults, ...args.given]);
+  return Object.fromEntries(Object.entries(args).filter(([name]) => name in TRAINING && names.has(name)));
+}

@@ -8,7 +8,7 @@ import { show } from "../core/show.js";
 import { PreTrainedModel } from "../generate/model.js";
 import { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { adapting } from "./adapt.js";
-import { TrainingArguments } from "./arguments.js";
+import { optionsOf, TrainingArguments } from "./arguments.js";
 import type { Logs } from "./callbacks.js";
 import { DataCollatorForPreference, prepare_preference_dataset } from "./data/preference.js";
 import { type Examples, longestText, preparedSets } from "./data/prepared-sets.js";
@@ -74,7 +74,7 @@ export interface DPOTrainerOptions
    * of that name.
    */
   readonly ref_model?: PreTrainedModel | null;
-  readonly args?: DPOConfig | DPOConfigOptions;
+  readonly args?: DPOConfig | DPOConfigOptions | TrainingArguments;
   readonly train_dataset?: DPODataset;
   readonly eval_dataset?: DPODataset | Readonly<Record<string, DPODataset>>;
   /** The tokenizer. */
@@ -129,7 +129,7 @@ function prepared(options: DPOTrainerOptions): {
       "pass peft_config, so that only an adapter is trained, or load the model once more as ref_model",
     );
   }
-  const config = isOf(args, DPOConfig) ? args : new DPOConfig(args ?? {});
+  const config = isOf(args, DPOConfig) ? args : new DPOConfig(optionsOf(CALL, args, Object.keys(DEFAULTS)));
   const begin = adapting(model, peft_config);
   const { beta = 0.1, label_smoothing = 0, disable_dropout = true, ...others } = config.dpo;
   const { max_length = longestText(model.config), truncation_mode, eos_token, chat_template } = others;

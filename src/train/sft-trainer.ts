@@ -8,7 +8,7 @@ import { show } from "../core/show.js";
 import { PreTrainedModel } from "../generate/model.js";
 import { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { adapting } from "./adapt.js";
-import { TrainingArguments } from "./arguments.js";
+import { optionsOf, TrainingArguments } from "./arguments.js";
 import { DataCollatorForPackedTexts } from "./data/collators.js";
 import { DataCollatorForLanguageModeling } from "./data/language-modeling.js";
 import { type Examples, longestText, preparedSets } from "./data/prepared-sets.js";
@@ -45,7 +45,7 @@ export type SFTDataset = Examples;
 export interface SFTTrainerOptions
   extends Omit<TrainerOptions, "model" | "args" | "train_dataset" | "eval_dataset" | "processing_class" | "tokenizer"> {
   readonly model: PreTrainedModel;
-  readonly args?: SFTConfig | SFTConfigOptions;
+  readonly args?: SFTConfig | SFTConfigOptions | TrainingArguments;
   readonly train_dataset?: SFTDataset;
   readonly eval_dataset?: SFTDataset | Readonly<Record<string, SFTDataset>>;
   /** The tokenizer. */
@@ -68,7 +68,7 @@ function prepared(options: SFTTrainerOptions): { readonly options: TrainerOption
       details: { option: "processing_class" },
     });
   }
-  const config = isOf(args, SFTConfig) ? args : new SFTConfig(args ?? {});
+  const config = isOf(args, SFTConfig) ? args : new SFTConfig(optionsOf(CALL, args, Object.keys(DEFAULTS)));
   const begin = adapting(model, peft_config);
   const sft = {
     ...config.sft,

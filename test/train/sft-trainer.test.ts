@@ -3,7 +3,15 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { AutoModelForCausalLM, AutoTokenizer, OptionError, type PreTrainedModel } from "../../src/index.js";
-import { Dataset, IterableDataset, SFTConfig, SFTTrainer, type SFTTrainerOptions } from "../../src/train.js";
+import {
+  Dataset,
+  DPOConfig,
+  IterableDataset,
+  SFTConfig,
+  SFTTrainer,
+  type SFTTrainerOptions,
+  TrainingArguments,
+} from "../../src/train.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { STORYTELLER } from "../support/models.js";
 import { temporary } from "../support/temporary.js";
@@ -69,6 +77,13 @@ test("a stream", async () => {
   expect(trainer.state.log_history.flatMap(({ loss }) => loss ?? []).length).toBe(3);
 });
 
+test("TrainingArguments are taken as they are", () => {
+  const { args } = trained({ args: new TrainingArguments({ max_steps: 3, seed: 5 }), train_dataset: ROWS });
+  expect(args).toMatchObject({ max_steps: 3, seed: 5, learning_rate: 5e-5, logging_steps: 500 });
+  expect(args).toBeInstanceOf(SFTConfig);
+  expect([...args.given]).not.toContain("save_strategy");
+});
+
 test("what is wrong is refused, and the model stays as it is", () => {
   const wrong: [Partial<SFTTrainerOptions>, RegExp][] = [
     [{ args: { packing: 3 } as never }, /packing must be true or false/],
@@ -79,6 +94,7 @@ test("what is wrong is refused, and the model stays as it is", () => {
     [{ model: {} as never }, /expected a language model/],
     [{ args: { eval_strategy: "epoch" }, train_dataset: ROWS }, /needs an eval_dataset/],
     [{ callbacks: [3 as never] }, /callbacks are objects/],
+    [{ args: new DPOConfig() }, /args are the config of another trainer/],
     [{ peft_config: { rank: 3 } as never }, /unknown option `rank`/],
   ];
   for (const [options, message] of wrong) {

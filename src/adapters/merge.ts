@@ -14,7 +14,7 @@ import { taping } from "../ops/tape.js";
 import type { Adapter, Place } from "./adapter.js";
 import { checkChangeable, storedAs } from "./matrices.js";
 import type { Adapters } from "./set.js";
-import { type LoraLayer, merged, mergeFactor, type Role, unmerged, type WholeLayer } from "./weight.js";
+import { type LoraLayer, merged, mergeFactor, unmerged, type WholeLayer } from "./weight.js";
 
 /** What quantizing merged weights anew has cost. */
 export interface MergeError {
@@ -28,15 +28,10 @@ export interface MergeError {
   readonly of_change: number;
 }
 
+/** A layer that is in a matrix. */
 interface Step {
-  readonly layer: LoraLayer;
+  readonly place: Place;
   readonly factor: Tensor | undefined;
-}
-
-/** Layers that are in a matrix, in order. */
-interface Merged {
-  readonly role: Role;
-  readonly steps: readonly Step[];
 }
 
 /** Squares to be read: of the error, of the weights, of the change. */
@@ -48,7 +43,8 @@ interface Measured {
 
 export class Merging {
   readonly #adapters: Adapters;
-  readonly #merged = new Map<Matrix, Merged>();
+  /** Layers that are in each matrix, in order. */
+  readonly #merged = new Map<Matrix, readonly Step[]>();
 
   constructor(adapters: Adapters) {
     this.#adapters = adapters;
@@ -84,7 +80,7 @@ export class Merging {
 
   /**
    * Merges adapters, in this order. What that cost is measured after it is done.
-   * @throws as `check`; the weights are then as they were
+   * @throws as `check`; the weights are then as they were, but for what taking adapters out rounds
    */
   merge(names: readonly string[]): Promise<readonly MergeError[]> {
     const { added, work } = this.#work(names);
@@ -106,15 +102,24 @@ export class Merging {
     return Promise.all(measured.map(errorOf));
   }
 
-  /** Takes all adapters out of the stored weights. */
+  /** Takes all adapters out of the stored weights. @throws OutOfMemoryError; they are in there then, as before */
   unmerge(): void {
-    for (const [matrix, { steps }] of [...this.#merged]) this.#takeOut(matrix, steps.length);
+    const done: (readonly [Matrix, readonly Place[]])[] = [];
+    try {
+      for (const [matrix, steps] of [...this.#merged]) {
+        this.#takeOut(matrix, steps.length);
+        done.push([matrix, steps.map(({ place }) => place)]);
+      }
+    } catch (error) {
+      for (const [matrix, places] of done) taping(undefined, () => this.#mergeInto(matrix, places, false));
+      throw error;
+    }
     this.#adapters.holds([]);
   }
 
   /** Lets the stored weights be as they are: they are the model's now. */
   keep(): void {
-    for (const { steps } of this.#merged.values()) for (const { factor } of steps) factor?.dispose();
+    for (const steps of this.#merged.values()) for (const { factor } of steps) factor?.dispose();
     this.#merged.clear();
     this.#adapters.holds([]);
   }
@@ -142,40 +147,47 @@ export class Merging {
     });
   }
 
-  #mergeInto(matrix: Matrix, places: readonly Place[]): Measured | undefined {
+  /** @param measured what that cost is wanted, where it costs anything */
+  #mergeInto(matrix: Matrix, places: readonly Place[], measured = true): Measured | undefined {
     const { inner } = matrix;
-    const { role } = places[0]!;
-    const steps: Step[] = [];
     const result = scope(() => {
       const before = inner!.dense("f32");
+      const steps: Step[] = [];
       let rows = before;
       for (const place of places) {
+        const { role } = place;
         const layer = place.layer as LoraLayer;
-        const factor = mergeFactor(rows, layer, role)?.keep();
-        steps.push({ layer, factor });
+        const factor = mergeFactor(rows, layer, role);
+        steps.push({ place, factor });
         rows = merged(rows, layer, role, factor);
       }
       const weight = storedAs(inner!, rows, places[0]!.path);
-      const sums = inner!.scheme === "dense" ? [] : measure(weight, rows, before);
-      return { weight, sums };
+      let sums: Tensor[] = [];
+      try {
+        if (measured && inner!.scheme !== "dense") sums = measure(weight, rows, before);
+      } catch (error) {
+        weight.dispose(); // outlives scopes
+        throw error;
+      }
+      for (const { factor } of steps) factor?.keep();
+      for (const sum of sums) sum.keep();
+      return { weight, sums, steps };
     });
+    const { steps, sums } = result;
     matrix.refill(result.weight);
-    const known = this.#merged.get(matrix)?.steps ?? [];
-    this.#merged.set(matrix, { role, steps: [...known, ...steps] });
-    if (result.sums.length === 0) return undefined;
-    for (const sum of result.sums) sum.keep();
-    return { module: places[0]!.path, scheme: inner!.scheme, sums: result.sums };
+    this.#merged.set(matrix, [...(this.#merged.get(matrix) ?? []), ...steps]);
+    return sums.length === 0 ? undefined : { module: places[0]!.path, scheme: inner!.scheme, sums };
   }
 
   /** Takes the last `count` layers out of a matrix. */
   #takeOut(matrix: Matrix, count: number): void {
-    const { role, steps } = this.#merged.get(matrix)!;
+    const steps = this.#merged.get(matrix)!;
     const { inner } = matrix;
     const weight = taping(undefined, () =>
       scope(() => {
         let rows = inner!.dense("f32");
-        for (const { layer, factor } of steps.slice(steps.length - count).reverse()) {
-          rows = unmerged(rows, layer, role, factor);
+        for (const { place, factor } of steps.slice(steps.length - count).reverse()) {
+          rows = unmerged(rows, place.layer as LoraLayer, place.role, factor);
         }
         return storedAs(inner!, rows, "unmerged");
       }),
@@ -183,7 +195,7 @@ export class Merging {
     matrix.refill(weight);
     for (const { factor } of steps.slice(steps.length - count)) factor?.dispose();
     const left = steps.slice(0, steps.length - count);
-    if (left.length > 0) this.#merged.set(matrix, { role, steps: left });
+    if (left.length > 0) this.#merged.set(matrix, left);
     else this.#merged.delete(matrix);
   }
 

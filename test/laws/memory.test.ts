@@ -151,6 +151,26 @@ test.each(["none", "llm_int8", "nf4"])("while a model is filled with random valu
   await device.close();
 });
 
+test("while an adapter is merged into codes", async () => {
+  const device = openDevice("cpu", { threads: 1 });
+  const model = await AutoModelForCausalLM.from_pretrained(folder, { device, load_in_8bit: true });
+  const count = await starve(device, async () => {
+    try {
+      model.add_adapter({ r: 1, target_modules: ["q_proj"], use_dora: true });
+      await model.merge_adapter();
+      model.unmerge_adapter();
+      expect(model.adapters!.choice.merged.size).toBe(0);
+    } finally {
+      // What fails while adapters are taken out leaves them in.
+      if (model.adapters) model.unload();
+    }
+  });
+  expect(count).toBeGreaterThan(20);
+  model.dispose();
+  expectNoLeaks(device);
+  await device.close();
+});
+
 test("a file that is gone while it is read leaves nothing", async () => {
   const gone = join(folder, "gone.safetensors");
   const device = openDevice("reference"); // reads through the host

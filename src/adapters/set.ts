@@ -19,6 +19,7 @@ import {
   takeOut,
 } from "./adapter.js";
 import type { AnyLoraConfig } from "./config.js";
+import { isDecomposition } from "./first-values.js";
 import { RowAdapters, type RowMasks } from "./rows.js";
 import { targetsOf } from "./targets.js";
 import { Adapted, type Choice } from "./weight.js";
@@ -119,8 +120,21 @@ export class Adapters {
     return adapter;
   }
 
-  /** Only one adapter of a model may have its biases, as in PEFT. @throws OptionError */
+  /**
+   * Only one adapter of a model may have its biases, as in PEFT; and parts are taken of the model's own weights, which others are not in.
+   * @throws OptionError
+   */
   checkConfig({ fields }: AnyLoraConfig): void {
+    const { merged } = this.#state;
+    if (merged.size > 0 && isDecomposition(fields.init_lora_weights)) {
+      throw new OptionError(
+        `${fields.init_lora_weights} takes parts of the weights, with ${listed([...merged])} merged into them`,
+        {
+          details: { option: "init_lora_weights" },
+          hint: "unmerge_adapter() first",
+        },
+      );
+    }
     if (fields.bias === "none") return;
     const other = [...this.#adapters.values()].find(({ biases }) => biases.length > 0);
     if (other) {

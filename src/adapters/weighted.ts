@@ -9,6 +9,7 @@ import { add } from "../ops/add.js";
 import { scale } from "../ops/scale.js";
 import { taping } from "../ops/tape.js";
 import type { Adapter, Place } from "./adapter.js";
+import { isDecomposition } from "./first-values.js";
 import { side } from "./matrices.js";
 import type { Adapters } from "./set.js";
 import type { LoraLayer } from "./weight.js";
@@ -42,6 +43,15 @@ export function addWeighted(
   const parts = list.map((name) => adapters.get(name));
   const name = adapters.free(given);
   for (const { name: part, config, replaced, biases, places } of parts) {
+    if (isDecomposition(config.fields.init_lora_weights)) {
+      throw new OctavoError(
+        "ERR_UNSUPPORTED",
+        `add_weighted_adapter: ${part} is over weights that lack its beginning`,
+        {
+          hint: "save_pretrained with path_initial_model_for_weight_conversion makes it a plain one",
+        },
+      );
+    }
     const more = replaced.length + biases.length > 0 || places.some(({ layer }) => layer.kind === "whole");
     if (!more && !config.fields.use_dora) continue;
     throw new OctavoError("ERR_UNSUPPORTED", `add_weighted_adapter: ${part} has whole modules, biases or DoRA`);

@@ -183,6 +183,19 @@ test("what is converted to an adapter over the whole weights, and what is not", 
   }
 });
 
+test("beside merged adapters nothing begins with parts of the weights, and what began so is not summed", async () => {
+  const base = await load("cpu");
+  base.add_adapter({ r: 2, target_modules: ["q_proj"] }, "plain");
+  await base.merge_adapter();
+  const olora = { r: 2, target_modules: ["q_proj"], init_lora_weights: "olora" } as const;
+  await expect(async () => base.add_adapter(olora)).rejects.toThrow(/with plain merged into them/);
+  await expect(base.load_adapter(join(FIXTURES, ...INIT, "pissa"))).rejects.toThrow(/with plain merged into them/);
+  base.unmerge_adapter();
+  await base.add_adapter(olora);
+  const sum = () => base.add_weighted_adapter(["default", "plain"], [1, 1], "sum", { combination_type: "cat" });
+  expect(sum).toThrow(/default is over weights that lack its beginning/);
+});
+
 test("memory that runs out leaves the weights as they were", async () => {
   const base = await load("cpu");
   const matrices = [...base.module.named_modules()].flatMap(([path, module]) =>

@@ -2,7 +2,8 @@
 // folders of their names.
 
 import type { FolderWriter, TensorToWrite } from "../checkpoints/folder.js";
-import { OctavoError, throwIfAborted } from "../core/errors.js";
+import { OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
+import { listed } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { partOf } from "../load/published.js";
 import { sizeOf } from "../load/save.js";
@@ -14,6 +15,7 @@ import type { Adapter } from "./adapter.js";
 import type { AnyLoraConfig } from "./config.js";
 import { side } from "./matrices.js";
 import { PREFIX } from "./read.js";
+import type { Adapters } from "./set.js";
 import { type LoraLayer, merged, type Role } from "./weight.js";
 
 /** Modules that PEFT saves beside an adapter over them. */
@@ -62,6 +64,23 @@ function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
     add(wrapped ? name.replace(/\.bias$/, ".base_layer.bias") : name, () => own.value.alias());
   }
   return new Map([...parts].sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
+/**
+ * Checks that the matrices which an adapter's file holds are the model's own.
+ * @throws OptionError while adapters are merged into one of them
+ */
+export function checkTables(adapters: Adapters, { name, places }: Adapter): void {
+  const held = new Set(
+    places.flatMap(({ path, matrix, layer }) => (EMBEDDINGS.test(path) && layer.kind === "lora" ? [matrix] : [])),
+  );
+  const inside = [...adapters.choice.merged].filter((other) =>
+    adapters.get(other).places.some(({ matrix, layer }) => layer.kind === "lora" && held.has(matrix)),
+  );
+  if (inside.length === 0) return;
+  throw new OptionError(`the file of ${name} holds an embedding or a head, into which ${listed(inside)} are merged`, {
+    hint: "unmerge_adapter() first",
+  });
 }
 
 /** A and B of twice the rank: what a layer adds to the whole weights, which lack what it began with. */

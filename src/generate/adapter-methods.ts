@@ -16,7 +16,7 @@ import { type Read, readAdapter } from "../adapters/read.js";
 import type { RowAdapters } from "../adapters/rows.js";
 import { Adapters, adapterName, noAdapters, type Prepared } from "../adapters/set.js";
 import { addWeighted, type Combination } from "../adapters/weighted.js";
-import { adapterState } from "../adapters/write.js";
+import { adapterState, checkTables } from "../adapters/write.js";
 import { isList, isOf, listOf } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
@@ -376,7 +376,9 @@ export abstract class AdapterMethods extends VocabularyMethods {
     this.checkUsable();
     const { adapters } = this;
     if (!adapters) throw noAdapters();
-    return adapterState(adapters.get(name ?? adapters.choice.active[0] ?? adapters.names[0]));
+    const adapter = adapters.get(name ?? adapters.choice.active[0] ?? adapters.names[0]);
+    checkTables(adapters, adapter);
+    return adapterState(adapter);
   }
 
   /** All parameters: the model's by their names in checkpoints, and those of adapters as PEFT calls them. */

@@ -4,7 +4,7 @@ import { type Adapter, disposeAdapter } from "../adapters/adapter.js";
 import { isDecomposition } from "../adapters/first-values.js";
 import { readAdapter } from "../adapters/read.js";
 import type { Adapters } from "../adapters/set.js";
-import { writeAdapters } from "../adapters/write.js";
+import { checkTables, writeAdapters } from "../adapters/write.js";
 import type { FolderWriter } from "../checkpoints/folder.js";
 import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
@@ -49,6 +49,7 @@ export async function saveAdapters(
     });
   }
   const chosen = selected_adapters.map((name) => ({ adapter: adapters.get(name) }));
+  for (const { adapter } of chosen) checkTables(adapters, adapter);
   const from = given.path_initial_model_for_weight_conversion;
   if (from === undefined) return { ...(await writeAdapters(chosen, folders, folder, signal)), warnings: [] };
   const option = "path_initial_model_for_weight_conversion";

@@ -183,7 +183,7 @@ test("what is converted to an adapter over the whole weights, and what is not", 
   }
 });
 
-test("beside merged adapters nothing begins with parts of the weights, and what began so is not summed", async () => {
+test("beside merged adapters no matrix of the model is saved, nothing begins with parts of the weights, and what began so is not summed", async () => {
   const base = await load("cpu");
   base.add_adapter({ r: 2, target_modules: ["q_proj"] }, "plain");
   await base.merge_adapter();
@@ -191,6 +191,12 @@ test("beside merged adapters nothing begins with parts of the weights, and what 
   await expect(async () => base.add_adapter(olora)).rejects.toThrow(/with plain merged into them/);
   await expect(base.load_adapter(join(FIXTURES, ...INIT, "pissa"))).rejects.toThrow(/with plain merged into them/);
   base.unmerge_adapter();
+  base.add_adapter({ r: 2, target_modules: ["lm_head"] }, "head");
+  await base.merge_adapter(["head"]);
+  await expect(base.save_pretrained(temporary("head"))).rejects.toThrow(/a head, into which head are merged/);
+  await expect(base.get_adapter_state_dict("head")).rejects.toThrow(/a head, into which head are merged/);
+  expect((await base.get_adapter_state_dict("plain")).size).toBe(4);
+  base.delete_adapter("head");
   await base.add_adapter(olora);
   const sum = () => base.add_weighted_adapter(["default", "plain"], [1, 1], "sum", { combination_type: "cat" });
   expect(sum).toThrow(/default is over weights that lack its beginning/);

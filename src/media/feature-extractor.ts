@@ -40,11 +40,11 @@ type Samples = Float32Array | readonly number[];
 type Channels = Samples | readonly [Samples] | readonly [Samples, Samples];
 
 /** Samples with their rate in Hz, under any of the names that pipelines in JavaScript and Python have for them. */
-export type RatedSound = { readonly sampling_rate: number } & (
-  | { readonly samples: Channels }
-  | { readonly raw: Channels }
-  | { readonly array: Channels }
-);
+export type RatedSound = {
+  readonly sampling_rate: number;
+  /** Samples at both sides of a part of a longer sound that are heard, but not written: of speech recognition by CTC. */
+  readonly stride?: readonly [left: number, right: number];
+} & ({ readonly samples: Channels } | { readonly raw: Channels } | { readonly array: Channels });
 
 /** Sound: samples from -1 to 1 at the model's rate, samples with their rate, or a WAV file. Other rates are resampled. */
 export type SoundInput = Samples | RatedSound | MediaFile;

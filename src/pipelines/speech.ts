@@ -1,16 +1,17 @@
 // automatic-speech-recognition: by encoder-decoders that write (Whisper), and by CTC. Long sound window by window, or in chunks that
 // overlap.
 
-import { isList, listOf } from "../core/checks.js";
+import { isList, isWhole, listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import type { Table } from "../core/options.js";
 import { choice, flag, number, type Options, omit, readOptions, such } from "../core/options.js";
+import { show } from "../core/show.js";
 import type { PreTrainedFeatureModel } from "../generate/feature-model.js";
 import { SPEECH_GENERATE } from "../generate/options.js";
 import { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import type { PreTrainedSpeechSeq2Seq } from "../generate/speech-model.js";
 import type { SpeechOutput } from "../generate/transcribe.js";
-import type { FeatureExtractor } from "../media/feature-extractor.js";
+import type { FeatureExtractor, SoundInput } from "../media/feature-extractor.js";
 import type { Logits } from "../nn/features.js";
 import { Times } from "../tokenizer/timed.js";
 import { withDefaults } from "./generation-defaults.js";
@@ -133,6 +134,29 @@ function generationOptions({ generate_kwargs, ...options }: SpeechRecognitionOpt
   throw new OptionError(`${twice} is given twice, in generate_kwargs and beside it`, { details: { option: twice } });
 }
 
+/**
+ * A part of a longer sound, whose sides are only context.
+ * @throws OptionError
+ */
+function partOf(sound: SoundInput, samples: Float32Array, sampling_rate: number): Chunk | undefined {
+  const { stride, sampling_rate: rate } = sound as Readonly<Record<string, unknown>>;
+  if (stride === undefined || stride === null) return undefined;
+  const details = { option: "stride" };
+  const sides = listOf(stride, (value): value is number => isWhole(value) && value >= 0);
+  if (sides?.length !== 2) {
+    throw new OptionError(`stride must be two numbers of samples, at the left and at the right, got ${show(stride)}`, {
+      details,
+    });
+  }
+  const share = sampling_rate / (rate as number);
+  const [left, right] = sides as [number, number];
+  const length = Math.round(samples.length / share);
+  if (left + right > length) {
+    throw new OptionError(`stride: ${left} and ${right} samples at the sides, of ${length}`, { details });
+  }
+  return { samples, left: rounded(left * share), right: rounded(right * share) };
+}
+
 /** Transcripts of one sound each. */
 async function written(
   { model, tokenizer, feature_extractor, batch_size }: Parts<PreTrainedSpeechSeq2Seq>,
@@ -206,23 +230,19 @@ async function written(
   });
 }
 
-/** The text of a sound, by the likeliest character at each step. */
+/**
+ * The text of a sound, by the likeliest character at each step.
+ * @param ratio samples of a step
+ */
 async function heard(
   { model, tokenizer, feature_extractor }: Parts<PreTrainedFeatureModel<Logits>>,
-  samples: Float32Array,
-  options: SpeechRecognitionOptions,
+  chunks: readonly Chunk[],
+  ratio: number,
+  return_timestamps: SpeechRecognitionOptions["return_timestamps"],
 ): Promise<Transcript> {
-  const { return_timestamps } = options;
-  if (return_timestamps === true) {
-    throw new OptionError('return_timestamps: CTC models give times of characters ("char") and of words ("word")', {
-      details: { option: "return_timestamps" },
-    });
-  }
-  const strides = model.config.conv_stride as readonly number[] | undefined;
-  const ratio = (strides ?? [5, 2, 2, 2, 2, 2, 2]).reduce((product, stride) => product * stride, 1);
   const ids: number[] = [];
   // One at a time: models without a mask hear the silence that padding is.
-  for (const { samples: own, left, right } of chunksOf(samples, options, feature_extractor, ratio)) {
+  for (const { samples: own, left, right } of chunks) {
     const { logits } = await valuesOf(model.forward(await feature_extractor.run(own)), "logits");
     const [, steps = 0, vocab = 0] = logits.shape;
     const total = rounded(own.length / ratio);
@@ -240,11 +260,43 @@ async function heard(
   });
   const at = (offset: number): number => (offset * ratio) / feature_extractor.sampling_rate;
   const found = return_timestamps === "char" ? char_offsets : word_offsets;
-  const chunks = found.map((one) => ({
+  const timed = found.map((one) => ({
     text: "char" in one ? one.char : one.word,
     timestamp: [at(one.start_offset), at(one.end_offset)] as const,
   }));
-  return { text, chunks };
+  return { text, chunks: timed };
+}
+
+/** Transcripts by a CTC model. @param marked the sounds that are parts of longer ones */
+async function spelled(
+  parts: Parts<PreTrainedFeatureModel<Logits>>,
+  sounds: readonly Float32Array[],
+  marked: readonly (Chunk | undefined)[],
+  options: SpeechRecognitionOptions,
+): Promise<Transcript[]> {
+  const { return_timestamps, chunk_length_s } = options;
+  const [odd] = Object.keys(options).filter((name) => !Object.hasOwn(CHUNKS, name));
+  if (odd) throw new OptionError(`${odd} is for models that generate text`, { details: { option: odd } });
+  if (return_timestamps === true) {
+    throw new OptionError('return_timestamps: CTC models give times of characters ("char") and of words ("word")', {
+      details: { option: "return_timestamps" },
+    });
+  }
+  if (chunk_length_s && marked.some((part) => part)) {
+    throw new OptionError("chunk_length_s cuts a whole sound, and stride says that it is a part of one", {
+      details: { option: "chunk_length_s" },
+    });
+  }
+  const { model, feature_extractor } = parts;
+  const strides = model.config.conv_stride as readonly number[] | undefined;
+  const ratio = (strides ?? [5, 2, 2, 2, 2, 2, 2]).reduce((product, stride) => product * stride, 1);
+  const cut = sounds.map((samples, n) => {
+    const part = marked[n];
+    return part ? [part] : chunksOf(samples, options, feature_extractor, ratio);
+  });
+  const texts: Transcript[] = [];
+  for (const chunks of cut) texts.push(await heard(parts, chunks, ratio, return_timestamps));
+  return texts;
 }
 
 export const speechRecognition = kind({
@@ -254,18 +306,21 @@ export const speechRecognition = kind({
   async run(parts: Hears, inputs, given: SpeechRecognitionOptions) {
     const options = generationOptions(given);
     const { items, many } = soundsOf(inputs);
+    const { feature_extractor: ears } = parts;
     const sounds: Float32Array[] = [];
-    for (const item of items) sounds.push(await parts.feature_extractor.samples(item));
+    for (const item of items) sounds.push(await ears.samples(item));
+    const marked = items.map((item, n) => partOf(item, sounds[n]!, ears.sampling_rate));
     let texts: Transcript[];
     if ((parts.model as object) instanceof PreTrainedSeq2SeqLM) {
+      if (marked.some((part) => part)) {
+        throw new OptionError("stride is for CTC models", {
+          details: { option: "stride" },
+          hint: "pass the whole sound, with chunk_length_s if it is to be cut",
+        });
+      }
       texts = await written(parts as Parts<PreTrainedSpeechSeq2Seq>, sounds, options);
     } else {
-      const [odd] = Object.keys(options).filter((name) => !Object.hasOwn(CHUNKS, name));
-      if (odd) throw new OptionError(`${odd} is for models that generate text`, { details: { option: odd } });
-      texts = [];
-      for (const samples of sounds) {
-        texts.push(await heard(parts as Parts<PreTrainedFeatureModel<Logits>>, samples, options));
-      }
+      texts = await spelled(parts as Parts<PreTrainedFeatureModel<Logits>>, sounds, marked, options);
     }
     return many ? texts : texts[0];
   },

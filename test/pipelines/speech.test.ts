@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { AutoFeatureExtractor, AutoModelForAudioClassification, AutoTokenizer } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
+import { resample } from "../../src/media/resample.js";
 import { pipeline } from "../../src/pipelines/node.js";
 import { type TranscriptOptions, transcriptOf } from "../../src/pipelines/transcript.js";
 import { expectNoLeaks } from "../support/devices.js";
@@ -19,6 +20,7 @@ afterAll(async () => {
 
 interface Heard {
   samples: number;
+  stride?: [number, number];
   options: Record<string, unknown>;
   found: unknown;
 }
@@ -98,9 +100,24 @@ test("transcripts of CTC", async () => {
   await using pipe = await open("ctc");
   for (const one of cases.spelled) {
     if ("ids" in one) continue;
-    const input = { raw: sound(one.samples, 16_000), sampling_rate: 16_000 };
-    expectNear(await pipe(input, one.options), one.found, JSON.stringify(one.options));
+    const { samples, stride, options, found } = one;
+    const input = { raw: sound(samples, 16_000), sampling_rate: 16_000, ...(stride && { stride }) };
+    expectNear(await pipe(input, options), found, JSON.stringify({ stride, ...options }));
   }
+  const slow = sound(9000, 8000);
+  const timed = { return_timestamps: "char" } as const;
+  expect(await pipe({ raw: slow, sampling_rate: 8000, stride: [617, 1300] }, timed)).toEqual(
+    await pipe({ raw: resample(slow, 8000, 16_000), sampling_rate: 16_000, stride: [1234, 2600] }, timed),
+  );
+  const raw = sound(900, 16_000);
+  const of = (stride: unknown, options = {}) => pipe({ raw, sampling_rate: 16_000, stride } as never, options);
+  await expect(of([450, 451])).rejects.toThrow(/stride: 450 and 451 samples at the sides, of 900/);
+  for (const wrong of [[1], [-1, 0], [0.5, 0], 7, "left", [Number.NaN, 0]]) {
+    await expect(of(wrong)).rejects.toThrow(/stride must be two numbers of samples/);
+  }
+  await expect(of([0, 9], { chunk_length_s: 1 })).rejects.toThrow(/chunk_length_s/);
+  await using writer = await open("whisper");
+  await expect(writer({ raw, sampling_rate: 16_000, stride: [0, 9] })).rejects.toThrow(/stride is for CTC models/);
 });
 
 test.each(["labels", "labels-weighted"])("labels of sound: %s", async (name) => {

@@ -121,10 +121,7 @@ export class Places {
   move({ device, dtype }: ReturnType<Places["changes"]>): void {
     const before = this.#device;
     moveModel(this.#model, before, device, dtype);
-    if (dtype) {
-      this.#dtype = dtype;
-      this.#spread?.finish(this.#model);
-    }
+    if (dtype) this.#dtype = dtype;
     if (!device) return;
     this.#device = device;
     if (this.#owns) this.#left = this.#leave(before, device);

@@ -73,7 +73,7 @@ export interface SpreadModel extends Destination, PlacedModel {
   readonly warnings: readonly string[];
   /** Devices that cut the model by tensor parallelism. */
   readonly tp_size?: number;
-  /** Lets the model run as it is spread, once all of it is filled; once more after its floats were converted. */
+  /** Lets the model run as it is spread, once all of it is filled. */
   finish(model: Model): void;
 }
 

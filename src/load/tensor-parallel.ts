@@ -83,7 +83,6 @@ export class Parallel implements SpreadModel {
   async store(): Promise<void> {}
 
   finish(model: Model): void {
-    for (const { weight, bias } of dividedLinears(model)) if (bias?.filled) weight.inner?.bind?.(bias.value);
     for (const [, buffer] of model.named_buffers()) buffer.on(this.main);
     model.placement = this.#placement;
   }

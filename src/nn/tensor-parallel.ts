@@ -10,7 +10,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { copyInto } from "../ops/copy.js";
 import type { LinearOptions } from "../ops/linear.js";
 import { transfer } from "../ops/transfer.js";
-import { elementsOn, type RowPiece } from "./divide.js";
+import type { RowPiece } from "./divide.js";
 import { type Module, within } from "./module.js";
 import type { ModelPlacement } from "./pass.js";
 import { type FloatDType, type MatrixShape, noExperts, type Scheme, type Weight, type WeightPart } from "./weight.js";
@@ -19,7 +19,7 @@ import { type FloatDType, type MatrixShape, noExperts, type Scheme, type Weight,
  * The rows of a matrix by device, nearly alike; a device may get none. The first device always has some.
  * @param divisor pieces begin at multiples of it
  */
-export function rowPieces(outputs: number, divisor: number, devices: readonly Device[]): RowPiece[] {
+function rowPieces(outputs: number, divisor: number, devices: readonly Device[]): RowPiece[] {
   const units = Math.ceil(outputs / divisor);
   const begin = (i: number): number => Math.min(outputs, Math.ceil((units * i) / devices.length) * divisor);
   return devices.flatMap((to, i) => {
@@ -43,8 +43,6 @@ class DividedWeight implements Weight {
   readonly trainable: readonly Tensor[] = [];
   readonly #shards: readonly Shard[];
   readonly #place: TensorParallel;
-  /** A bias, and its parts on the devices. */
-  #bias: { readonly of: Tensor; readonly parts: readonly Tensor[] } | undefined;
 
   constructor(shape: MatrixShape, shards: readonly Shard[], place: TensorParallel) {
     const { scheme, compute } = shards[0]!.weight;
@@ -85,23 +83,16 @@ class DividedWeight implements Weight {
   }
 
   likewise(whole: Weight): Weight {
+    let divided: Weight | undefined;
     try {
-      return this.#place.divide(whole)!; // its shape is that of this one, which is cut
-    } finally {
+      divided = this.#place.divide(whole);
+    } catch (error) {
       whole.dispose();
+      throw error;
     }
-  }
-
-  bind(bias: Tensor): void {
-    const parts = scope(() => this.#shards.map(({ at, rows, to }) => elementsOn(bias, at, rows, to)));
-    for (const part of parts) part.keep();
-    this.#unbind();
-    this.#bias = { of: bias, parts };
-  }
-
-  #unbind(): void {
-    for (const part of this.#bias?.parts ?? []) part.dispose();
-    this.#bias = undefined;
+    if (!divided) return whole;
+    whole.dispose();
+    return divided;
   }
 
   linear(x: Tensor, options: LinearOptions = {}): Tensor {
@@ -125,13 +116,9 @@ class DividedWeight implements Weight {
   /** The outputs of one device, there. */
   #product(shard: Shard, x: Tensor, { bias, residual, act }: LinearOptions): Tensor {
     const { at, rows, to, weight } = shard;
-    const bound = this.#bias;
-    const own = bias === undefined || bias !== bound?.of || bias.requires_grad;
     return weight.linear(this.#place.input(x, to), {
       ...(act ? { act } : {}),
-      ...(bias
-        ? { bias: own ? transfer(bias.narrow(0, at, rows), to) : bound.parts[this.#shards.indexOf(shard)]! }
-        : {}),
+      ...(bias ? { bias: transfer(bias.narrow(0, at, rows), to) } : {}),
       ...(residual ? { residual: columnsOn(residual, shard) } : {}),
     });
   }
@@ -183,7 +170,6 @@ class DividedWeight implements Weight {
   }
 
   dispose(): void {
-    this.#unbind();
     for (const weight of this.#weights) weight.dispose();
   }
 

@@ -75,10 +75,8 @@ export interface Weight extends Disposable {
   divided?(pieces: readonly RowPiece[]): Weight[];
   /** The inverse, on a device: one weight of all rows of `pieces`, of which this is the first. @throws OutOfMemoryError */
   joined?(pieces: readonly Weight[], to: Device): Weight;
-  /** Of a weight on several devices: takes over another of its shape, and divides it in the same way. */
+  /** Of a weight on several devices: takes over another, and gives it divided over the same; whole, if it cannot be divided. */
   likewise?(whole: Weight): Weight;
-  /** Of a weight on several devices: keeps the parts of a bias there, for products with it. Before anything is recorded. */
-  bind?(bias: Tensor): void;
   /** Of weights over other weights: the one below is replaced by `inner`, which belongs to the matrix as before. */
   rebase?(inner: Weight): void;
   dispose(): void;

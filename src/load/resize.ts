@@ -8,7 +8,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { normal } from "../nn/init.js";
 import type { Model, Vocabulary } from "../nn/model.js";
 import type { Matrix, Parameter } from "../nn/module.js";
-import { computeFor, denseScheme, type FloatDType, type Weight } from "../nn/weight.js";
+import type { FloatDType, Weight } from "../nn/weight.js";
 import { add } from "../ops/add.js";
 import { contiguous, copyInto } from "../ops/copy.js";
 import { filled, fillInto } from "../ops/fill.js";
@@ -68,20 +68,21 @@ function checkFloats({ inner, weight }: Matrix): void {
 }
 
 function resized(matrix: Matrix, tokens: number, options: ResizeOptions): Weight {
-  const { weight, product } = matrix;
+  const { weight } = matrix;
   const [old, width] = matrix.shape;
   const { device } = weight.tensors[0]!;
   const dtype = weight.tensors[0]!.dtype as FloatDType;
-  const builder = denseScheme(dtype, product, computeFor(dtype)).begin(device, [tokens, width], "embeddings");
+  const builder = weight.alike!.begin(device, [tokens, width], "embeddings"); // floats are always alike
   try {
     scope(() => {
       const rows = Tensor.empty(device, [tokens, width], dtype, "embeddings");
       const kept = Math.min(old, tokens);
       const before = weight.dense(dtype);
       copyInto(before.narrow(0, 0, kept), rows.narrow(0, 0, kept));
+      const draw = tokens > old ? drawing(before, options) : undefined;
       for (let at = old; at < tokens; at += AT_ONCE) {
         const count = Math.min(AT_ONCE, tokens - at);
-        scope(() => copyInto(contiguous(drawn(before, count, options), dtype), rows.narrow(0, at, count)));
+        scope(() => copyInto(contiguous(draw!(count), dtype), rows.narrow(0, at, count)));
       }
       builder.put(rows, 0);
     });
@@ -92,19 +93,22 @@ function resized(matrix: Matrix, tokens: number, options: ResizeOptions): Weight
   }
 }
 
-/** `count` new rows, f32, beside the rows of `old`. */
-function drawn(old: Tensor, count: number, { mean, deviation }: ResizeOptions): Tensor {
+/** Draws a number of new rows, f32, beside the rows of `old`; what is the same for all of them is computed once. */
+function drawing(old: Tensor, { mean, deviation }: ResizeOptions): (count: number) => Tensor {
   const { device } = old;
   const [rows = 0, width = 0] = old.shape;
-  if (!mean) return normal([count, width], deviation).tensor(device);
-  const middle = linearBack(filled(device, [1, rows], 1 / rows), old); // [1,width]
-  const means = linear(filled(device, [count, 1], 1), contiguous(middle.permute(1, 0)));
+  if (!mean) return (count) => normal([count, width], deviation).tensor(device);
+  const middle = contiguous(linearBack(filled(device, [1, rows], 1 / rows), old).permute(1, 0)); // [width,1]
+  const means = (count: number): Tensor => linear(filled(device, [count, 1], 1), middle);
   // With fewer rows than columns the covariance is singular, and transformers takes the mean alone.
   if (rows <= width) return means;
+  const ones = filled(device, [1, rows], 1);
   // z (W - mean) has the covariance of the rows, times their number.
-  const z = normal([count, rows], Math.sqrt(SPREAD / rows)).tensor(device);
-  const sums = linear(z, filled(device, [1, rows], 1)); // [count,1]
-  return add(add(means, linearBack(z, old)), scale(linear(sums, contiguous(middle.permute(1, 0))), -1));
+  return (count) => {
+    const z = normal([count, rows], Math.sqrt(SPREAD / rows)).tensor(device);
+    const sums = linear(z, ones); // [count,1]
+    return add(add(means(count), linearBack(z, old)), scale(linear(sums, middle), -1));
+  };
 }
 
 /** A vector [vocab] or [1,vocab] with more numbers, which are the mean of the others or 0, or with fewer. */

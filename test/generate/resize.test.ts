@@ -108,6 +108,21 @@ test("without the mean, new rows are as wide as the config says; texts are gener
   expect(ids).toHaveLength(4);
 });
 
+test("products round as before", async () => {
+  const how = { device, dtype: "bfloat16", compute_dtype: "float32" } as const;
+  await using model = await AutoModelForCausalLM.from_pretrained(folderOf("llama"), how);
+  const old = model.module.vocabulary()!.geometry.vocab;
+  const scores = async (): Promise<number[]> => {
+    const { logits } = model.forward({ input_ids: [Array.from({ length: 32 }, (_, i) => i + 1)] });
+    const values = await logits.readFloats();
+    logits.dispose();
+    return [...values.slice(-model.module.vocabulary()!.geometry.vocab)].slice(0, old);
+  };
+  const before = await scores();
+  model.resize_token_embeddings(old + 16);
+  expect(await scores()).toEqual(before);
+});
+
 test("what cannot be resized says why, and stays", async () => {
   await using model = await AutoModelForCausalLM.from_pretrained(folderOf("llama"), { device, head_dtype: "int8" });
   expect(() => model.resize_token_embeddings(900)).toThrow(/stored as llm_int8\n.*dequantize\(\) first/s);

@@ -11,7 +11,7 @@ import { contiguous } from "../ops/copy.js";
 import { unpack } from "../ops/pack.js";
 import { Matrix, type Parameter } from "./parameter.js";
 import { PendingCodes, PendingFloats, STORED_FLOATS, type StateBytes } from "./pending.js";
-import { denseScheme, type FloatDType, type StoredNames, type WeightPart } from "./weight.js";
+import { denseScheme, type FloatDType, type StoredNames, type Weight, type WeightPart } from "./weight.js";
 
 /** A tensor as checkpoints store it. Its bytes stay where they are until they are read. */
 export class StateTensor {
@@ -151,7 +151,8 @@ export async function loadState(
       problems.push(`${name} is a stack of ${parameter.experts} experts, which load_state_dict does not take.`);
       continue;
     }
-    const codes = parameter instanceof Matrix ? parameter.scheme?.claims?.(name, (key) => state.has(key)) : undefined;
+    const scheme = parameter instanceof Matrix ? (parameter.scheme ?? parameter.inner?.alike) : undefined;
+    const codes = scheme?.claims?.(name, (key) => state.has(key));
     const own = state.get(name);
     for (const key of codes?.names.values() ?? [name]) used.add(key);
     if (!own) {
@@ -204,7 +205,7 @@ async function take(
     }
     const matrix = parameter as Matrix;
     const pending = new PendingCodes(codes, tensors);
-    if (device) matrix.fill(pending.weight(device, matrix.shape, matrix.experts));
+    if (device) refill(matrix, pending.weight(device, matrix.shape, matrix.experts));
     else matrix.pending = pending;
     return;
   }
@@ -233,11 +234,14 @@ function floatsOf(parameter: Parameter | Matrix): FloatDType | undefined {
 }
 
 function takeMatrix(name: string, matrix: Matrix, pending: PendingFloats): void {
-  const { weight, shape, experts, product } = matrix;
+  const { shape, experts, product } = matrix;
+  const weight = matrix.inner!;
   const scheme = matrix.schemeFor(pending.dtype);
-  const [data] = weight.tensors;
+  const data = weight.tensors[0]!;
   const dense = weight.scheme === "dense";
-  if (dense && data?.dtype === pending.dtype && !data.panels) {
+  const same = dense && data.dtype === pending.dtype;
+  // One without trainable tensors lies on several devices.
+  if (same && weight.trainable.length > 0 && !data.panels) {
     data.writeBytes(pending.bytes());
     return;
   }
@@ -246,8 +250,14 @@ function takeMatrix(name: string, matrix: Matrix, pending: PendingFloats): void 
       hint: "load the original checkpoint with another quantization_config",
     });
   }
-  matrix.fill(pending.weight(data!.device, shape, experts, scheme ?? denseScheme(pending.dtype, product)));
+  const stored = scheme ?? (same ? weight.alike : undefined) ?? denseScheme(pending.dtype, product);
+  refill(matrix, pending.weight(data.device, shape, experts, stored));
   matrix.dtype = pending.dtype;
+}
+
+/** Takes a weight in place of the stored one, over the same devices; adapters stay around it. */
+function refill(matrix: Matrix, weight: Weight): void {
+  matrix.refill(matrix.inner?.likewise?.(weight) ?? weight);
 }
 
 /** @throws OptionError for what is no state */

@@ -4,6 +4,7 @@
 import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { kept, scope, type Tensor } from "../core/tensor.js";
+import { elementsOn, type RowPiece } from "../nn/divide.js";
 import {
   chosenExperts,
   copied,
@@ -109,7 +110,55 @@ export class ShiftedWeight implements Weight {
   }
 
   moved(to: Device): Weight {
-    return shifted(this.#codes.moved!(to), this.#shifts.moved!(to), () => copied(this.#ones, to));
+    const codes = this.#codes.moved!(to);
+    return shifted(
+      codes,
+      () => this.#shifts.moved!(to),
+      () => copied(this.#ones, to),
+    );
+  }
+
+  /** That of the codes: blocks lie within rows, so every number of rows has its shifts. */
+  get divisor(): number | undefined {
+    return this.#codes.divisor;
+  }
+
+  divided(pieces: readonly RowPiece[]): Weight[] {
+    const codes = this.#codes.divided!(pieces);
+    const made: Weight[] = [];
+    let shifts: Weight[] = [];
+    try {
+      shifts = this.#shifts.divided!(pieces);
+      for (const [i, { to }] of pieces.entries()) {
+        made.push(
+          shifted(
+            codes[i]!,
+            () => shifts[i]!,
+            () => elementsOn(this.#ones, 0, this.#ones.size, to),
+          ),
+        );
+      }
+      return made;
+    } catch (error) {
+      for (const weight of [...made, ...codes, ...shifts]) weight.dispose();
+      throw error;
+    }
+  }
+
+  joined(pieces: readonly ShiftedWeight[], to: Device): Weight {
+    const all = (part: (piece: ShiftedWeight) => Weight): Weight[] => pieces.map(part);
+    return shifted(
+      this.#codes.joined!(
+        all((piece) => piece.#codes),
+        to,
+      ),
+      () =>
+        this.#shifts.joined!(
+          all((piece) => piece.#shifts),
+          to,
+        ),
+      () => elementsOn(this.#ones, 0, this.#ones.size, to),
+    );
   }
 
   dispose(): void {
@@ -123,13 +172,15 @@ export class ShiftedWeight implements Weight {
   }
 }
 
-/** A weight of these two, which belong to it; they are freed if there is no memory for the ones. */
-function shifted(codes: Weight, shifts: Weight, ones: () => Tensor): Weight {
+/** A weight of codes and shifts, which belong to it: they are freed if there is no memory for what is still to be made. */
+function shifted(codes: Weight, makeShifts: () => Weight, makeOnes: () => Tensor): Weight {
+  let shifts: Weight | undefined;
   try {
-    return new ShiftedWeight(codes, shifts, kept(() => ({ ones: ones() })).ones);
+    shifts = makeShifts();
+    return new ShiftedWeight(codes, shifts, kept(() => ({ ones: makeOnes() })).ones);
   } catch (error) {
     codes.dispose();
-    shifts.dispose();
+    shifts?.dispose();
     throw error;
   }
 }
@@ -150,7 +201,12 @@ export function beginShifts(device: Device, shape: MatrixShape, blocksize: numbe
       using rows = shifts.view(-1, shape[1]);
       builder.put(rows, at);
     },
-    finish: (codes) => shifted(codes, builder.finish(), () => filled(device, [blocksize], 1)),
+    finish: (codes) =>
+      shifted(
+        codes,
+        () => builder.finish(),
+        () => filled(device, [blocksize], 1),
+      ),
     [Symbol.dispose]: () => builder[Symbol.dispose](),
   };
 }

@@ -14,7 +14,8 @@ import {
   LoraConfig,
   type PreTrainedModel,
 } from "../../src/index.js";
-import { type Linear, within } from "../../src/nn/module.js";
+import { manual_seed } from "../../src/nn/init.js";
+import { type Linear, type Module, within } from "../../src/nn/module.js";
 import { argmax } from "../../src/ops/argmax.js";
 import { contiguous, copyInto } from "../../src/ops/copy.js";
 import { difference, FIXTURES, largest } from "../support/fixtures.js";
@@ -54,6 +55,7 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
     ["opt", fixture("opt"), { load_in_8bit: true }, 2],
     ["bloom", fixture("bloom"), {}, 4],
     ["more devices than rows of panels", fixture("llama"), {}, 7],
+    ["codes of another quantizer with zero points", join(FIXTURES, "packed", "awq"), {}, 2],
   ])("%s: the same bits", async (_, name, how, tp_size) => {
     await using alone = await load(name, { device: "cpu", threads: 1, ...how });
     await using model = await load(name, { tp_plan: "auto", tp_size, ...how });
@@ -61,6 +63,15 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
     const devices = model.module.placement?.devices ?? [];
     expect([model.tp_size, model.hf_device_map]).toEqual([tp_size, { "": "cpu:0" }]);
     expect(devices.map(({ name }) => name)).toEqual(Array.from({ length: tp_size }, (_, n) => `cpu:${n}`));
+    const cut = (path: string): boolean => {
+      const { weight } = model.module.get_submodule(path) as Linear;
+      return new Set(weight.tensors.map(({ device }) => device)).size > 1;
+    };
+    // Blocks that are quantized twice end where a piece may begin, in narrow matrices nowhere.
+    const whole = model.quantized_modules.filter((path) => !cut(path));
+    expect(new Set(whole.map((path) => path.split(".").at(-1)))).toEqual(
+      new Set(how.bnb_4bit_use_double_quant ? ["down_proj"] : []),
+    );
     for (const { memory } of devices) {
       expect(memory.live).toBeGreaterThan(0);
       expect(memory.live).toBeLessThan(alone.device.memory.live);
@@ -83,6 +94,64 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
       expect(await results(model)).toEqual(await results(saved.dequantize()));
       await saved[Symbol.asyncDispose]();
     }
+  });
+
+  test("new values arrive on every device, and matrices stay cut", async () => {
+    type Attention = Module & { readonly q_proj: Linear; readonly v_proj: Linear };
+    const attentionOf = (model: PreTrainedModel): Attention =>
+      model.module.get_submodule("model.layers.0.self_attn") as Attention;
+    const wave = (size: number, by: number): Float32Array =>
+      Float32Array.from({ length: size }, (_, i) => Math.sin(i * by));
+    const change = async (how: FromPretrainedOptions, options: FromPretrainedOptions): Promise<unknown[]> => {
+      await using model = await load(fixture("qwen2"), { ...how, ...options });
+      const attention = attentionOf(model);
+      const bias = attention.q_proj.bias!.data;
+      bias.write(wave(bias.size, 1));
+      const written = await results(model);
+      await using other = await load(fixture("qwen2"), { device: "cpu", threads: 1, ...how });
+      const [weight, shape] = ["v_proj.weight", attention.v_proj.weight.shape];
+      using values = Tensor.from(other.device, wave(shape[0] * shape[1], 3), shape);
+      if (how.dtype) await attentionOf(other).load_state_dict({ [weight]: values }, { strict: false });
+      const held = weightsOf(model);
+      await attention.load_state_dict(await attentionOf(other).state_dict());
+      expect(weightsOf(model)).toEqual(held);
+      return [written, await results(model)];
+    };
+    for (const how of [
+      { dtype: "float32" },
+      { dtype: "bfloat16", compute_dtype: "float32" },
+      { load_in_8bit: true },
+    ] as const) {
+      const cut = await change(how, { tp_plan: "auto" });
+      expect(cut[0]).not.toEqual(cut[1]);
+      expect(cut).toEqual(await change(how, { device: "cpu" }));
+    }
+  });
+
+  /** Bytes of the weights by device. */
+  function weightsOf(model: PreTrainedModel): number[] {
+    return model.memory().devices.map(({ weights }) => weights);
+  }
+
+  test("a vocabulary of another size: the head stays cut while it is large enough", async () => {
+    const resize = async (options: FromPretrainedOptions): Promise<unknown[]> => {
+      manual_seed(3);
+      await using model = await load(fixture("llama"), { dtype: "float32", ...options });
+      const head = model.module.output_embeddings() as Linear;
+      const places = (): number => new Set(head.weight.tensors.map(({ device }) => device)).size;
+      const found: unknown[] = [];
+      const before = places();
+      model.resize_token_embeddings(model.module.vocabulary()!.geometry.vocab + 50);
+      expect(places()).toBe(before);
+      found.push(await results(model));
+      model.resize_token_embeddings(10); // less than a panel for each
+      expect(places()).toBe(1);
+      const { logits } = model.forward({ input_ids: IDS });
+      found.push(await logits.readFloats());
+      logits.dispose();
+      return found;
+    };
+    expect(await resize({ tp_plan: "auto" })).toEqual(await resize({ device: "cpu" }));
   });
 
   test("an adapter learns the same over it, and is merged into it", async () => {

@@ -53,17 +53,17 @@ export function readersOf(
 }
 
 /** Chunks of a matrix's rows: at most `step` rows, all of one expert. */
-export function rowSteps({ shape: [outputs], experts }: Matrix, step: number): Iterable<RowPiece> {
+export function rowSteps({ shape: [outputs], experts }: Matrix, step: number): Iterable<RowSpan> {
   return pieces(outputs, outputs / experts, step);
 }
 
-interface RowPiece {
+interface RowSpan {
   readonly at: number;
   readonly count: number;
 }
 
 /** Chunks of at most `step` rows of `rows`, none across a multiple of `each`. */
-export function* pieces(rows: number, each: number, step: number): Iterable<RowPiece> {
+export function* pieces(rows: number, each: number, step: number): Iterable<RowSpan> {
   for (let begin = 0; begin < rows; begin += each) {
     for (let at = 0; at < each; at += step) yield { at: begin + at, count: Math.min(step, each - at) };
   }

@@ -196,7 +196,7 @@ napi_value Read(napi_env env, napi_callback_info info) {
 }
 
 napi_value Load(napi_env env, napi_callback_info info) {
-  Arguments a(env, info, "load", 5);  // and whether ahead, and the site
+  Arguments a(env, info, "load", 5);  // and whether ahead, the site, and the stamp
   int32_t id;
   uint64_t size, offset, position, bytes;
   if (!a.ok || !a.buffer(0, &id, &size) || !a.whole(1, "offset", kMostSafe, &offset)) return nullptr;
@@ -212,7 +212,11 @@ napi_value Load(napi_env env, napi_callback_info info) {
   int32_t site = 0;
   if (a.count > 5) napi_get_value_bool(env, a.value[5], &ahead);
   if (a.count > 6) napi_get_value_int32(env, a.value[6], &site);
-  if (!a.device().load(id, offset, path, position, bytes, ahead, site)) return a.no_memory(length);
+  FileStamp stamp;
+  bool whole = false;
+  if (a.count > 8 && napi_get_value_bigint_uint64(env, a.value[7], &stamp.inode, &whole) == napi_ok)
+    stamp.given = napi_get_value_bigint_uint64(env, a.value[8], &stamp.modified, &whole) == napi_ok;
+  if (!a.device().load(id, offset, path, position, bytes, ahead, site, stamp)) return a.no_memory(length);
   return nullptr;
 }
 

@@ -55,7 +55,7 @@ struct Handle {
 
 // The arguments of a method: receiver checked, at most `kMost` of them.
 struct Arguments {
-  static constexpr size_t kMost = 7;
+  static constexpr size_t kMost = 9;
   napi_env env;
   const char* method;
   Handle* handle = nullptr;

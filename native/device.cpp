@@ -79,14 +79,16 @@ struct Device::State final : private Interpreter {
     char* to = buffers.slot(item.buffer)->data + item.offset;
     if (item.ahead) {
       if (prefetcher.full()) account(prefetcher.take_oldest(true));
-      if (prefetcher.start(item.buffer, item.offset, item.count, item.site, to, item.payload(), item.position)) {
+      if (prefetcher.start(item.buffer, item.offset, item.count, item.site, to, item.payload(), item.position,
+                           item.stamp)) {
         ahead.fetch_add(1, std::memory_order_relaxed);
         awaiting_ = true;
         return;
       }
       ahead_open.fetch_sub(1, std::memory_order_release);
     }
-    const char* error = files.read(pool, item.payload(), item.position, to, item.count, queue.abandoned());
+    const char* error =
+        files.read(pool, item.payload(), item.position, to, item.count, item.stamp, queue.abandoned());
     if (error) {
       Failure failure;
       failure.set("load", item.site, error);
@@ -258,7 +260,7 @@ bool Device::submit(const int32_t* words, int64_t count) {
 }
 
 bool Device::load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count, bool ahead,
-                  int32_t site) {
+                  int32_t site, const FileStamp& stamp) {
   const size_t length = std::strlen(path) + 1;
   Item* item = make_item(Kind::load, length);
   if (!item) return false;
@@ -266,6 +268,7 @@ bool Device::load(int32_t id, uint64_t offset, const char* path, uint64_t positi
   item->offset = offset;
   item->count = count;
   item->position = position;
+  item->stamp = stamp;
   item->ahead = ahead;
   item->site = site;
   std::memcpy(item->payload(), path, length);

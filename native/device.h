@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "call.h"
+#include "file_reader.h"
 #include "poison.h"
 
 namespace octavo {
@@ -59,7 +60,8 @@ class Device {
   bool write(int32_t id, uint64_t offset, const void* bytes, uint64_t count);
   bool submit(const int32_t* words, int64_t count);
   // `ahead`: on the reader's thread, while commands that do not use the bytes run.
-  bool load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count, bool ahead, int32_t site);
+  bool load(int32_t id, uint64_t offset, const char* path, uint64_t position, uint64_t count, bool ahead, int32_t site,
+            const FileStamp& stamp);
   // Marks bytes as spoilt by another device's failure.
   bool spoil(int32_t id, uint64_t offset, uint64_t count, const Failure& failure);
   // One end of a link to another device; keeps a reference until it is done.

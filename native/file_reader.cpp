@@ -48,6 +48,15 @@ void read_pieces(void* context, int64_t begin, int64_t end, int) {
   }
 }
 
+uint64_t modified_ns(const struct stat& info) {
+#if defined(__APPLE__)
+  const timespec& time = info.st_mtimespec;
+#else
+  const timespec& time = info.st_mtim;
+#endif
+  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
 }  // namespace
 
 int FileReader::open(const char* path, const char** error) {
@@ -105,6 +114,17 @@ const char* FileReader::read(Pool* pool, const char* path, uint64_t position, ch
   if (range.error.load()) return sentence("cannot read %s: %s", path, std::strerror(range.error.load()));
   if (range.cut.load()) return sentence("%s became shorter while it was read", path);
   return nullptr;
+}
+
+const char* FileReader::read(Pool* pool, const char* path, uint64_t position, char* to, uint64_t bytes,
+                             const FileStamp& stamp, const std::atomic<bool>& abandon) {
+  const char* error = read(pool, path, position, to, bytes, abandon);
+  if (!stamp.given) return error;
+  // Asked after reading: a write sets the time before it changes a byte, so no changed byte can have been read unseen.
+  struct stat info;
+  if (stat(path, &info) != 0) return error ? error : sentence("cannot open %s: %s", path, std::strerror(errno));
+  if ((uint64_t)info.st_ino == stamp.inode && modified_ns(info) == stamp.modified) return error;
+  return sentence("%s was changed or replaced while it is in use", path);
 }
 
 }  // namespace octavo

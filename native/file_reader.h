@@ -8,15 +8,24 @@ namespace octavo {
 
 class Pool;
 
+// Which file it is, and when it was last written to, in nanoseconds; `given` if anyone cares.
+struct FileStamp {
+  bool given = false;
+  uint64_t inode = 0;
+  uint64_t modified = 0;
+};
+
 class FileReader {
  public:
   ~FileReader() { close_all(); }
-  // Null, or an error sentence. Stops early once `abandon` is set.
-  const char* read(Pool* pool, const char* path, uint64_t position, char* to, uint64_t bytes,
+  // Null, or an error sentence, if the file is no longer what `stamp` says as well. Stops early once `abandon` is set.
+  const char* read(Pool* pool, const char* path, uint64_t position, char* to, uint64_t bytes, const FileStamp& stamp,
                    const std::atomic<bool>& abandon);
   void close_all();
 
  private:
+  const char* read(Pool* pool, const char* path, uint64_t position, char* to, uint64_t bytes,
+                   const std::atomic<bool>& abandon);
   static constexpr int kOpen = 4;
   struct {
     char* path = nullptr;

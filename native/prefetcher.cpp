@@ -21,7 +21,7 @@ Prefetcher::~Prefetcher() {
 }
 
 bool Prefetcher::start(int32_t buffer, uint64_t begin, uint64_t bytes, int32_t site, char* to, const char* path,
-                       uint64_t position) {
+                       uint64_t position, const FileStamp& stamp) {
   if (!started_) {
     const auto body = [](void* self) -> void* {
       static_cast<Prefetcher*>(self)->loop();
@@ -39,6 +39,7 @@ bool Prefetcher::start(int32_t buffer, uint64_t begin, uint64_t bytes, int32_t s
   load->failure.site = site;
   load->to = to;
   load->position = position;
+  load->stamp = stamp;
   std::memcpy(load->path(), path, length);
   pending_[count_++] = load;
   open_.fetch_add(1, std::memory_order_relaxed);
@@ -63,7 +64,8 @@ void Prefetcher::loop() {
     if (!first_) last_ = &first_;
     lock.unlock();
     const int32_t site = load->failure.site;
-    const char* error = files.read(nullptr, load->path(), load->position, load->to, load->end - load->begin, abandoned_);
+    const char* error = files.read(nullptr, load->path(), load->position, load->to, load->end - load->begin,
+                                   load->stamp, abandoned_);
     if (error) load->failure.set("load", site, error);
     open_.fetch_sub(1, std::memory_order_relaxed);
     lock.lock();

@@ -22,6 +22,7 @@ class Prefetcher {
     bool forgotten = false;  // the buffer has another owner: its failure is ignored
     char* to = nullptr;
     uint64_t position = 0;
+    FileStamp stamp;
     bool done = false;  // under the mutex
     Failure failure;
 
@@ -34,7 +35,7 @@ class Prefetcher {
 
   // All methods but `reading` belong to the queue thread. False if memory ran out or the system refuses a thread.
   bool start(int32_t buffer, uint64_t begin, uint64_t bytes, int32_t site, char* to, const char* path,
-             uint64_t position);
+             uint64_t position, const FileStamp& stamp);
   bool any() const { return count_ > 0; }
   bool full() const { return count_ == kMost; }
   // Removes a load that fills bytes of the range, once it is done; null if there is none. The caller drops it.

@@ -21,6 +21,7 @@ struct Item {
   uint64_t offset = 0;
   uint64_t count = 0;     // bytes, or words of commands
   uint64_t position = 0;  // in the file
+  FileStamp stamp;
   int32_t site = 0;
   bool ahead = false;
   Completion* completion = nullptr;

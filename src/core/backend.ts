@@ -38,9 +38,18 @@ export interface Link {
   fail(message: string): void;
 }
 
+/** Which file it is, and when it was last written to. */
+export interface FileStamp {
+  readonly inode: bigint;
+  /** Nanoseconds since 1970. */
+  readonly modified: bigint;
+}
+
 export interface LoadOptions {
   readonly ahead?: boolean;
   readonly site?: number;
+  /** Once it has been read, the file must still be this one; else the bytes are spoilt. */
+  readonly stamp?: FileStamp | undefined;
 }
 
 export interface Backend {

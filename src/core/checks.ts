@@ -1,6 +1,6 @@
 // Checks of what a caller hands to a device. Values are looked at once and shown with `show`, because a caller may pass anything.
 
-import type { Backend } from "./backend.js";
+import type { Backend, FileStamp } from "./backend.js";
 import { OptionError } from "./errors.js";
 import { listed, show } from "./show.js";
 
@@ -24,6 +24,16 @@ export function isFunction(value: unknown): value is (...args: never) => unknown
 export function isOf<T>(value: unknown, Class: abstract new (...args: never) => T): value is T {
   try {
     return value instanceof Class;
+  } catch {
+    return false;
+  }
+}
+
+/** True for what says which file is meant, in numbers that can be read. */
+export function isStamp(value: unknown): value is FileStamp {
+  try {
+    const { inode, modified } = value as FileStamp;
+    return typeof inode === "bigint" && typeof modified === "bigint";
   } catch {
     return false;
   }

@@ -2,8 +2,8 @@
 // messages. Ops record here; only `read` waits.
 
 import { Arena, type Block, type MemoryReport } from "./arena.js";
-import type { Backend, BackendFailure, BufferId } from "./backend.js";
-import { checkBackend, checkOperation, checkPlace, isFunction, isOf, isWhole } from "./checks.js";
+import type { Backend, BackendFailure, BufferId, FileStamp } from "./backend.js";
+import { checkBackend, checkOperation, checkPlace, isOf, isStamp, isWhole } from "./checks.js";
 import { CommandBuffer } from "./command.js";
 import { type DType, isDType } from "./dtype.js";
 import {
@@ -42,8 +42,8 @@ export interface LoadFileOptions {
    * wait, and the backend reads as fast as it can.
    */
   readonly ahead?: boolean;
-  /** Asked each time before the file is read: why it is not what it should be, or undefined. */
-  readonly changed?: (() => string | undefined) | undefined;
+  /** The file must still be this one whenever it has been read: one that was changed or replaced counts as unreadable. */
+  readonly stamp?: FileStamp | undefined;
 }
 
 /** What a load needs of a tensor. */
@@ -248,18 +248,13 @@ export class Device implements AsyncDisposable {
     const { buffer, offset, nbytes } = this.#target(into);
     if (typeof file !== "string") throw new OptionError(`load: file must be a path, got ${show(file)}`);
     if (!isWhole(position)) throw new ShapeError(`load: position must be a whole number from 0, got ${show(position)}`);
-    const { ahead, changed } = Object.fromEntries(entriesOf("load", given, ["ahead", "changed"])) as LoadFileOptions;
-    if (changed !== undefined && !isFunction(changed)) {
-      throw new OptionError(`load: changed must be a function, got ${show(changed)}`);
+    const { ahead, stamp } = Object.fromEntries(entriesOf("load", given, ["ahead", "stamp"])) as LoadFileOptions;
+    if (stamp !== undefined && !isStamp(stamp)) {
+      throw new OptionError(`load: stamp must be { inode, modified } as bigints, got ${show(stamp)}`);
     }
-    const site = this.#site;
-    const options = { ahead: ahead === true, site };
+    const options = { ahead: ahead === true, site: this.#site, stamp };
     if (nbytes === 0) return;
-    this.record(() => {
-      const message = changed?.();
-      if (message === undefined) backend.load!(buffer, offset, file, position, nbytes, options);
-      else backend.spoil(buffer, offset, nbytes, { op: "load", site, message });
-    });
+    this.record(() => backend.load!(buffer, offset, file, position, nbytes, options));
   }
 
   /** A tensor that can be loaded into. @throws DeviceError, ShapeError */

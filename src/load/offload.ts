@@ -2,8 +2,7 @@
 // panels included: such a file is valid for one run on one machine only.
 
 import { randomUUID } from "node:crypto";
-import { statSync } from "node:fs";
-import { mkdir, open, rm } from "node:fs/promises";
+import { mkdir, open, rm, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import type { Tensor } from "../core/tensor.js";
 import type { Kept } from "../nn/placement.js";
@@ -40,16 +39,6 @@ export async function writeOffload(tensors: readonly Tensor[], file: string): Pr
   }
 }
 
-/** Which file it is, and when it was last written to; undefined for one that cannot be asked, which reading it will say. */
-function stampOf(file: string): string | undefined {
-  try {
-    const { dev, ino, mtimeNs } = statSync(file, { bigint: true });
-    return [dev, ino, mtimeNs].join();
-  } catch {
-    return undefined;
-  }
-}
-
 /**
  * A file of its own in a folder, which is made if it is missing, for the weights of one run.
  * @throws FileError
@@ -58,19 +47,16 @@ export async function offloadFolder(folder: string): Promise<OffloadFolder> {
   const path = resolve(folder);
   await writing(path, HINTS, () => mkdir(path, { recursive: true }));
   const file = resolve(path, `octavo-${randomUUID()}.weights`);
-  /** The file as it was left by the last write. */
-  let written = "";
-  const changed = (): string | undefined => {
-    const now = stampOf(file);
-    return now === written || now === undefined ? undefined : `${file} was changed or replaced while the model uses it`;
-  };
+  /** The file as it was left by the last write, for all that was ever written. */
+  const stamp = { inode: 0n, modified: 0n };
   return {
-    async write(tensors) {
-      const kept = await writing(file, HINTS, () => writeOffload(tensors, file));
-      written = stampOf(file) ?? "";
-      // Once for each block: its tensors are read one right after the other.
-      return kept.map((one, i) => (i === 0 ? { ...one, changed } : one));
-    },
+    write: (tensors) =>
+      writing(file, HINTS, async () => {
+        const kept = await writeOffload(tensors, file);
+        const { ino, mtimeNs } = await stat(file, { bigint: true });
+        Object.assign(stamp, { inode: ino, modified: mtimeNs });
+        return kept.map((one) => ({ ...one, stamp }));
+      }),
     remove: () => writing(file, HINTS, () => rm(file, { force: true })),
   };
 }

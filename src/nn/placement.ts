@@ -2,6 +2,7 @@
 // device, or come from another one or from a file. `runBlocks` (pass.ts) calls this; nothing here waits on the host, and all
 // of it can be recorded (`captureAll`).
 
+import type { FileStamp } from "../core/backend.js";
 import type { Device } from "../core/device.js";
 import { DeviceError, OctavoError } from "../core/errors.js";
 import { Tensor } from "../core/tensor.js";
@@ -40,8 +41,8 @@ export interface Kept {
   /** The file, and the offset of the first byte. */
   readonly file: string;
   readonly position: number;
-  /** Why the file is not the one that was written, or undefined; asked before each reading. */
-  readonly changed?: () => string | undefined;
+  /** The file as it was written: if it is another one when it is read, the tensor is spoilt. */
+  readonly stamp?: FileStamp;
 }
 
 /** Weights that stay on the device. */
@@ -116,18 +117,18 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
       bytes,
       devices: [],
       ask() {
-        for (const { tensor, file, position, changed } of kept) {
+        for (const { tensor, file, position, stamp } of kept) {
           tensor.restore();
-          tensor.device.load(tensor, file, position, { ahead: true, changed });
+          tensor.device.load(tensor, file, position, { ahead: true, stamp });
         }
       },
       enter() {},
       leave: () => evict(tensors),
       bring(some) {
-        for (const { tensor, file, position, changed } of kept) {
+        for (const { tensor, file, position, stamp } of kept) {
           if (!some.has(tensor)) continue;
           tensor.restore();
-          tensor.device.load(tensor, file, position, { changed });
+          tensor.device.load(tensor, file, position, { stamp });
         }
       },
       dispose() {},
@@ -142,7 +143,7 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
     for (const one of some) {
       const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", STAGED).keep();
       staged.set(one, stage);
-      via!.load(stage, one.file, one.position, { ahead: true, changed: one.changed });
+      via!.load(stage, one.file, one.position, { ahead: true, stamp: one.stamp });
     }
   };
   const arrive = (): void => {

@@ -48,6 +48,8 @@ export interface NativeDevice {
     bytes: number,
     ahead: boolean,
     site: number,
+    inode?: bigint,
+    modified?: bigint,
   ): void;
   spoil(buffer: number, offset: number, bytes: number, op: string, site: number, message: string): void;
   send(buffer: number, offset: number, bytes: number, link: NativeLink): void;

@@ -199,10 +199,10 @@ class Native implements NativeBackend {
     file: string,
     position: number,
     bytes: number,
-    { ahead = false, site = 0 }: LoadOptions = {},
+    { ahead = false, site = 0, stamp }: LoadOptions = {},
   ): void {
     try {
-      this.#device.load(buffer, offset, file, position, bytes, ahead, site);
+      this.#device.load(buffer, offset, file, position, bytes, ahead, site, stamp?.inode, stamp?.modified);
     } catch (error) {
       throw typed(error);
     }

@@ -19,7 +19,7 @@ import { Model } from "../nn/model.js";
 import { Linear, Matrix } from "../nn/module.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import { treeOf } from "../nn/print.js";
-import type { StateTensor } from "../nn/state.js";
+import { StateTensor } from "../nn/state.js";
 import type { FloatDType } from "../nn/weight.js";
 import type { AdapterHost } from "./adapter-methods.js";
 import { AttentionState } from "./attention-state.js";
@@ -52,6 +52,8 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
   readonly #architecture: Architecture;
   /** Number of operations that read the weights; the weights stay until the last one ends. */
   #users = 0;
+  /** Those among them that only read weights which lie elsewhere: they come one after the other. */
+  #readers = 0;
   #disposed = false;
 
   /**
@@ -241,12 +243,16 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
 
   /**
    * The tensors by the names and in the form in which `save_pretrained` writes them. Each is read from the device when it is asked
-   * for.
+   * for. Those of an offloaded model come to their device for it: not while it generates.
    */
   async state_dict(): Promise<Map<string, StateTensor>> {
-    this.checkUsable();
-    this.#checkReadable("state_dict");
-    return stateOf(this.#savable("state_dict"));
+    const state = await this.#reading("state_dict", () => stateOf(this.#savable("state_dict")));
+    if (!this.#places.offloaded) return state;
+    const guarded = (one: StateTensor): StateTensor => {
+      const { dtype, shape } = one;
+      return new StateTensor({ dtype, shape, bytes: () => this.#reading("state_dict", () => one.bytes()) });
+    };
+    return new Map([...state].map(([name, one]) => [name, guarded(one)]));
   }
 
   /**
@@ -257,19 +263,14 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
    */
   async save_pretrained(folder: string, options: SaveOptions & SaveAdapters = {}): Promise<Saved> {
     const name = folderName(folder, "save_pretrained");
-    this.checkUsable();
-    this.#attention.checkSavable();
-    this.#checkReadable("save_pretrained");
-    this.hold();
-    try {
+    return this.#reading("save_pretrained", async () => {
+      this.#attention.checkSavable();
       if (this.adapters) {
         const { folders, source } = this.#origin?.origin ?? {};
-        return await saveAdapters(this.adapters, folders, name, options, source);
+        return saveAdapters(this.adapters, folders, name, options, source);
       }
-      return await saveModel(this.#savable("save_pretrained"), name, options);
-    } finally {
-      await this.release();
-    }
+      return saveModel(this.#savable("save_pretrained"), name, options);
+    });
   }
 
   /**
@@ -280,18 +281,13 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     if (!hasMethods(files, "tensors", "bytes")) {
       throw new OptionError(`saveInto: expected the files of a folder that is being written, got ${show(files)}`);
     }
-    this.checkUsable();
-    this.#attention.checkSavable();
-    this.#checkReadable("save_pretrained");
     const folders: FolderWriter = { replace: (_folder, _replaces, write) => write(files) };
-    this.hold();
-    try {
-      if (this.adapters) return await saveAdapters(this.adapters, folders, "checkpoint", options, undefined);
+    return this.#reading("save_pretrained", async () => {
+      this.#attention.checkSavable();
+      if (this.adapters) return saveAdapters(this.adapters, folders, "checkpoint", options, undefined);
       const { origin, ...rest } = this.#savable("save_pretrained");
-      return await saveModel({ ...rest, origin: { ...origin, folders } }, "checkpoint", options);
-    } finally {
-      await this.release();
-    }
+      return saveModel({ ...rest, origin: { ...origin, folders } }, "checkpoint", options);
+    });
   }
 
   /**
@@ -353,13 +349,28 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     this.#checkUnused(method);
   }
 
-  /** Weights that lie elsewhere come to their device to be read, one after the other. @throws OctavoError while passes bring them */
-  #checkReadable(method: string): void {
-    if (this.#places.offloaded) this.#checkUnused(method);
+  /**
+   * Reads weights. Those that lie elsewhere come to their device, one after the other; no pass begins meanwhile.
+   * @throws OctavoError after dispose(), and while passes bring them
+   */
+  async #reading<T>(method: string, body: () => Promise<T>): Promise<T> {
+    this.checkUsable();
+    const away = this.#places.offloaded;
+    if (away) this.#checkUnused(method, this.#readers);
+    this.hold();
+    const end = away ? this.module.placement?.reading?.() : undefined;
+    if (away) this.#readers++;
+    try {
+      return await body();
+    } finally {
+      end?.();
+      if (away) this.#readers--;
+      await this.release();
+    }
   }
 
-  #checkUnused(method: string): void {
-    if (this.#users === 0) return;
+  #checkUnused(method: string, readers = 0): void {
+    if (this.#users === readers) return;
     throw new OctavoError("ERR_IN_USE", `${method}: the model is generating or being saved`, {
       hint: "wait until that has ended",
     });

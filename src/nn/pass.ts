@@ -68,6 +68,8 @@ export interface ModelPlacement extends Placement {
   deviceOf(block: Module): Device;
   /** Runs `body` while some weights of blocks are on their devices, wherever they lie; no pass can be recorded meanwhile. */
   visit?<T>(tensors: readonly Tensor[], body: () => Promise<T>): Promise<T>;
+  /** Refuses passes until the function that it gives is called: for calls that visit more than once. */
+  reading?(): () => void;
 }
 
 /** All blocks run where their input is. */

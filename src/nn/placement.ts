@@ -140,18 +140,27 @@ export function onFile(kept: readonly Kept[], via?: Device): Resident {
     staged.clear();
   };
   const stage = (some: readonly Kept[]): void => {
-    for (const one of some) {
-      const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", STAGED).keep();
-      staged.set(one, stage);
-      via!.load(stage, one.file, one.position, { ahead: true, stamp: one.stamp });
+    drop();
+    try {
+      for (const one of some) {
+        const stage = Tensor.empty(via!, [one.tensor.nbytes], "u8", STAGED).keep();
+        staged.set(one, stage);
+        via!.load(stage, one.file, one.position, { ahead: true, stamp: one.stamp });
+      }
+    } catch (error) {
+      drop();
+      throw error;
     }
   };
   const arrive = (): void => {
-    for (const [{ tensor }, stage] of staged) {
-      tensor.restore();
-      moveBytes({ device: via!, ...placeOf(stage) }, { device: tensor.device, ...placeOf(tensor) }, stage.nbytes);
+    try {
+      for (const [{ tensor }, stage] of staged) {
+        tensor.restore();
+        moveBytes({ device: via!, ...placeOf(stage) }, { device: tensor.device, ...placeOf(tensor) }, stage.nbytes);
+      }
+    } finally {
+      drop();
     }
-    drop();
   };
   return {
     bytes,
@@ -214,6 +223,8 @@ export class BlockPlacement implements ModelPlacement, Disposable {
   #last: Promise<unknown> = Promise.resolve();
   /** One of them has weights brought now. */
   #visited = false;
+  /** Those who come back for more: no pass begins in between. */
+  #readers = 0;
 
   constructor(main: Device) {
     this.main = main;
@@ -245,17 +256,23 @@ export class BlockPlacement implements ModelPlacement, Disposable {
   enter(blocks: readonly Module[], index: number, h: Tensor): Tensor {
     const block = blocks[index]!;
     const next = blocks[index + 1];
-    if (this.#visited) {
+    if (this.#visited || this.#readers > 0) {
       throw new OctavoError("ERR_IN_USE", "the weights of offloaded blocks are being read by another call", {
         hint: "wait until state_dict or save_pretrained has ended",
       });
     }
     // A pass that failed may have left some.
     for (const asked of this.#asked) if (asked !== block && asked !== next) this.#leave(asked);
-    this.#ask(block);
-    this.#places.get(block)?.resident.enter();
-    if (next) this.#ask(next);
-    return transfer(h, this.deviceOf(block));
+    try {
+      this.#ask(block);
+      this.#places.get(block)?.resident.enter();
+      if (next) this.#ask(next);
+      return transfer(h, this.deviceOf(block));
+    } catch (error) {
+      // Some tensors of a block may be there without the others: the next pass asks for all of them again.
+      for (const asked of this.#asked) this.#leave(asked);
+      throw error;
+    }
   }
 
   leave(blocks: readonly Module[], index: number): void {
@@ -266,21 +283,24 @@ export class BlockPlacement implements ModelPlacement, Disposable {
     return transfer(h, this.main);
   }
 
+  reading(): () => void {
+    this.#readers++;
+    return () => void this.#readers--;
+  }
+
   async visit<T>(tensors: readonly Tensor[], body: () => Promise<T>): Promise<T> {
     const before = this.#last;
     const visit = (async () => {
       await before;
-      return this.#visit(
-        tensors.filter((tensor) => !tensor.resident),
-        body,
-      );
+      return this.#visit(tensors, body);
     })();
     this.#last = visit.catch(() => {}); // told to its caller
     return visit;
   }
 
-  async #visit<T>(away: readonly Tensor[], body: () => Promise<T>): Promise<T> {
+  async #visit<T>(tensors: readonly Tensor[], body: () => Promise<T>): Promise<T> {
     for (const asked of this.#asked) this.#leave(asked); // of a pass that failed
+    const away = tensors.filter((tensor) => !tensor.resident);
     this.#visited = away.length > 0;
     try {
       const some = new Set(away);

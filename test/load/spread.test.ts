@@ -2,7 +2,17 @@
 // max_memory, and nothing stays behind.
 
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { nativeAvailable } from "../../src/backends/native/addon.js";
@@ -244,10 +254,18 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     await saving;
     expect(model.device.memory.live).toBe(live);
     expect(await expected(saved, {})).toEqual(await expected(name, how));
+    const [one, other] = (await model.state_dict()).values();
     const text = model.stream({ input_ids: [IDS[0]!], max_new_tokens: 4 });
     await text.next();
     await expect(model.save_pretrained(saved)).rejects.toMatchObject({ code: "ERR_IN_USE" });
-    await text.return(undefined);
+    // Who reads gives way to who generates, and the other way round: whoever came first goes on to the end.
+    await expect(one!.bytes()).rejects.toMatchObject({ code: "ERR_IN_USE" });
+    let tokens = 1;
+    for await (const _ of text) tokens++;
+    expect(tokens).toBe(4);
+    const read = Promise.all([one!.bytes(), other!.bytes()]);
+    await expect(model.generate({ input_ids: IDS, max_new_tokens: 2 })).rejects.toMatchObject({ code: "ERR_IN_USE" });
+    expect((await read).map(({ length }) => length)).not.toContain(0);
     expect(await results(model)).toEqual(await expected(name, how));
   });
 
@@ -321,34 +339,45 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  test("weights that cannot be read any more end what needs them, with module and file; all else lives", async () => {
-    const name = fixture("llama");
-    const device_map = { "": "cpu:0", "model.layers.1": "disk" };
-    const text = { input_ids: IDS, max_new_tokens: 24, do_sample: false };
-    await using model = await load({ device_map, offload_folder: folder }, name);
-    await using neighbour = await load({ device: model.device }, name);
-    const wanted = await neighbour.generate(text);
-    const [file] = readdirSync(folder);
-    const path = join(folder, file!);
-    // In the middle of a text: the steps before were read, the others are not.
-    const stream = model.stream({ ...text, input_ids: [IDS[0]!] });
-    await stream.next();
-    const other = temporary("other weights");
-    writeFileSync(other, readFileSync(path).reverse());
-    renameSync(other, path); // at once: a step may be reading ahead
-    const rest = (async () => {
-      for await (const _ of stream);
-    })();
-    const failure = await rest.catch((error: unknown) => error);
-    expect(failure).toBeInstanceOf(FormatError);
-    expect(failure).toMatchObject({ details: { module: "model.layers.1" } });
-    expect((failure as Error).message).toMatch(/^load in model\.layers\.1: .*\.weights was changed or replaced/);
-    rmSync(path);
-    const gone = /^load in model\.layers\.1: cannot open .*\.weights: No such file/;
-    await expect(model.generate(text)).rejects.toThrow(gone);
-    await expect(model.save_pretrained(temporary("never"))).rejects.toThrow(gone);
-    expect(await neighbour.generate(text)).toEqual(wanted);
-  });
+  test.each(["in its place", "in place"])(
+    "another file %s ends what needs its weights, with module and file; all else lives",
+    async (how) => {
+      const name = fixture("llama");
+      const device_map = { "": "cpu:0", "model.layers.1": "disk" };
+      const text = { input_ids: IDS, max_new_tokens: 24, do_sample: false };
+      await using model = await load({ device_map, offload_folder: folder }, name);
+      await using neighbour = await load({ device: model.device }, name);
+      const wanted = await neighbour.generate(text);
+      const [file] = readdirSync(folder);
+      const path = join(folder, file!);
+      // In the middle of a text: the steps before were read, the others are not.
+      const stream = model.stream({ ...text, input_ids: [IDS[0]!] });
+      await stream.next();
+      const other = readFileSync(path).reverse();
+      if (how === "in its place") {
+        const beside = temporary("other weights");
+        writeFileSync(beside, other);
+        renameSync(beside, path);
+      } else {
+        // Piece by piece, while steps read ahead: none may take what is half written for weights.
+        const to = openSync(path, "r+");
+        for (let at = 0; at < other.length; at += 4096) writeSync(to, other, at, Math.min(4096, other.length - at), at);
+        closeSync(to);
+      }
+      const rest = (async () => {
+        for await (const _ of stream);
+      })();
+      const failure = await rest.catch((error: unknown) => error);
+      expect(failure).toBeInstanceOf(FormatError);
+      expect(failure).toMatchObject({ details: { module: "model.layers.1" } });
+      expect((failure as Error).message).toMatch(/^load in model\.layers\.1: .*\.weights was changed or replaced/);
+      rmSync(path);
+      const gone = /^load in model\.layers\.1: cannot open .*\.weights: No such file/;
+      await expect(model.generate(text)).rejects.toThrow(gone);
+      await expect(model.save_pretrained(temporary("never"))).rejects.toThrow(gone);
+      expect(await neighbour.generate(text)).toEqual(wanted);
+    },
+  );
 
   test("a load that fails or is aborted leaves nothing behind", async () => {
     const options = { device_map: LAYERS, offload_folder: folder };

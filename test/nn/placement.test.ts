@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import type { NativeBackend } from "../../src/backends/native/index.js";
 import type { Device } from "../../src/core/device.js";
-import { DeviceError, FormatError, KernelError, OctavoError } from "../../src/core/errors.js";
+import { DeviceError, FormatError, KernelError, OctavoError, OutOfMemoryError } from "../../src/core/errors.js";
+import { scope, Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
 import { openDevice } from "../../src/load/device.js";
@@ -240,6 +241,48 @@ describe("weights that are fetched while the block before computes", () => {
       model.placement = placement;
       expect(await logitsOf(device, model, IDS)).toEqual(before);
       expect(await logitsOf(device, model, IDS)).toEqual(before);
+      model.dispose();
+      placement.dispose();
+      await closeAll([device, cpu]);
+    },
+  );
+
+  test.each(["cpu:0", "reference"])(
+    "without memory for a block on %s: nothing stays, and the next pass is well",
+    async (name) => {
+      const device = await requestTestDevice(name);
+      const cpu = openDevice("cpu", { threads: 1 });
+      const model = await randomModel(device, { ...FIELDS, num_hidden_layers: 3 }, "f32");
+      const before = await logitsOf(device, model, IDS);
+      const blocks = model.blocks[0]!;
+      const bytes = tensorsOf(blocks[0]!).reduce((sum, tensor) => sum + tensor.nbytes, 0);
+      using placement = new BlockPlacement(device);
+      const file = join(folder, `${name}-small.bin`);
+      for (const block of blocks) placement.place(block, onFile(await writeOffload(tensorsOf(block), file), cpu));
+      model.placement = placement;
+      // Without a half of the first block, or of the second, which is read ahead; on the way, or where it goes to.
+      const cases = device.readsFiles
+        ? ([
+            [device, 0.5],
+            [device, 1.5],
+          ] as const)
+        : ([
+            [cpu, 0.5],
+            [device, 0.5],
+          ] as const);
+      for (const [small, blocksThere] of cases) {
+        small.arena.trim();
+        const { live, budget } = small.memory;
+        small.limit(live + Math.floor(blocksThere * bytes));
+        await expect(logitsOf(device, model, IDS)).rejects.toThrow(OutOfMemoryError);
+        expect(small.memory.live).toBe(live);
+        small.limit(budget);
+        expect(await logitsOf(device, model, IDS)).toEqual(before);
+      }
+      // A pass that ended inside a block: whoever reads its weights then finds them.
+      scope(() => void placement.enter(blocks, 0, Tensor.empty(device, [1, 1, 64], "f32")));
+      const [tensor] = tensorsOf(blocks[0]!);
+      expect((await placement.visit([tensor!], () => tensor!.readBytes())).length).toBe(tensor!.nbytes);
       model.dispose();
       placement.dispose();
       await closeAll([device, cpu]);

@@ -24,9 +24,10 @@ import type { FloatDType } from "../nn/weight.js";
 import type { AdapterHost } from "./adapter-methods.js";
 import { AttentionState } from "./attention-state.js";
 import { type ModelMemory, memoryOf } from "./memory.js";
+import { MovingMethods } from "./moving-methods.js";
 import { Places } from "./places.js";
 import { type SaveAdapters, saveAdapters } from "./save-adapters.js";
-import { hasMethods, TrainingMethods } from "./training-methods.js";
+import { hasMethods } from "./training-methods.js";
 
 type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
 
@@ -36,7 +37,7 @@ type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model:
  */
 export let rearrange: (model: LoadedModel<Model>, method: string, place: () => Promise<PlacedModel>) => Promise<void>;
 
-export abstract class LoadedModel<M extends Model> extends TrainingMethods implements AsyncDisposable {
+export abstract class LoadedModel<M extends Model> extends MovingMethods implements AsyncDisposable {
   readonly config: ConfigJson;
   readonly generation_config: ConfigJson;
   /** Bytes of the checkpoint's tensors, as published. */
@@ -85,21 +86,6 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
     this.#architecture = architecture;
   }
 
-  /** Where the model runs; of a model on several devices the main one. */
-  get device(): Device {
-    return this.#places.device;
-  }
-
-  /** Of everything that is not quantized. */
-  get dtype(): FloatDType {
-    return this.#places.dtype;
-  }
-
-  /** Number of devices over which `tp_plan` cuts the model; undefined without it. */
-  get tp_size(): number | undefined {
-    return this.#places.tp_size;
-  }
-
   /**
    * Bytes of the parameters as transformers counts them: the codes of quantized matrices, without their statistics.
    * See `weight_bytes` for the memory really held.
@@ -130,66 +116,6 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
   /** True for a model itself, which a proxy of one is not. */
   static is(value: unknown): value is LoadedModel<Model> {
     return typeof value === "object" && value !== null && #places in value;
-  }
-
-  /**
-   * Where the modules are, by their names, as accelerate gives it: `{ "": "cpu" }` on one device, else a device for each block and for
-   * each module beside them. `device` is the main one.
-   */
-  get hf_device_map(): Readonly<Record<string, string | number>> {
-    return this.#places.device_map;
-  }
-
-  /**
-   * Takes the model to a device, converts its floats to a dtype, or both, and gives the model itself. Codes move as they are. A name is
-   * enough for the device that it is on ("cuda" and other names of a GPU mean WebGPU, "cpu" every device that computes on the CPU);
-   * another one is opened first: `model.to(await requestDevice("webgpu"))`. The caller closes it, after the model.
-   * @throws OptionError for a device that is not open, casts of quantized models, and moves of models on several devices; OutOfMemoryError,
-   * and OctavoError for a model that is in use or has adapters. The model then stays as it was
-   */
-  to(...where: readonly (Device | string | number)[]): this {
-    const changes = this.#places.changes(where);
-    if (!changes.device && !changes.dtype) return this;
-    this.checkUsable();
-    this.#checkPlain("to");
-    if (changes.dtype) this.#attention.checkCast(changes.dtype);
-    this.#places.move(changes);
-    return this;
-  }
-
-  /** `to("cpu")`. @throws as there */
-  cpu(): this {
-    return this.to("cpu");
-  }
-
-  /** `to("cuda")`. @throws as there */
-  cuda(): this {
-    return this.to("cuda");
-  }
-
-  /** `to("float16")`. @throws as there */
-  half(): this {
-    return this.#cast("half", "f16");
-  }
-
-  /** `to("float32")`. @throws as there */
-  float(): this {
-    return this.#cast("float", "f32");
-  }
-
-  /** `to("bfloat16")`. @throws as there */
-  bfloat16(): this {
-    return this.#cast("bfloat16", "bf16");
-  }
-
-  #cast(method: string, dtype: FloatDType): this {
-    if (dtype !== this.dtype && this.quantized_modules.length > 0) {
-      throw new OptionError(
-        `\`.${method}()\` is not supported for quantized model. Please use the model as it is, since the model has already been casted to the correct \`dtype\`.`,
-        { hint: `load it in another dtype: from_pretrained(name, { dtype: "${torchName(dtype)}" })` },
-      );
-    }
-    return this.to(dtype);
   }
 
   /** How attention is computed, by transformers' name: what was asked for, else "sdpa". */
@@ -317,7 +243,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
 
   async #rearrange(method: string, place: () => Promise<PlacedModel>): Promise<void> {
     this.checkUsable();
-    this.#checkPlain(method);
+    this.checkPlain(method);
     this.hold();
     try {
       await this.#places.rearrange(method, place);
@@ -327,7 +253,7 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
   }
 
   /** @throws OctavoError for a model that is in use, is offloaded, or has adapters */
-  #checkPlain(method: string): void {
+  protected checkPlain(method: string): void {
     this.checkIdle(method);
     if (!this.adapters) return;
     throw new OctavoError("ERR_UNSUPPORTED", `${method}: adapters need their weights in their place`, {
@@ -337,6 +263,14 @@ export abstract class LoadedModel<M extends Model> extends TrainingMethods imple
 
   static {
     rearrange = (model, method, place) => model.#rearrange(method, place);
+  }
+
+  protected checkCast(dtype: FloatDType): void {
+    this.#attention.checkCast(dtype);
+  }
+
+  protected get places(): Places {
+    return this.#places;
   }
 
   protected get adapterHost(): AdapterHost {

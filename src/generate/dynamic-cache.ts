@@ -33,6 +33,8 @@ export interface CacheNeeds {
 
 interface Held extends HeldTexts {
   readonly model: CausalLM;
+  /** Where the model was: keys and values stay there, and texts are read anew where it is now. */
+  readonly device: Device;
   readonly by: string;
 }
 
@@ -59,7 +61,7 @@ export let keptTexts: Keeping;
 /**
  * The keys and values of one model's texts, to be passed as `past_key_values` of `generate` and `stream`. The first call makes them
  * for its batch; a later one passes its whole texts, of which it reads what is new. A text that outgrows the cache moves it to one of
- * twice the room, for which it is read anew. Its model frees it with itself.
+ * twice the room, for which it is read anew, as for a model that has moved. Its model frees it with itself.
  */
 export class DynamicCache implements Disposable {
   readonly #room: number;
@@ -148,7 +150,7 @@ export class DynamicCache implements Disposable {
       const { device, model, rows, by } = needs;
       const cache = new KVCache(layerDevices(model, device), this.#shape(needs));
       const lengths = new TextLengths(new Array<number>(rows).fill(1));
-      this.#held = { model, by, cache, lengths, texts: new Array<undefined>(rows).fill(undefined), reused: [] };
+      this.#held = { model, device, by, cache, lengths, texts: new Array<undefined>(rows).fill(undefined), reused: [] };
     }
     this.#busy = true;
     this.#held!.reused = [];
@@ -161,8 +163,9 @@ export class DynamicCache implements Disposable {
     return cacheShape(model, rows, room, dtype);
   }
 
-  #fits({ tokens, by }: CacheNeeds): boolean {
-    return this.#held !== undefined && this.#held.cache.capacity >= tokens && this.#held.by === by;
+  #fits({ device, tokens, by }: CacheNeeds): boolean {
+    const held = this.#held;
+    return held !== undefined && held.device === device && held.cache.capacity >= tokens && held.by === by;
   }
 
   #check({ model, rows, dtype }: CacheNeeds): void {

@@ -42,7 +42,8 @@ export abstract class MovingMethods extends TrainingMethods {
   /**
    * Takes the model to a device, converts its floats to a dtype, or both, and gives the model itself. Codes move as they are. A name is
    * enough for the device that it is on ("cuda" and other names of a GPU mean WebGPU, "cpu" every device that computes on the CPU);
-   * another one is opened first: `model.to(await requestDevice("webgpu"))`. The caller closes it, after the model.
+   * another one is opened first: `model.to(await requestDevice("webgpu"))`. The caller closes it, after the model. Results that lie on the
+   * device that it leaves can still be read.
    * @throws OptionError for a device that is not open, casts of quantized models, and moves of models on several devices; OutOfMemoryError,
    * and OctavoError for a model that is in use or has adapters. The model then stays as it was
    */

@@ -15,19 +15,17 @@ export class Places {
   readonly #model: Model;
   #device: Device;
   #dtype: FloatDType;
-  /** The model closes its device. */
-  #owns: boolean;
+  /** The device that was opened for the model: it stays open as long as the model, wherever that goes, for results that lie there. */
+  readonly #own: Device | undefined;
   /** Its devices, if it was loaded onto several. */
   readonly #spread: SpreadModel | undefined;
   /** Where its parts are, unless they are all on its device. */
   #placed: PlacedModel | undefined;
-  /** Devices that it has left, being closed. */
-  #left: Promise<void> = Promise.resolve();
 
   constructor(model: Model, device: Device, owns: boolean, dtype: FloatDType, spread: SpreadModel | undefined) {
     this.#model = model;
     this.#device = device;
-    this.#owns = owns;
+    this.#own = owns ? device : undefined;
     this.#dtype = dtype;
     this.#spread = spread;
     this.#placed = spread;
@@ -124,15 +122,7 @@ export class Places {
     if (dtype) this.#dtype = dtype;
     if (!device) return;
     this.#device = device;
-    if (this.#owns) this.#left = this.#leave(before, device);
-    this.#owns = false;
-  }
-
-  /** Closes a device once its last bytes have arrived elsewhere. */
-  async #leave(before: Device, device: Device): Promise<void> {
-    await this.#left;
-    await device.synchronize().catch(() => {}); // what failed is told by who reads it
-    await before.close();
+    if (before === this.#own) before.arena.trim();
   }
 
   /** Places the parts anew; `place` takes them there. @throws OctavoError for a model that is spread already; what `place` throws */
@@ -144,9 +134,8 @@ export class Places {
   /** Frees what lies elsewhere, and closes devices that were opened for the model; after its weights. */
   async close(): Promise<void> {
     await this.#placed?.close();
-    await this.#left;
     if (this.#spread) return;
     this.#device.arena.trim();
-    if (this.#owns) await this.#device.close();
+    await this.#own?.close();
   }
 }

@@ -190,7 +190,7 @@ export function parallelOf(options: ParallelOptions): ParallelRequest | undefine
   const size = tp_size ?? devices?.length ?? 2;
   if (size > MOST_DEVICES) refuse("tp_size", `tp_size must be at most ${MOST_DEVICES}, got ${size}`);
   const kind = device === undefined ? undefined : Device.is(device) ? device.name : deviceName(device);
-  if (kind !== undefined && (devices || !/^(?:cpu|webgpu|auto)$/.test(kind))) {
+  if (kind !== undefined && (devices || Device.is(device) || !/^(?:cpu|webgpu|auto)$/.test(kind))) {
     refuse(
       "device",
       `tp_plan takes devices from tp_size or device_mesh, and device ${show(kind)} is given`,

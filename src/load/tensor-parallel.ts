@@ -41,12 +41,12 @@ export class Parallel implements SpreadModel {
     request: ParallelRequest,
   ): Promise<Parallel> {
     checkModel(module);
-    const names = await namesOf(platform, request);
+    const { names, numbered } = await namesOf(platform, request);
     const onCPU = names.filter((name) => name.startsWith("cpu")).length;
     const threads = request.threads ?? (onCPU > 0 ? Math.max(1, Math.floor(platform.cores() / onCPU)) : undefined);
     const devices: Device[] = [];
     try {
-      for (const [place, bytes] of boundsOf(names, request.memory)) devices.push(await opened(place, bytes));
+      for (const [place, bytes] of boundsOf(names, request.memory, numbered)) devices.push(await opened(place, bytes));
       return new Parallel(devices, module);
     } catch (error) {
       for (const device of devices) await device.close();
@@ -123,31 +123,38 @@ function checkModel(model: Model): void {
   }
 }
 
-/** The names of the devices, the main one first. @throws OptionError, DeviceError */
+/** The names of the devices, the main one first, and what numbers mean. @throws OptionError, DeviceError */
 async function namesOf(
   platform: Pick<Platform, "chooseDevice">,
   { size, devices, kind }: ParallelRequest,
-): Promise<string[]> {
-  const needed = devices === undefined || devices.some((one) => typeof one === "number");
-  const gpu = needed && (kind ?? (await platform.chooseDevice()).name).startsWith("webgpu");
-  const numbered = (n: number): string => (gpu ? (n === 0 ? "webgpu" : `webgpu:${n}`) : `cpu:${n}`);
+): Promise<{ names: string[]; numbered: (n: number) => string }> {
+  const named = devices?.every((one) => typeof one === "string") ? deviceName(devices[0]) : undefined;
+  const gpu = (kind ?? named ?? (await platform.chooseDevice()).name).startsWith("webgpu");
+  const numbered = (n: number): string => (gpu ? deviceName(n)! : `cpu:${n}`);
   const given = devices ?? Array.from({ length: size }, (_, n) => n);
   const names = given.map((one) => (typeof one === "number" ? numbered(one) : deviceName(one)!));
   const twice = names.find((name, i) => names.indexOf(name) !== i);
-  if (twice === undefined) return names;
+  if (twice === undefined) return { names, numbered };
   throw new OptionError(`device_mesh: ${show(twice)} is there twice`, { details: { option: "device_mesh" } });
 }
 
-/** Each device with its bound: by its name, or by its place among the devices. @throws OptionError */
-function boundsOf(names: readonly string[], memory: Memory | undefined): Map<string, number | undefined> {
+/** Each device with its bound, by its name or its number, which means what it means in `device_mesh`. @throws OptionError */
+function boundsOf(
+  names: readonly string[],
+  memory: Memory | undefined,
+  numbered: (n: number) => string,
+): Map<string, number | undefined> {
   const bounds = new Map<string, number | undefined>(names.map((name) => [name, undefined]));
   for (const [place, bytes] of memory ?? []) {
-    const name = typeof place === "number" ? names[place] : deviceName(place)!;
-    if (name === undefined || !bounds.has(name)) {
+    const name = typeof place === "number" ? numbered(place) : deviceName(place)!;
+    if (!bounds.has(name)) {
       throw new OptionError(`max_memory: no part of the model goes to ${show(place)}`, {
         details: { option: "max_memory" },
         hint: `the devices are ${names.join(", ")}`,
       });
+    }
+    if (bounds.get(name) !== undefined) {
+      throw new OptionError(`max_memory: ${name} is there twice`, { details: { option: "max_memory" } });
     }
     if (bytes < 1) throw new OptionError(`max_memory: ${name} takes a part of every matrix, and may take nothing`);
     bounds.set(name, Math.floor(bytes));

@@ -9,6 +9,7 @@ import { show } from "../core/show.js";
 import { Tensor } from "../core/tensor.js";
 import { restoreModel } from "../load/restore.js";
 import { CausalLM } from "../nn/decoder.js";
+import { askFor } from "../nn/module.js";
 import type { Source } from "../sources/source.js";
 import { AdapterMethods } from "./adapter-methods.js";
 
@@ -38,12 +39,12 @@ export abstract class TrainingMethods extends AdapterMethods {
   /**
    * All parameters that hold floats ask for gradients, adapters' too, or no longer do. Codes of 8 and 4 bits never do: adapters
    * are trained over them.
-   * @throws OptionError
+   * @throws OptionError, OctavoError for a model whose floats `tp_plan` cuts: adapters alone are trained over them
    */
   requires_grad_(on = true): this {
     if (typeof on !== "boolean") throw new OptionError(`requires_grad_: it takes true or false, got ${show(on)}`);
     this.checkUsable();
-    for (const parameter of this.parameters()) parameter.requires_grad_(on);
+    askFor(this.parameters(), on);
     return this;
   }
 

@@ -10,12 +10,15 @@ import { settle } from "./storage.js";
 /**
  * Records the move of all parameters; codes move as they are. The model must be idle.
  * @param to undefined: each parameter stays on its device
- * @throws OutOfMemoryError, DeviceError; the model then is where it was
+ * @throws OutOfMemoryError, DeviceError, OctavoError for a wrapped matrix; the model then is where it was
  */
 export function moveModel(model: Model, from: Device, to: Device | undefined, dtype: FloatDType | undefined): void {
   const names = new Map([...model.named_parameters()].map(([name, parameter]) => [parameter, name]));
   const parameters = [...names.keys()].filter(({ filled }) => filled);
-  checkRoom(parameters, to, dtype);
+  // What can fail early does: floats that were converted cannot be taken back.
+  to?.checkOpen();
+  for (const parameter of parameters) if (parameter instanceof Matrix) parameter.moves(to, dtype);
+  checkRoom(model, parameters, to, dtype);
   const moved: (Parameter | Matrix)[] = [];
   try {
     for (const parameter of parameters) {
@@ -38,24 +41,35 @@ export function moveModel(model: Model, from: Device, to: Device | undefined, dt
 
 /** @throws OutOfMemoryError before anything moves */
 function checkRoom(
+  model: Model,
   parameters: readonly (Parameter | Matrix)[],
   to: Device | undefined,
   dtype: FloatDType | undefined,
 ): void {
-  /** What each device gets more, and the most that one parameter takes on its way: its rows, and those converted, beside its new memory. */
-  const needed = new Map<Device, { more: number; scratch: number }>();
+  /** What each device gets more, and the most that it holds of one parameter on its way, beside that. */
+  const needed = new Map<Device, { more: number; most: number }>();
+  const on = (device: Device): { more: number; most: number } => {
+    const one = needed.get(device) ?? { more: 0, most: 0 };
+    needed.set(device, one);
+    return one;
+  };
   for (const parameter of parameters) {
-    const { device } = parameter.tensors[0]!;
-    const target = to ?? device;
     const codes = parameter instanceof Matrix && parameter.inner?.scheme !== "dense";
-    const elements = parameter.shape.reduce((n, size) => n * size, 1);
-    const after = dtype && !codes ? bytesOf(dtype, elements) : parameter.nbytes;
-    const one = needed.get(target) ?? { more: 0, scratch: 0 };
-    one.more += after - (target === device ? parameter.nbytes : 0);
-    one.scratch = Math.max(one.scratch, parameter.nbytes + 2 * after);
-    needed.set(target, one);
+    const passing = new Map<Device, number>();
+    const pass = (device: Device, bytes: number): void => void passing.set(device, (passing.get(device) ?? 0) + bytes);
+    for (const { device, nbytes, size } of parameter.tensors) {
+      const target = to ?? device;
+      const after = dtype && !codes ? bytesOf(dtype, size) : nbytes;
+      if (target === device && after === nbytes) continue;
+      on(target).more += after;
+      on(device).more -= nbytes;
+      pass(device, 2 * nbytes); // the old one, until the new one is whole, and its rows
+      pass(target, nbytes + after); // rows that have arrived, and those converted
+    }
+    for (const [device, bytes] of passing) on(device).most = Math.max(on(device).most, bytes);
   }
-  for (const [device, { more, scratch }] of needed) {
-    device.arena.checkRoom(Math.max(0, more) + scratch, "moving the model");
+  if (to) for (const [, { facts }] of model.named_buffers()) on(to).more += 4 * facts.elements;
+  for (const [device, { more, most }] of needed) {
+    device.arena.checkRoom(Math.max(0, more) + most, "moving the model");
   }
 }

@@ -11,12 +11,14 @@ import { embeddingBack } from "../ops/embedding.js";
 import { fillInto } from "../ops/fill.js";
 import type { LinearOptions } from "../ops/linear.js";
 import { type GradientRule, recordAs, tapes } from "../ops/tape.js";
-import { Buffer, Matrix, Parameter } from "./parameter.js";
+import { Buffer } from "./buffer.js";
+import { askFor, Matrix, Parameter } from "./parameter.js";
 import { treeOf } from "./print.js";
 import { type LoadedKeys, type LoadStateOptions, loadState, type State, type StateTensor, stateOf } from "./state.js";
 import type { FloatDType } from "./weight.js";
 
-export { Buffer, type BufferFacts, Matrix, NormedParameter, Parameter, Scalar } from "./parameter.js";
+export { Buffer, type BufferFacts } from "./buffer.js";
+export { askFor, Matrix, NormedParameter, Parameter, Scalar } from "./parameter.js";
 
 export abstract class Module {
   /** Path in the tree, set by `name_tree`; error messages and leak reports carry it. */
@@ -135,7 +137,7 @@ export abstract class Module {
    */
   requires_grad_(on = true): this {
     if (typeof on !== "boolean") throw new OptionError(`requires_grad_: it takes true or false, got ${show(on)}`);
-    for (const parameter of this.parameters()) parameter.requires_grad_(on);
+    askFor(this.parameters(), on);
     return this;
   }
 

@@ -1,5 +1,5 @@
-// The leaves of the module tree: parameters, matrices and constants. They know shape and dtype, and hold tensors once something
-// fills them; until then they may hold values on the host, or a rule that makes them.
+// The leaves of the module tree that checkpoints hold: parameters and matrices. They know shape and dtype, and hold tensors once
+// something fills them; until then they may hold values on the host, or a rule that makes them.
 
 import type { Device } from "../core/device.js";
 import { isFloat, narrow, widen } from "../core/dtype.js";
@@ -237,6 +237,10 @@ export class Matrix {
     const inner = this.inner ?? this.weight;
     const [floats] = inner.trainable;
     if (floats) return floats;
+    if (inner.scheme === "dense")
+      throw new DTypeError("a matrix that tp_plan cuts is no single tensor", {
+        hint: "dequantize() puts it together",
+      });
     throw new DTypeError(`a matrix that is stored as ${inner.scheme} has no floats`, {
       hint: "dequantize() decodes them",
     });
@@ -251,8 +255,21 @@ export class Matrix {
     return this.inner?.trainable.some((tensor) => tensor.requires_grad) ?? this.#asks;
   }
 
-  /** As of tensors; a matrix without a device asks once it has one. Codes are frozen: they never do. */
+  /** @throws OctavoError for floats that lie on several devices: adapters alone are trained over them */
+  checkTrainable(): void {
+    const { inner } = this;
+    if (inner?.scheme !== "dense" || inner.trainable.length > 0) return;
+    throw new OctavoError("ERR_UNSUPPORTED", "a matrix that tp_plan cuts takes no gradient", {
+      hint: "model.add_adapter(new LoraConfig()) is trained over it, or load the model without tp_plan",
+    });
+  }
+
+  /**
+   * As of tensors; a matrix without a device asks once it has one. Codes are frozen: they never do.
+   * @throws as checkTrainable
+   */
   requires_grad_(on = true): this {
+    if (on) this.checkTrainable();
     for (const tensor of this.inner?.trainable ?? []) tensor.requires_grad_(on);
     this.#asks = on;
     return this;
@@ -276,13 +293,8 @@ export class Matrix {
   to(device: Device | undefined, dtype?: FloatDType): void {
     const before = this.#weight;
     if (before) {
-      const there = device !== undefined && before.tensors.some((tensor) => tensor.device !== device);
-      const converted = dtype && before.scheme === "dense" && before.tensors[0]?.dtype !== dtype;
-      if (!there && !converted) return;
-      if (this.#wrapped.length > 0 || !before.moved) {
-        throw new OctavoError("ERR_WRAPPED", `to: a matrix with an adapter (${before.scheme}) stays where it is`);
-      }
-      if (converted) this.dtype = dtype;
+      if (!this.moves(device, dtype)) return;
+      if (dtype && before.scheme === "dense") this.dtype = dtype;
       this.fill(taping(undefined, () => before.moved!(device ?? before.tensors[0]!.device, dtype)));
       return;
     }
@@ -292,6 +304,17 @@ export class Matrix {
     if (this.pending)
       this.fill(this.pending.weight(device, this.shape, this.experts, this.schemeFor(this.dtype ?? "f32")));
     else if (!this.optional) throw notFilled(this.shape);
+  }
+
+  /** True if `to` would change anything of its weight. @throws OctavoError if it is wrapped */
+  moves(device: Device | undefined, dtype?: FloatDType): boolean {
+    const weight = this.#weight;
+    if (!weight) return false;
+    const there = device !== undefined && weight.tensors.some((tensor) => tensor.device !== device);
+    const converted = dtype !== undefined && weight.scheme === "dense" && weight.tensors[0]?.dtype !== dtype;
+    if (!there && !converted) return false;
+    if (this.#wrapped.length === 0 && weight.moved) return true;
+    throw new OctavoError("ERR_WRAPPED", `to: a matrix with an adapter (${weight.scheme}) stays where it is`);
   }
 
   /**
@@ -364,59 +387,11 @@ export class Matrix {
   }
 }
 
-/** What is known of a constant without a device. */
-export interface BufferFacts {
-  readonly elements: number;
-  readonly dtype: "f32" | "i32";
-}
-
-/**
- * A constant of a module that no checkpoint holds (inverse frequencies, ALiBi slopes). It is a leaf of the tree: the loader
- * puts it on the device with the weights, and `Module.dispose` frees it. A model on several devices has a copy on each.
- */
-export class Buffer {
-  readonly #values: () => Float32Array | Int32Array;
-  readonly #tensors = new Map<Device, Tensor>();
-  #facts: BufferFacts | undefined;
-
-  /** @param values the constant's elements; called once per device */
-  constructor(values: () => Float32Array | Int32Array) {
-    this.#values = values;
-  }
-
-  /** The constant on `device`, f32[n] or i32[n]; made there on first use. @throws OutOfMemoryError */
-  on(device: Device): Tensor {
-    let tensor = this.#tensors.get(device);
-    if (!tensor) {
-      const values = this.#values();
-      tensor = Tensor.from(device, values, [values.length], undefined, "constant").keep();
-      this.#tensors.set(device, tensor);
-    }
-    return tensor;
-  }
-
-  /** Its elements and their type, on a device or not. */
-  get facts(): BufferFacts {
-    if (!this.#facts) {
-      const values = this.#values();
-      this.#facts = { elements: values.length, dtype: values instanceof Int32Array ? "i32" : "f32" };
-    }
-    return this.#facts;
-  }
-
-  get nbytes(): number {
-    return [...this.#tensors.values()].reduce((sum, tensor) => sum + tensor.nbytes, 0);
-  }
-
-  /** Bytes of the copy on a device; 0 if there is none. */
-  bytesOn(device: Device): number {
-    return this.#tensors.get(device)?.nbytes ?? 0;
-  }
-
-  dispose(): void {
-    for (const tensor of this.#tensors.values()) tensor.dispose();
-    this.#tensors.clear();
-  }
+/** Tells all of them whether they ask for a gradient; nothing is told if one of them cannot. @throws as `requires_grad_` of a matrix */
+export function askFor(parameters: Iterable<Parameter | Matrix>, on: boolean): void {
+  const all = [...parameters];
+  if (on) for (const one of all) if (one instanceof Matrix) one.checkTrainable();
+  for (const one of all) one.requires_grad_(on);
 }
 
 /** The error for what has no values yet. */

@@ -8,6 +8,7 @@ import { OctavoError, OptionError, OutOfMemoryError } from "../../src/core/error
 import {
   AutoModelForCausalLM,
   AutoModelForMaskedLM,
+  DynamicCache,
   type FromPretrainedOptions,
   LoraConfig,
   type PreTrainedModel,
@@ -79,16 +80,26 @@ describe.skipIf(!nativeAvailable())("a loaded model", () => {
       const model = await load("llama", { ...how, threads: 1 });
       const before = model.device;
       const wanted = await results(model);
+      const [values, tokens] = wanted;
+      // What a caller keeps stays good: results where they are, texts by being read anew.
+      const { logits } = model.forward({ input_ids: IDS });
+      const past_key_values = new DynamicCache();
+      const more = { input_ids: IDS, max_new_tokens: 5, do_sample: false, past_key_values };
+      expect(await model.generate(more)).toEqual(tokens);
       expect(model.to(other)).toBe(model);
       expect([model.device, model.hf_device_map]).toEqual([other, { "": "cpu:5" }]);
       expect(await results(model)).toEqual(wanted);
-      expect(() => before.checkOpen()).toThrow(/closed/); // it was the model's own
-      const [, tokens] = wanted;
+      expect(await logits.readFloats()).toEqual(values);
+      logits.dispose();
+      expect(await model.generate(more)).toEqual(tokens);
+      past_key_values.reset();
+      expectNoLeaks(before);
       expect(await model.to(third).generate({ input_ids: IDS, max_new_tokens: 5, do_sample: false })).toEqual(tokens);
       other.arena.trim();
       expectNoLeaks(other);
       model.to(other);
       await model[Symbol.asyncDispose]();
+      expect(() => before.checkOpen()).toThrow(/closed/); // it was the model's own
       other.checkOpen(); // the caller's
       for (const one of [other, third]) expectNoLeaks(one);
     } finally {
@@ -110,6 +121,8 @@ describe.skipIf(!nativeAvailable())("a loaded model", () => {
     expect(await results(model)).toEqual(wanted);
     expectNoLeaks(small);
     await small.close();
+    expect(() => model.to(small)).toThrow(/closed/);
+    expect(await results(model)).toEqual(wanted);
   });
 
   test("what is refused, in transformers' words", async () => {
@@ -123,7 +136,8 @@ describe.skipIf(!nativeAvailable())("a loaded model", () => {
     expect(() => model.to("nowhere")).toThrow(OptionError);
     model.dequantize().half();
     expect(model.dtype).toBe("f16");
-    expect((await results(model)).length).toBe(2);
+    await using other = await load("llama", { load_in_8bit: true, dtype: "float16" });
+    expect(await results(model)).toEqual(await results(other.dequantize()));
     model.add_adapter(new LoraConfig({ target_modules: ["q_proj"] }));
     expect(() => model.bfloat16()).toThrow(/adapters need their weights in their place/);
     model.delete_adapter("default");

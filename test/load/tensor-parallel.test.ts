@@ -212,6 +212,13 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
     ["too many", "llama", { tp_plan: "auto", tp_size: 65 }, /at most 64/],
     ["experts", "mixtral", { tp_plan: "auto" }, /does not cut models with experts: model\.layers\.0.* of Mixtral/],
     ["a bound of another device", "llama", { tp_plan: "auto", max_memory: { "cpu:7": "1GB" } }, /goes to "cpu:7"/],
+    [
+      "a bound of a number that is no device of the mesh",
+      "llama",
+      { tp_plan: "auto", device_mesh: ["cpu:3", "cpu:5"], max_memory: { 0: "1GB" } },
+      /no part of the model goes to 0/,
+    ],
+    ["two bounds", "llama", { tp_plan: "auto", max_memory: { 1: "1GB", "cpu:1": "2GB" } }, /cpu:1 is there twice/],
     ["a bound of nothing", "llama", { tp_plan: "auto", max_memory: { 1: 0 } }, /may take nothing/],
   ])("%s: refused", async (_, name, options, message) => {
     const error = await load(fixture(name), options).catch((thrown: unknown) => thrown);
@@ -225,9 +232,31 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
     const [first, second] = model.module.placement!.devices;
     expect([first!.memory.budget, second!.memory.budget]).toEqual([1e6, 3e5]);
     expect(() => model.checkTrainable()).toThrow(/trained by adapters alone/);
+    expect(() => model.requires_grad_()).toThrow(/a matrix that tp_plan cuts takes no gradient/);
+    expect([...model.parameters()].some((one) => one.requires_grad)).toBe(false);
+    expect(() => (model.module.output_embeddings() as Linear).weight.data).toThrow(/is no single tensor/);
+    await expect(load(name, { tp_plan: "auto", device: first! })).rejects.toThrow(/and device "cpu:0" is given/);
     await expect(load(name, { tp_plan: "auto", max_memory: { 0: "1MB", 1: "60kB" } })).rejects.toThrow(
       OutOfMemoryError,
     );
+  });
+
+  test("numbers of bounds mean what they mean in a mesh; a cast that does not fit one device changes nothing", async () => {
+    const max_memory = { 0: "3MB", 1: "2MB" };
+    await using model = await load(fixture("llama"), {
+      ...{ tp_plan: "auto", device_mesh: ["cpu:1", "cpu:0"], max_memory, dtype: "bfloat16" },
+    });
+    const [first, second] = model.module.placement!.devices;
+    expect([first!.memory.budget, second!.memory.budget]).toEqual([2e6, 3e6]);
+    const wanted = await results(model);
+    second!.arena.trim();
+    const { live } = second!.memory;
+    second!.limit(live + 1000);
+    expect(() => model.float()).toThrow(OutOfMemoryError);
+    expect([second!.memory.live, model.dtype]).toEqual([live, "bf16"]);
+    second!.limit(3e6);
+    expect(await results(model)).toEqual(wanted);
+    expect(model.float().dtype).toBe("f32");
   });
 
   test("a failure on one device is told with the module, and the next pass is well", async () => {

@@ -3,12 +3,12 @@
 
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, expect, test } from "vitest";
-import { unpackCheckpoint } from "../../src/checkpoints/packed/index.js";
+import { afterAll, describe, expect, test, vi } from "vitest";
+import { packedFormat, unpackCheckpoint } from "../../src/checkpoints/packed/index.js";
 import { MXFP4 } from "../../src/checkpoints/packed/mxfp4.js";
 import { tableOf } from "../../src/checkpoints/packed/scaled.js";
-import type { ReadTensor } from "../../src/checkpoints/stored.js";
-import { ConfigError, FormatError, UnsupportedModelError } from "../../src/core/errors.js";
+import type { ReadTensor, StoredTensor } from "../../src/checkpoints/stored.js";
+import { ConfigError, FormatError, OutOfMemoryError, UnsupportedModelError } from "../../src/core/errors.js";
 import { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import { openDevice } from "../../src/load/device.js";
@@ -101,6 +101,20 @@ test.each(["gptq", "awq"])(
   },
 );
 
+test.each([true, false, undefined])("gptq with sym: %s is planned with zero points, or without", (sym) => {
+  const tensor = (name: string, dtype: StoredTensor["dtype"], shape: number[]): StoredTensor => {
+    return { name, dtype, shape, file: "", offset: 0, bytes: 0 };
+  };
+  const all = [
+    tensor("a.qweight", "I32", [8, 16]),
+    tensor("a.qzeros", "I32", [2, 2]),
+    tensor("a.scales", "F16", [2, 16]),
+  ];
+  const format = packedFormat({ quant_method: "gptq", bits: 4, group_size: 32, sym }, "config.json");
+  const { packed } = format.claim(all[0]!, new Map(all.map((one) => [one.name, one])))!;
+  expect(packed.codes!.zero_points).toBe(sym !== true);
+});
+
 test("a stack with zero points: products of chosen experts with every epilogue, rows, and a copy on another device", async () => {
   const [E, N, K, blocksize] = [2, 32, 64, 32];
   const scheme = codesScheme({ kind: "int4", blocksize, compute: "f32", zero_points: true });
@@ -147,6 +161,40 @@ test("a stack with zero points: products of chosen experts with every epilogue, 
   using here = stack.dense("f32");
   using copy = there.dense("f32");
   expect(await copy.readFloats()).toEqual(await here.readFloats());
+  // In two pieces, and together again.
+  const pieces = one.divided!([
+    { at: 0, rows: one.divisor!, to: other },
+    { at: one.divisor!, rows: N - one.divisor!, to: device },
+  ]);
+  {
+    using whole = pieces[0]!.joined!(pieces, other);
+    using got = whole.dense("f32");
+    using want = one.dense("f32");
+    expect(await got.readFloats()).toEqual(await want.readFloats());
+  }
+  for (const piece of pieces) piece.dispose();
+  // Wherever memory ends, nothing is left.
+  const { live } = other.memory;
+  const allocate = other.backend.allocate.bind(other.backend);
+  for (const make of [() => [one.moved!(other)], () => one.divided!([{ at: 0, rows: N, to: other }])]) {
+    let made: Weight[] = [];
+    for (let most = 0; made.length === 0; most++) {
+      other.arena.trim();
+      let count = 0;
+      using _ = vi.spyOn(other.backend, "allocate").mockImplementation((bytes) => {
+        if (count++ >= most) throw new OutOfMemoryError("there is no more");
+        return allocate(bytes);
+      });
+      try {
+        made = make();
+        expect(most).toBeGreaterThan(3);
+      } catch (error) {
+        expect(error).toBeInstanceOf(OutOfMemoryError);
+        expect(other.memory.live).toBe(live);
+      }
+    }
+    for (const weight of made) weight.dispose();
+  }
 });
 
 test("MXFP4 codes in 4 bits are the values, of both experts", async () => {

@@ -21,6 +21,8 @@ export interface GptqConfig {
   readonly group_size: number;
   /** Added to stored zero points: the first version of the format stored them less one. */
   readonly zero_offset: 0 | 1;
+  /** The file says that all zero points are the middle of the range: for plans. */
+  readonly sym: boolean;
 }
 
 export function gptqFormat(config: GptqConfig): PackedFormat {
@@ -121,11 +123,11 @@ function gptqMatrix({ qweight, qzeros, scales, g_idx }: Parts, sizes: Sizes): Pa
 
 /** The codes where groups are of neighbours. */
 function gptqCodes({ qweight, qzeros, scales, g_idx }: Parts, sizes: Sizes): PackedCodes {
-  const { inputs, outputs, groups, size, zero_offset } = sizes;
+  const { inputs, outputs, groups, size, zero_offset, sym } = sizes;
   return {
     kind: "int4",
     blocksize: size,
-    zero_points: true,
+    zero_points: !sym,
     async open(read) {
       const stored = wordsOf(await read(qzeros));
       const wide = wordsFor(outputs, 4);

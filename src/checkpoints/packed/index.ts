@@ -57,7 +57,7 @@ function readGptq(fields: Fields, location: string): PackedFormat {
   const bits = oneOf(fields, "bits", [2, 3, 4, 8], location);
   const group_size = whole({ group_size: -1, ...fields }, "group_size", -1);
   const version = oneOf({ checkpoint_format: "gptq", ...fields }, "checkpoint_format", ["gptq", "gptq_v2"], location);
-  return gptqFormat({ bits, group_size, zero_offset: version === "gptq_v2" ? 0 : 1 });
+  return gptqFormat({ bits, group_size, zero_offset: version === "gptq_v2" ? 0 : 1, sym: fields.sym === true });
 }
 
 function readAwq(fields: Fields, location: string): PackedFormat {

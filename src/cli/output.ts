@@ -1,9 +1,9 @@
 // Output of all commands: results on stdout, everything else on stderr, numbers in words, tables. No command logic here;
 // failures.ts tells errors.
 
-import { bytes as bytesOf } from "../core/show.js";
+import { bytes as bytesOf, table } from "../core/show.js";
 
-export { bytes } from "../core/show.js";
+export { bytes, table } from "../core/show.js";
 export { isInteractive } from "../hub/progress.js";
 
 /** A closed pipe is not an error: its reader has read enough. */
@@ -92,21 +92,4 @@ export function sharesText(
     ((8 * size) / (parameters || 1)).toFixed(2),
   ]);
   return `\nlinears by scheme\n${table([["scheme", "linears", "parameters", "size", "bits each"], ...rows], [1, 2, 3, 4], "  ")}`;
-}
-
-/** Rows in columns of minimal width; the columns in `right` are aligned to the right. */
-export function table(rows: readonly (readonly string[])[], right: readonly number[] = [], indent = ""): string {
-  const widths: number[] = [];
-  for (const row of rows) {
-    row.forEach((cell, c) => {
-      widths[c] = Math.max(widths[c] ?? 0, cell.length);
-    });
-  }
-  return rows
-    .map((row) => {
-      const cells = row.map((cell, c) => (right.includes(c) ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!)));
-      return `${indent}${cells.join("  ")}`.trimEnd();
-    })
-    .map((line) => `${line}\n`)
-    .join("");
 }

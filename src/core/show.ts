@@ -83,6 +83,23 @@ export function bytes(count: number): string {
   return unit === 0 ? `${count} B` : `${value.toPrecision(3)} ${units[unit]}`;
 }
 
+/** Rows in columns of minimal width; the columns in `right` are aligned to the right. */
+export function table(rows: readonly (readonly string[])[], right: readonly number[] = [], indent = ""): string {
+  const widths: number[] = [];
+  for (const row of rows) {
+    row.forEach((cell, c) => {
+      widths[c] = Math.max(widths[c] ?? 0, cell.length);
+    });
+  }
+  return rows
+    .map((row) => {
+      const cells = row.map((cell, c) => (right.includes(c) ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!)));
+      return `${indent}${cells.join("  ")}`.trimEnd();
+    })
+    .map((line) => `${line}\n`)
+    .join("");
+}
+
 function shown(value: unknown, levels: number): string {
   switch (typeof value) {
     case "string":

@@ -2,7 +2,7 @@
 
 import type { Adapters } from "../adapters/set.js";
 import type { Device } from "../core/device.js";
-import { bytes } from "../core/show.js";
+import { bytes, table } from "../core/show.js";
 import { CACHE_LABELS } from "../nn/cache/store.js";
 import type { Model } from "../nn/model.js";
 import { AWAY_LABELS, tensorsOf } from "../nn/placement.js";
@@ -90,14 +90,5 @@ function tableOf({ devices, disk }: Pick<ModelMemory, "devices" | "disk">): stri
   const rows = devices.map((one) => columns.map((column) => (column === "device" ? one.device : bytes(one[column]))));
   if (disk > 0)
     rows.push(columns.map((column) => (column === "device" ? "disk" : column === "offloaded" ? bytes(disk) : "")));
-  const lines = [[...columns], ...rows];
-  const widths = columns.map((_, i) => Math.max(...lines.map((cells) => cells[i]!.length)));
-  return lines
-    .map((cells) =>
-      cells
-        .map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
+  return table([columns, ...rows], [...columns.keys()].slice(1)).trimEnd();
 }

@@ -1,16 +1,18 @@
-// Takes a loaded model to another device, or converts its floats, parameter by parameter: one of them at a time is there twice.
+// Takes a loaded model to another device, or converts its floats. What moves stays where it was until all of it has arrived, so that a
+// move that fails changes nothing. Converted in its place, one parameter at a time is there twice.
 
 import type { Device } from "../core/device.js";
 import { bytesOf } from "../core/dtype.js";
 import type { Model } from "../nn/model.js";
-import { Matrix, type Parameter, Scalar, within } from "../nn/module.js";
+import { Matrix, type Moving, type Parameter, Scalar, within } from "../nn/module.js";
 import { computeFor, type FloatDType } from "../nn/weight.js";
 import { settle } from "./storage.js";
 
 /**
  * Records the move of all parameters; codes move as they are. The model must be idle.
  * @param to undefined: each parameter stays on its device
- * @throws OutOfMemoryError, DeviceError, OctavoError for a wrapped matrix; the model then is where it was
+ * @throws OutOfMemoryError, DeviceError, OctavoError for a wrapped matrix; the model then is where it was. (If a device has less memory
+ * than its budget says, some floats may be converted by then; the same call goes on from there.)
  */
 export function moveModel(model: Model, from: Device, to: Device | undefined, dtype: FloatDType | undefined): void {
   const names = new Map([...model.named_parameters()].map(([name, parameter]) => [parameter, name]));
@@ -19,23 +21,27 @@ export function moveModel(model: Model, from: Device, to: Device | undefined, dt
   to?.checkOpen();
   for (const parameter of parameters) if (parameter instanceof Matrix) parameter.moves(to, dtype);
   checkRoom(model, parameters, to, dtype);
-  const moved: (Parameter | Matrix)[] = [];
+  const moving: Moving[] = [];
   try {
     for (const parameter of parameters) {
       const device = to ?? parameter.tensors[0]!.device;
-      within(device, names.get(parameter)!, () => parameter.to(to, dtype));
-      moved.push(parameter);
+      const one = within(device, names.get(parameter)!, () => parameter.moving(to, dtype));
+      if (to && one) moving.push(one);
+      else one?.take();
     }
+    if (to) for (const [, buffer] of model.named_buffers()) buffer.on(to);
   } catch (error) {
-    if (to) for (const parameter of moved) parameter.to(from);
+    for (const one of moving) one.dispose();
+    if (to) for (const [, buffer] of model.named_buffers()) buffer.leave(to);
     throw error;
   }
+  for (const one of moving) one.take();
+  if (to) for (const [, buffer] of model.named_buffers()) buffer.leave(from);
   if (dtype) {
     for (const parameter of parameters) {
       if (parameter instanceof Scalar) parameter.number = parameter.rounded(parameter.number);
     }
   }
-  if (to) for (const [, buffer] of model.named_buffers()) buffer.dispose();
   settle(to ?? from, model, dtype ? computeFor(dtype) : model.attention.compute);
 }
 

@@ -52,6 +52,12 @@ export class Buffer {
     return this.#tensors.get(device)?.nbytes ?? 0;
   }
 
+  /** Frees the copy on a device. */
+  leave(device: Device): void {
+    this.#tensors.get(device)?.dispose();
+    this.#tensors.delete(device);
+  }
+
   dispose(): void {
     for (const tensor of this.#tensors.values()) tensor.dispose();
     this.#tensors.clear();

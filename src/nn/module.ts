@@ -18,7 +18,7 @@ import { type LoadedKeys, type LoadStateOptions, loadState, type State, type Sta
 import type { FloatDType } from "./weight.js";
 
 export { Buffer, type BufferFacts } from "./buffer.js";
-export { askFor, Matrix, NormedParameter, Parameter, Scalar } from "./parameter.js";
+export { askFor, Matrix, type Moving, NormedParameter, Parameter, Scalar } from "./parameter.js";
 
 export abstract class Module {
   /** Path in the tree, set by `name_tree`; error messages and leak reports carry it. */

@@ -12,6 +12,12 @@ import { transfer } from "../ops/transfer.js";
 import { type PendingCodes, PendingFloats } from "./pending.js";
 import type { FloatDType, MatrixShape, Scheme, Weight } from "./weight.js";
 
+/** Values on their way: they take the place of others, or are given up. */
+export interface Moving {
+  take(): void;
+  dispose(): void;
+}
+
 /** A tensor of a checkpoint that is not a matrix: norm weights, biases, position tables. */
 export class Parameter {
   #shape: readonly number[];
@@ -73,18 +79,22 @@ export class Parameter {
    * Puts it on a device, or converts it; gradients belong to it afterwards, not to what it was. @throws OctavoError while it has no values, OutOfMemoryError
    */
   to(device: Device | undefined, dtype?: FloatDType): void {
-    const before = this.#value;
-    if (before) {
-      const after = taping(undefined, () =>
-        scope(() => contiguous(device ? transfer(before, device) : before, dtype ?? before.dtype)),
-      );
-      if (after !== before) this.fill(after);
-      return;
-    }
+    if (this.#value) return this.moving(device, dtype)?.take();
     if (dtype && this.pending) this.pending = this.pending.as(dtype);
     if (!device) return;
     if (this.pending) this.fill(this.pending.tensor(device));
     else if (!this.optional) throw notFilled(this.shape);
+  }
+
+  /** What `to` puts in its tensor's place; undefined if that is as it should be. @throws OutOfMemoryError */
+  moving(device: Device | undefined, dtype?: FloatDType): Moving | undefined {
+    const before = this.value;
+    const after = taping(undefined, () =>
+      scope(() => contiguous(device ? transfer(before, device) : before, dtype ?? before.dtype)),
+    );
+    if (after === before) return undefined;
+    after.keep();
+    return { take: () => this.fill(after), dispose: () => after.dispose() };
   }
 
   /** @throws OctavoError while the parameter is only declared. */
@@ -291,13 +301,7 @@ export class Matrix {
    * @throws OctavoError while it has no values, or if it is wrapped; OutOfMemoryError
    */
   to(device: Device | undefined, dtype?: FloatDType): void {
-    const before = this.#weight;
-    if (before) {
-      if (!this.moves(device, dtype)) return;
-      if (dtype && before.scheme === "dense") this.dtype = dtype;
-      this.fill(taping(undefined, () => before.moved!(device ?? before.tensors[0]!.device, dtype)));
-      return;
-    }
+    if (this.#weight) return this.moving(device, dtype)?.take();
     if (dtype && this.pending instanceof PendingFloats) this.pending = this.pending.as(dtype);
     if (this.pending instanceof PendingFloats) this.dtype = this.pending.dtype;
     if (!device) return;
@@ -315,6 +319,18 @@ export class Matrix {
     if (!there && !converted) return false;
     if (this.#wrapped.length === 0 && weight.moved) return true;
     throw new OctavoError("ERR_WRAPPED", `to: a matrix with an adapter (${weight.scheme}) stays where it is`);
+  }
+
+  /** What `to` puts in its weight's place; undefined if that is as it should be. @throws as `moves`; OutOfMemoryError */
+  moving(device: Device | undefined, dtype?: FloatDType): Moving | undefined {
+    if (!this.moves(device, dtype)) return undefined;
+    const before = this.weight;
+    const after = taping(undefined, () => before.moved!(device ?? before.tensors[0]!.device, dtype));
+    const take = (): void => {
+      if (dtype && before.scheme === "dense") this.dtype = dtype;
+      this.fill(after);
+    };
+    return { take, dispose: () => after.dispose() };
   }
 
   /**

@@ -60,6 +60,8 @@ interface Placement {
   leave(blocks: readonly Module[], index: number): void;
   /** Called after the last block. Returns `h` on the device of what comes next. */
   exit(h: Tensor): Tensor;
+  /** Called instead, when the pass fails: nothing of it stays. */
+  abandon?(): void;
 }
 
 /** The placement of a whole model: where each of its blocks runs. */
@@ -205,17 +207,22 @@ export function runBlocks<B extends Module>(
   run: (block: B, h: Tensor, index: number) => Tensor,
 ): Tensor {
   let current = h;
-  for (const [index, block] of blocks.entries()) {
-    pass.capture(current);
-    const next = scope(() => {
-      const x = pass.place.enter(blocks, index, current);
-      const body = (h: Tensor): Tensor => within(h.device, block.path, () => run(block, h, index));
-      return pass.checkpoint ? checkpointed(x, body, () => pass.hold()) : body(x);
-    });
-    pass.place.leave(blocks, index);
-    // The first input belongs to the caller.
-    if (index > 0 && next !== current) current.dispose();
-    current = next;
+  try {
+    for (const [index, block] of blocks.entries()) {
+      pass.capture(current);
+      const next = scope(() => {
+        const x = pass.place.enter(blocks, index, current);
+        const body = (h: Tensor): Tensor => within(h.device, block.path, () => run(block, h, index));
+        return pass.checkpoint ? checkpointed(x, body, () => pass.hold()) : body(x);
+      });
+      pass.place.leave(blocks, index);
+      // The first input belongs to the caller.
+      if (index > 0 && next !== current) current.dispose();
+      current = next;
+    }
+  } catch (error) {
+    pass.place.abandon?.();
+    throw error;
   }
   const last = pass.place.exit(current);
   if (last !== current && current !== h) current.dispose();

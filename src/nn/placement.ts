@@ -261,18 +261,10 @@ export class BlockPlacement implements ModelPlacement, Disposable {
         hint: "wait until state_dict or save_pretrained has ended",
       });
     }
-    // A pass that failed may have left some.
-    for (const asked of this.#asked) if (asked !== block && asked !== next) this.#leave(asked);
-    try {
-      this.#ask(block);
-      this.#places.get(block)?.resident.enter();
-      if (next) this.#ask(next);
-      return transfer(h, this.deviceOf(block));
-    } catch (error) {
-      // Some tensors of a block may be there without the others: the next pass asks for all of them again.
-      for (const asked of this.#asked) this.#leave(asked);
-      throw error;
-    }
+    this.#ask(block);
+    this.#places.get(block)?.resident.enter();
+    if (next) this.#ask(next);
+    return transfer(h, this.deviceOf(block));
   }
 
   leave(blocks: readonly Module[], index: number): void {
@@ -281,6 +273,10 @@ export class BlockPlacement implements ModelPlacement, Disposable {
 
   exit(h: Tensor): Tensor {
     return transfer(h, this.main);
+  }
+
+  abandon(): void {
+    for (const asked of this.#asked) this.#leave(asked);
   }
 
   reading(): () => void {
@@ -299,7 +295,6 @@ export class BlockPlacement implements ModelPlacement, Disposable {
   }
 
   async #visit<T>(tensors: readonly Tensor[], body: () => Promise<T>): Promise<T> {
-    for (const asked of this.#asked) this.#leave(asked); // of a pass that failed
     const away = tensors.filter((tensor) => !tensor.resident);
     this.#visited = away.length > 0;
     try {

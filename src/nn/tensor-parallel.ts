@@ -230,7 +230,6 @@ export class TensorParallel implements ModelPlacement, Disposable {
   }
 
   enter(_blocks: readonly Module[], _index: number, h: Tensor): Tensor {
-    this.#forget(); // of a pass that failed
     this.#inside = true;
     return transfer(h, this.devices[0]!);
   }
@@ -242,6 +241,10 @@ export class TensorParallel implements ModelPlacement, Disposable {
 
   exit(h: Tensor): Tensor {
     return h;
+  }
+
+  abandon(): void {
+    this.leave();
   }
 
   #forget(): void {

@@ -56,6 +56,8 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
   /** Those among them that only read weights which lie elsewhere: they come one after the other. */
   #readers = 0;
   #disposed = false;
+  /** What changes the weights at present, and lets nobody else use them. */
+  #alone: string | undefined;
 
   /**
    * @param warnings of a model of this kind, about its files
@@ -244,10 +246,18 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
   async #rearrange(method: string, place: () => Promise<PlacedModel>): Promise<void> {
     this.checkUsable();
     this.checkPlain(method);
+    await this.alone(method, () => this.#places.rearrange(method, place));
+  }
+
+  protected async alone<T>(method: string, body: () => Promise<T>): Promise<T> {
+    this.checkUsable();
+    this.checkIdle(method);
     this.hold();
+    this.#alone = method;
     try {
-      await this.#places.rearrange(method, place);
+      return await body();
     } finally {
+      this.#alone = undefined;
       await this.release();
     }
   }
@@ -383,13 +393,21 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
     await this.#places.close();
   }
 
-  /** @throws OctavoError after dispose() */
+  /** @throws OctavoError after dispose(), and while a call that takes time changes the weights */
   checkUsable(): void {
     if (this.#disposed) throw new OctavoError("ERR_DISPOSED", "the model was used after dispose()");
+    if (this.#alone === undefined) return;
+    throw new OctavoError("ERR_IN_USE", `the model is being changed by ${this.#alone}`, {
+      hint: "wait until that has ended",
+    });
   }
 
-  /** Begins work that reads the weights: they stay until `release`, even if the model is disposed meanwhile. */
+  /**
+   * Begins work that reads the weights: they stay until `release`, even if the model is disposed meanwhile.
+   * @throws as checkUsable
+   */
   hold(): void {
+    this.checkUsable();
     this.#users++;
   }
 

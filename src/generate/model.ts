@@ -343,6 +343,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const { assistant_model, past_key_values: past } = prepared.options;
     const held = [this, ...(assistant_model ? [assistant_model] : [])];
     const { bytes } = this.#cacheOf(prepared);
+    for (const model of held) model.checkUsable(); // both, before one is held
     for (const model of held) model.hold();
     this.#caches += bytes;
     const check = (): void => {

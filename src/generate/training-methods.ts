@@ -119,7 +119,6 @@ export abstract class TrainingMethods extends AdapterMethods {
   async restore(open: (folder: string) => Promise<Source>): Promise<void> {
     if (!isFunction(open)) throw new OptionError(`restore: open must be a function, got ${show(open)}`);
     this.checkUsable();
-    this.checkIdle("restore");
     const { adapters } = this;
     const architecture = this.adapterHost?.architecture;
     if (!architecture)
@@ -135,16 +134,13 @@ export abstract class TrainingMethods extends AdapterMethods {
         await source.close();
       }
     };
-    this.hold();
-    try {
-      if (!adapters) return await from("", (source) => restoreModel(this.module, architecture, source));
+    await this.alone("restore", async () => {
+      if (!adapters) return from("", (source) => restoreModel(this.module, architecture, source));
       for (const name of adapters.names) {
         const folder = name === "default" ? "" : name;
         await from(folder, (source) => restoreAdapter(adapters, adapters.get(name), source));
       }
-    } finally {
-      await this.release();
-    }
+    });
   }
 }
 

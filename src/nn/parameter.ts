@@ -79,7 +79,10 @@ export class Parameter {
    * Puts it on a device, or converts it; gradients belong to it afterwards, not to what it was. @throws OctavoError while it has no values, OutOfMemoryError
    */
   to(device: Device | undefined, dtype?: FloatDType): void {
-    if (this.#value) return this.moving(device, dtype)?.take();
+    if (this.#value) {
+      this.moving(device, dtype)?.take();
+      return;
+    }
     if (dtype && this.pending) this.pending = this.pending.as(dtype);
     if (!device) return;
     if (this.pending) this.fill(this.pending.tensor(device));
@@ -301,7 +304,10 @@ export class Matrix {
    * @throws OctavoError while it has no values, or if it is wrapped; OutOfMemoryError
    */
   to(device: Device | undefined, dtype?: FloatDType): void {
-    if (this.#weight) return this.moving(device, dtype)?.take();
+    if (this.#weight) {
+      this.moving(device, dtype)?.take();
+      return;
+    }
     if (dtype && this.pending instanceof PendingFloats) this.pending = this.pending.as(dtype);
     if (this.pending instanceof PendingFloats) this.dtype = this.pending.dtype;
     if (!device) return;

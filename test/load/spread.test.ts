@@ -309,7 +309,10 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     {
       await using model = await load({ device: "cpu", ...how });
       const before = model.device.memory.live;
-      expect(await disk_offload(model, folder, { execution_device: "cpu" })).toBe(model);
+      const going = disk_offload(model, folder, { execution_device: "cpu" });
+      // It would read what is being taken away.
+      await expect(model.generate({ input_ids: IDS, max_new_tokens: 2 })).rejects.toMatchObject({ code: "ERR_IN_USE" });
+      expect(await going).toBe(model);
       expect(model.hf_device_map).toMatchObject({ "": model.device.name, "model.layers.5": "disk" });
       expect(model.device.memory.live).toBeLessThan(0.6 * before); // embedding and head stay
       expect(readdirSync(folder).length).toBe(1);

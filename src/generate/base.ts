@@ -81,7 +81,7 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
     this.generation_config = loaded.generation_config;
     this.checkpoint_bytes = loaded.checkpoint_bytes;
     this.warnings = [...loaded.warnings, ...warnings(loaded)].map((text) => sentence(text));
-    this.#places = new Places(loaded.model, device, ownsDevice, loaded.dtype, loaded.spread);
+    this.#places = new Places(loaded, device, ownsDevice);
     const { architecture, quantization, origin, model, config, attn_implementation: given } = loaded;
     this.#attention = new AttentionState({ model, config, dtype: () => this.dtype, given });
     this.#origin = origin && { architecture, quantization, origin };
@@ -239,7 +239,7 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
   dequantize(): this {
     this.checkUsable();
     this.checkIdle("dequantize");
-    dequantizeModel(this.module, this.dtype);
+    dequantizeModel(this.module, this.dtype, this.#places.compute);
     return this;
   }
 
@@ -351,14 +351,15 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
 
   /** Columns of quantized matrices that have held an outlier activation so far, summed over the layers. */
   async outlier_columns(): Promise<number> {
-    this.checkUsable();
     this.#places.checkHere("outlier_columns");
-    let columns = 0;
-    for (const parameter of this.module.parameters()) {
-      if (!(parameter instanceof Matrix)) continue;
-      columns += (await parameter.weight.statistics?.())?.outlier_columns ?? 0;
-    }
-    return columns;
+    return this.#reading("outlier_columns", async () => {
+      let columns = 0;
+      for (const parameter of this.module.parameters()) {
+        if (!(parameter instanceof Matrix)) continue;
+        columns += (await parameter.weight.statistics?.())?.outlier_columns ?? 0;
+      }
+      return columns;
+    });
   }
 
   /** Paths of the quantized linears, by their names in checkpoints. */

@@ -10,9 +10,20 @@ import { deviceName, isOn } from "../load/names.js";
 import type { Model } from "../nn/model.js";
 import { Matrix } from "../nn/module.js";
 import type { FloatDType } from "../nn/weight.js";
+import type { Compute } from "../ops/linear.js";
+
+/** What is known of a loaded model. */
+interface Located {
+  readonly model: Model;
+  readonly dtype: FloatDType;
+  readonly compute?: Compute | undefined;
+  readonly spread?: SpreadModel;
+}
 
 export class Places {
   readonly #model: Model;
+  /** How products with floats may round, if the caller chose it. */
+  readonly compute: Compute | undefined;
   #device: Device;
   #dtype: FloatDType;
   /** The device that was opened for the model: it stays open as long as the model, wherever that goes, for results that lie there. */
@@ -22,8 +33,9 @@ export class Places {
   /** Where its parts are, unless they are all on its device. */
   #placed: PlacedModel | undefined;
 
-  constructor(model: Model, device: Device, owns: boolean, dtype: FloatDType, spread: SpreadModel | undefined) {
+  constructor({ model, dtype, compute, spread }: Located, device: Device, owns: boolean) {
     this.#model = model;
+    this.compute = compute;
     this.#device = device;
     this.#own = owns ? device : undefined;
     this.#dtype = dtype;
@@ -118,7 +130,7 @@ export class Places {
   /** Takes the model there, and converts it. @throws OutOfMemoryError; the model then is as it was */
   move({ device, dtype }: ReturnType<Places["changes"]>): void {
     const before = this.#device;
-    moveModel(this.#model, before, device, dtype);
+    moveModel(this.#model, before, { device, dtype, compute: this.compute });
     if (dtype) this.#dtype = dtype;
     if (!device) return;
     this.#device = device;

@@ -77,7 +77,8 @@ export interface Loaded<T extends Task = "causal-lm"> {
   readonly checkpoint_bytes: number;
   /** Oddities that are not errors: unexpected tensors, a wrong total size. */
   readonly warnings: readonly string[];
-  /** What the caller chose. */
+  /** How products with floats may round, and how attention is computed, if the caller chose it. */
+  readonly compute?: Compute | undefined;
   readonly attn_implementation?: AttnImplementation | undefined;
   /** The devices, if they are several. */
   readonly spread?: SpreadModel;
@@ -312,7 +313,7 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   return {
     ...{ model, architecture, task, quantization, config, config_text, generation_config, dtype, warnings },
     checkpoint_bytes: planned.bytes,
-    attn_implementation: options.attn_implementation,
+    ...{ compute, attn_implementation: options.attn_implementation },
     ...(sentence ? { sentence } : {}),
     ...(spread ? { spread } : {}),
   };

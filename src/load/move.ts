@@ -6,15 +6,23 @@ import { bytesOf } from "../core/dtype.js";
 import type { Model } from "../nn/model.js";
 import { Matrix, type Moving, type Parameter, Scalar, within } from "../nn/module.js";
 import { computeFor, type FloatDType } from "../nn/weight.js";
+import type { Compute } from "../ops/linear.js";
 import { settle } from "./storage.js";
+
+export interface Move {
+  /** Absent: each parameter stays on its device. */
+  readonly device?: Device | undefined;
+  /** What floats are converted to, and how their products may round then; by default as the dtype has it. */
+  readonly dtype?: FloatDType | undefined;
+  readonly compute?: Compute | undefined;
+}
 
 /**
  * Records the move of all parameters; codes move as they are. The model must be idle.
- * @param to undefined: each parameter stays on its device
  * @throws OutOfMemoryError, DeviceError, OctavoError for a wrapped matrix; the model then is where it was. (If a device has less memory
  * than its budget says, some floats may be converted by then; the same call goes on from there.)
  */
-export function moveModel(model: Model, from: Device, to: Device | undefined, dtype: FloatDType | undefined): void {
+export function moveModel(model: Model, from: Device, { device: to, dtype, compute }: Move): void {
   const names = new Map([...model.named_parameters()].map(([name, parameter]) => [parameter, name]));
   const parameters = [...names.keys()].filter(({ filled }) => filled);
   // What can fail early does: floats that were converted cannot be taken back.
@@ -25,7 +33,7 @@ export function moveModel(model: Model, from: Device, to: Device | undefined, dt
   try {
     for (const parameter of parameters) {
       const device = to ?? parameter.tensors[0]!.device;
-      const one = within(device, names.get(parameter)!, () => parameter.moving(to, dtype));
+      const one = within(device, names.get(parameter)!, () => parameter.moving(to, dtype, dtype && compute));
       if (to && one) moving.push(one);
       else one?.take();
     }
@@ -42,7 +50,7 @@ export function moveModel(model: Model, from: Device, to: Device | undefined, dt
       if (parameter instanceof Scalar) parameter.number = parameter.rounded(parameter.number);
     }
   }
-  settle(to ?? from, model, dtype ? computeFor(dtype) : model.attention.compute);
+  settle(to ?? from, model, dtype ? (compute ?? computeFor(dtype)) : model.attention.compute);
 }
 
 /** @throws OutOfMemoryError before anything moves */

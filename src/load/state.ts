@@ -21,13 +21,16 @@ export async function stateOf({
   return state;
 }
 
-/** Replaces each quantized matrix of a model by its values, in `dtype`. One matrix at a time is there twice. */
-export function dequantizeModel(model: Model, dtype: FloatDType): void {
+/**
+ * Replaces each quantized matrix of a model by its values, in `dtype`. One matrix at a time is there twice.
+ * @param compute how products with them may round
+ */
+export function dequantizeModel(model: Model, dtype: FloatDType, compute = computeFor(dtype)): void {
   for (const parameter of model.parameters()) {
     if (!(parameter instanceof Matrix) || !parameter.inner || parameter.inner.scheme === "dense") continue;
     const { inner: weight, shape, product, experts } = parameter;
     const { device } = parameter.tensors[0]!;
-    const builder = denseScheme(dtype, product, computeFor(dtype)).begin(device, shape, "dense", experts);
+    const builder = denseScheme(dtype, product, compute).begin(device, shape, "dense", experts);
     try {
       scope(() => builder.put(weight.dense(dtype), 0));
     } catch (error) {

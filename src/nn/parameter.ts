@@ -7,6 +7,7 @@ import { DTypeError, OctavoError } from "../core/errors.js";
 import { checkedShape } from "../core/shape.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
+import type { Compute } from "../ops/linear.js";
 import { taping } from "../ops/tape.js";
 import { transfer } from "../ops/transfer.js";
 import { type PendingCodes, PendingFloats } from "./pending.js";
@@ -327,11 +328,15 @@ export class Matrix {
     throw new OctavoError("ERR_WRAPPED", `to: a matrix with an adapter (${weight.scheme}) stays where it is`);
   }
 
-  /** What `to` puts in its weight's place; undefined if that is as it should be. @throws as `moves`; OutOfMemoryError */
-  moving(device: Device | undefined, dtype?: FloatDType): Moving | undefined {
+  /**
+   * What `to` puts in its weight's place; undefined if that is as it should be.
+   * @param compute how products with floats that are converted may round; by default as the dtype has it
+   * @throws as `moves`; OutOfMemoryError
+   */
+  moving(device: Device | undefined, dtype?: FloatDType, compute?: Compute): Moving | undefined {
     if (!this.moves(device, dtype)) return undefined;
     const before = this.weight;
-    const after = taping(undefined, () => before.moved!(device ?? before.tensors[0]!.device, dtype));
+    const after = taping(undefined, () => before.moved!(device ?? before.tensors[0]!.device, dtype, compute));
     const take = (): void => {
       if (dtype && before.scheme === "dense") this.dtype = dtype;
       this.fill(after);

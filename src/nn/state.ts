@@ -3,7 +3,7 @@
 import { elementsOf, type StoredDType } from "../checkpoints/stored.js";
 import { convertBytes } from "../checkpoints/values.js";
 import { type DType, isFloat, widen } from "../core/dtype.js";
-import { CheckpointError, OptionError } from "../core/errors.js";
+import { CheckpointError, OctavoError, OptionError } from "../core/errors.js";
 import { flag, type Options, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -141,6 +141,12 @@ export async function loadState(
 ): Promise<LoadedKeys> {
   const { strict = true, assign = false } = readOptions("load_state_dict", LOAD_STATE, options);
   const state = entriesOfState(given);
+  const away = named.find(([, { tensors }]) => tensors.some((tensor) => !tensor.resident));
+  if (away) {
+    throw new OctavoError("ERR_OFFLOADED", `load_state_dict: ${away[0]} is offloaded to cpu or disk`, {
+      hint: "load the model without offload",
+    });
+  }
   const taken: Taken[] = [];
   const missing_keys: string[] = [];
   const problems: string[] = [];

@@ -8,7 +8,7 @@ import type { Device } from "../core/device.js";
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { copyInto } from "../ops/copy.js";
-import type { LinearOptions } from "../ops/linear.js";
+import type { Compute, LinearOptions } from "../ops/linear.js";
 import { transfer } from "../ops/transfer.js";
 import type { RowPiece } from "./divide.js";
 import { type Module, within } from "./module.js";
@@ -157,11 +157,11 @@ class DividedWeight implements Weight {
   }
 
   /** @throws ShapeError for another main device */
-  moved(to: Device, dtype?: FloatDType): Weight {
+  moved(to: Device, ...how: [dtype?: FloatDType, compute?: Compute]): Weight {
     if (to !== this.#shards[0]!.to) throw new ShapeError("a matrix on several devices stays there");
     const made: Shard[] = [];
     try {
-      for (const { weight, ...piece } of this.#shards) made.push({ ...piece, weight: weight.moved!(piece.to, dtype) });
+      for (const { weight, ...piece } of this.#shards) made.push({ ...piece, weight: weight.moved!(piece.to, ...how) });
     } catch (error) {
       for (const { weight } of made) weight.dispose();
       throw error;

@@ -65,10 +65,11 @@ export interface Weight extends Disposable {
    */
   parts(name: string, at?: number, rows?: number, values?: FloatDType): Promise<readonly WeightPart[]>;
   /**
-   * Records a copy on device `to`: the same codes; floats in `dtype` if it is given. Absent for weights over other weights.
+   * Records a copy on device `to`: the same codes; floats in `dtype` if it is given, whose products may then round as `compute` says
+   * (default: as `computeFor` the dtype). Absent for weights over other weights.
    * @throws OutOfMemoryError
    */
-  moved?(to: Device, dtype?: FloatDType): Weight;
+  moved?(to: Device, dtype?: FloatDType, compute?: Compute): Weight;
   /** Its rows can be divided at multiples of this; absent if they cannot. */
   readonly divisor?: number | undefined;
   /** Records copies of its rows, each piece a weight of its own on its device. @throws OutOfMemoryError */
@@ -293,12 +294,15 @@ class DenseWeight implements Weight {
     });
   }
 
-  moved(to: Device, dtype = this.#data.dtype as FloatDType): Weight {
+  moved(to: Device, dtype = this.#data.dtype as FloatDType, compute = this.#computeIn(dtype)): Weight {
     const { shape, experts } = this;
     const make = (): Tensor =>
       this.#product ? stackOf(to, shape, dtype, "weight", experts) : Tensor.empty(to, shape, dtype, "weight");
-    const compute = dtype === this.#data.dtype ? this.#compute : computeFor(dtype);
     return new DenseWeight(movedMatrix(this.#data, make), compute, experts, this.#product);
+  }
+
+  #computeIn(dtype: FloatDType): Compute {
+    return dtype === this.#data.dtype ? this.#compute : computeFor(dtype);
   }
 
   get divisor(): number | undefined {

@@ -64,6 +64,14 @@ describe.skipIf(!nativeAvailable())("a loaded model", () => {
     },
   );
 
+  test("how products may round stays as it was asked for", async () => {
+    const how = { compute_dtype: "float32" } as const;
+    const wanted = await resultsOf("llama", { dtype: "bfloat16", ...how });
+    await using model = await load("llama", { dtype: "float32", ...how });
+    expect(await results(model.bfloat16())).toEqual(wanted);
+    expect(wanted).not.toEqual(await resultsOf("llama", { dtype: "bfloat16" }));
+  });
+
   async function aliveOf(name: string, options: FromPretrainedOptions): Promise<number> {
     await using model = await load(name, { ...options, threads: 1 });
     return model.device.memory.live;

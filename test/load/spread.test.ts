@@ -221,6 +221,7 @@ describe.skipIf(!nativeAvailable())("a model on several devices", () => {
     expect(() => model.half()).toThrow("you can't move a model that has some modules offloaded to cpu or disk");
     expect(() => model.dequantize()).toThrow(OctavoError);
     expect(() => model.add_adapter(new LoraConfig())).toThrow(/offloaded/);
+    await expect(model.module.load_state_dict({}, { strict: false })).rejects.toMatchObject({ code: "ERR_OFFLOADED" });
   });
 
   test.each<[string, FromPretrainedOptions]>([

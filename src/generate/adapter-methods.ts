@@ -44,11 +44,6 @@ export abstract class AdapterMethods extends VocabularyMethods {
 
   abstract hold(): void;
   abstract release(): Promise<void>;
-  /**
-   * Runs what takes time and changes the weights: until it has ended nobody else uses the model.
-   * @throws OctavoError while something reads the weights, or they lie elsewhere
-   */
-  protected abstract alone<T>(method: string, body: () => Promise<T>): Promise<T>;
 
   /** Without it there are no adapters. */
   protected abstract get adapterHost(): AdapterHost | undefined;

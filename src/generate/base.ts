@@ -28,6 +28,7 @@ import { MovingMethods } from "./moving-methods.js";
 import { Places } from "./places.js";
 import { type SaveAdapters, saveAdapters } from "./save-adapters.js";
 import { hasMethods } from "./training-methods.js";
+import { Users } from "./users.js";
 
 type LoadedAs<M extends Model> = Omit<Loaded<Task>, "model"> & { readonly model: M };
 
@@ -51,13 +52,7 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
   readonly #attention: AttentionState;
   readonly #origin: Omit<Savable, "model" | "config" | "dtype"> | undefined;
   readonly #architecture: Architecture;
-  /** Number of operations that read the weights; the weights stay until the last one ends. */
-  #users = 0;
-  /** Those among them that only read weights which lie elsewhere: they come one after the other. */
-  #readers = 0;
-  #disposed = false;
-  /** What changes the weights at present, and lets nobody else use them. */
-  #alone: string | undefined;
+  readonly #users = new Users(() => this.#free());
 
   /**
    * @param warnings of a model of this kind, about its files
@@ -246,20 +241,7 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
   async #rearrange(method: string, place: () => Promise<PlacedModel>): Promise<void> {
     this.checkUsable();
     this.checkPlain(method);
-    await this.alone(method, () => this.#places.rearrange(method, place));
-  }
-
-  protected async alone<T>(method: string, body: () => Promise<T>): Promise<T> {
-    this.checkUsable();
-    this.checkIdle(method);
-    this.hold();
-    this.#alone = method;
-    try {
-      return await body();
-    } finally {
-      this.#alone = undefined;
-      await this.release();
-    }
+    await this.#users.alone(method, () => this.#places.rearrange(method, place));
   }
 
   /** @throws OctavoError for a model that is in use, is offloaded, or has adapters */
@@ -279,6 +261,10 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
     this.#attention.checkCast(dtype);
   }
 
+  protected get users(): Users {
+    return this.#users;
+  }
+
   protected get places(): Places {
     return this.#places;
   }
@@ -290,34 +276,12 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
   /** @throws OctavoError while something reads the weights, or some of them lie where they are not used */
   protected checkIdle(method: string): void {
     this.#places.checkHere(method);
-    this.#checkUnused(method);
+    this.#users.checkUnused(method);
   }
 
-  /**
-   * Reads weights. Those that lie elsewhere come to their device, one after the other; no pass begins meanwhile.
-   * @throws OctavoError after dispose(), and while passes bring them
-   */
-  async #reading<T>(method: string, body: () => Promise<T>): Promise<T> {
-    this.checkUsable();
-    const away = this.#places.offloaded;
-    if (away) this.#checkUnused(method, this.#readers);
-    this.hold();
-    const end = away ? this.module.placement?.reading?.() : undefined;
-    if (away) this.#readers++;
-    try {
-      return await body();
-    } finally {
-      end?.();
-      if (away) this.#readers--;
-      await this.release();
-    }
-  }
-
-  #checkUnused(method: string, readers = 0): void {
-    if (this.#users === readers) return;
-    throw new OctavoError("ERR_IN_USE", `${method}: the model is generating or being saved`, {
-      hint: "wait until that has ended",
-    });
+  /** Reads weights, wherever they lie. @throws OctavoError after dispose(), and while passes bring them */
+  #reading<T>(method: string, body: () => Promise<T>): Promise<T> {
+    return this.#users.reading(method, this.#places.offloaded ? this.module.placement : undefined, body);
   }
 
   /** @throws OctavoError for a model that was not loaded from a folder */
@@ -377,15 +341,11 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
    * weights are freed after it. Disposing twice does nothing.
    */
   dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    if (this.#users === 0) void this.#free();
+    void this.#users.dispose();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    if (this.#users === 0) await this.#free();
+    await this.#users.dispose();
   }
 
   async #free(): Promise<void> {
@@ -396,11 +356,7 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
 
   /** @throws OctavoError after dispose(), and while a call that takes time changes the weights */
   checkUsable(): void {
-    if (this.#disposed) throw new OctavoError("ERR_DISPOSED", "the model was used after dispose()");
-    if (this.#alone === undefined) return;
-    throw new OctavoError("ERR_IN_USE", `the model is being changed by ${this.#alone}`, {
-      hint: "wait until that has ended",
-    });
+    this.#users.checkUsable();
   }
 
   /**
@@ -408,15 +364,12 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
    * @throws as checkUsable
    */
   hold(): void {
-    this.checkUsable();
-    this.#users++;
+    this.#users.hold();
   }
 
   /** Ends work begun by `hold`; if the model was disposed meanwhile, the last one frees the weights. */
   async release(): Promise<void> {
-    if (this.#users === 0) throw new OctavoError("ERR_NOT_HELD", "release: nothing holds the model");
-    this.#users--;
-    if (this.#disposed && this.#users === 0) await this.#free();
+    await this.#users.release();
   }
 }
 

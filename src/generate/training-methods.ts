@@ -12,6 +12,7 @@ import { CausalLM } from "../nn/decoder.js";
 import { askFor } from "../nn/module.js";
 import type { Source } from "../sources/source.js";
 import { AdapterMethods } from "./adapter-methods.js";
+import type { Users } from "./users.js";
 
 const CHECKPOINTING = {
   /** No effect. */
@@ -20,6 +21,8 @@ const CHECKPOINTING = {
 
 export abstract class TrainingMethods extends AdapterMethods {
   abstract readonly tp_size: number | undefined;
+
+  protected abstract get users(): Users;
 
   /** `train(false)`. */
   eval(): this {
@@ -119,6 +122,7 @@ export abstract class TrainingMethods extends AdapterMethods {
   async restore(open: (folder: string) => Promise<Source>): Promise<void> {
     if (!isFunction(open)) throw new OptionError(`restore: open must be a function, got ${show(open)}`);
     this.checkUsable();
+    this.checkIdle("restore");
     const { adapters } = this;
     const architecture = this.adapterHost?.architecture;
     if (!architecture)
@@ -134,7 +138,7 @@ export abstract class TrainingMethods extends AdapterMethods {
         await source.close();
       }
     };
-    await this.alone("restore", async () => {
+    await this.users.alone("restore", async () => {
       if (!adapters) return from("", (source) => restoreModel(this.module, architecture, source));
       for (const name of adapters.names) {
         const folder = name === "default" ? "" : name;

@@ -30,11 +30,14 @@ const fixture = (name: string): string => join(FIXTURES, "models", name);
 const load = (name: string, options: FromPretrainedOptions): Promise<PreTrainedModel> =>
   AutoModelForCausalLM.from_pretrained(name, options);
 
+async function logitsOf(model: PreTrainedModel): Promise<Float32Array> {
+  using logits = model.forward({ input_ids: IDS }).logits;
+  return await logits.readFloats();
+}
+
 /** Logits, tokens and sampled tokens. */
 async function results(model: PreTrainedModel): Promise<unknown[]> {
-  const { logits } = model.forward({ input_ids: IDS });
-  const values = await logits.readFloats();
-  logits.dispose();
+  const values = await logitsOf(model);
   const tokens = await model.generate({ input_ids: IDS, max_new_tokens: 8, do_sample: false });
   const sampled = await model.generate({ input_ids: IDS, max_new_tokens: 8, do_sample: true, seed: 7 });
   return [values, tokens, sampled];
@@ -107,7 +110,7 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
       const attention = attentionOf(model);
       const bias = attention.q_proj.bias!.data;
       bias.write(wave(bias.size, 1));
-      const written = await results(model);
+      const written = await logitsOf(model);
       await using other = await load(fixture("qwen2"), { device: "cpu", threads: 1, ...how });
       const [weight, shape] = ["v_proj.weight", attention.v_proj.weight.shape];
       using values = Tensor.from(other.device, wave(shape[0] * shape[1], 3), shape);
@@ -115,7 +118,7 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
       const held = weightsOf(model);
       await attention.load_state_dict(await attentionOf(other).state_dict());
       expect(weightsOf(model)).toEqual(held);
-      return [written, await results(model)];
+      return [written, await logitsOf(model)];
     };
     for (const how of [
       { dtype: "float32" },
@@ -146,9 +149,7 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
       found.push(await results(model));
       model.resize_token_embeddings(10); // less than a panel for each
       expect(places()).toBe(1);
-      const { logits } = model.forward({ input_ids: IDS });
-      found.push(await logits.readFloats());
-      logits.dispose();
+      found.push(await logitsOf(model));
       return found;
     };
     expect(await resize({ tp_plan: "auto" })).toEqual(await resize({ device: "cpu" }));

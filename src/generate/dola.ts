@@ -44,7 +44,7 @@ export function candidateLayers(layers: DolaLayers, { blocks, tied }: { blocks: 
 }
 
 /** A decoder whose logits are those of the last layer, then those of earlier ones. */
-export class LayeredDecoder implements Decoder {
+class LayeredDecoder implements Decoder {
   readonly geometry: DecoderGeometry;
   readonly layers: readonly number[];
   readonly #model: CausalLM;

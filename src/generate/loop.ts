@@ -145,7 +145,7 @@ export async function* generateSteps(
 }
 
 /** The tokens of each step; the next step starts before this one is read. */
-export async function* stepped(session: DecodeSession): AsyncGenerator<RowToken[]> {
+async function* stepped(session: DecodeSession): AsyncGenerator<RowToken[]> {
   for (let step = session.step(); step; ) {
     step.catch(() => {}); // awaited below; avoids an unhandled rejection if step() throws first
     const ahead = session.pipelined ? session.step() : undefined;

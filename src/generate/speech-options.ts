@@ -10,7 +10,7 @@ const isTemperature = (value: unknown): value is number =>
   typeof value === "number" && value >= 0 && Number.isFinite(Math.fround(value)) && (value === 0 || value >= 1e-30);
 
 /** What a decoder's start says. */
-export const SPOKEN = {
+const SPOKEN = {
   /**
    * The language that is spoken, as "de", "<|de|>" or "German", or one for each row; by default the model finds it out for each
    * row. Only for models that know several.

@@ -43,7 +43,7 @@ function smoothed(rows: Float64Array, length: number, width: number): Float64Arr
  * The first position of each row on the cheapest path from the first row and column to the last, in steps of a row, a column or both.
  * @param costs [rows][columns]
  */
-export function warped(costs: Float64Array, rows: number, columns: number): number[] {
+function warped(costs: Float64Array, rows: number, columns: number): number[] {
   const width = columns + 1;
   const sums = new Float32Array((rows + 1) * width).fill(Number.POSITIVE_INFINITY);
   const moves = new Uint8Array((rows + 1) * width); // 0: both, 1: a row, 2: a column

@@ -122,7 +122,7 @@ export function configDType(dtype: string, config: ConfigJson): FloatDType | und
 }
 
 /** The dtype for this checkpoint. @throws OptionError, ConfigError for an unknown spelling */
-export function resolveDType(dtype: string, config: ConfigJson, checkpoint: Checkpoint): FloatDType {
+function resolveDType(dtype: string, config: ConfigJson, checkpoint: Checkpoint): FloatDType {
   const named = configDType(dtype, config);
   if (named) return named;
   for (const { dtype: stored, packed } of checkpoint.tensors.values()) {

@@ -20,7 +20,7 @@ import { contiguous } from "../ops/copy.js";
 import { filled } from "../ops/fill.js";
 import { type LinearOptions, linear } from "../ops/linear.js";
 
-export class ShiftedWeight implements Weight {
+class ShiftedWeight implements Weight {
   readonly #codes: Weight;
   /** One shift for each block: [outputs, blocks of a row]. */
   readonly #shifts: Weight;

@@ -92,7 +92,8 @@ export class Parameter {
 
   /** What `to` puts in its tensor's place; undefined if that is as it should be. @throws OutOfMemoryError */
   moving(device: Device | undefined, dtype?: FloatDType): Moving | undefined {
-    const before = this.value;
+    const before = this.#value;
+    if (!before) return undefined;
     const after = taping(undefined, () =>
       scope(() => contiguous(device ? transfer(before, device) : before, dtype ?? before.dtype)),
     );

@@ -141,12 +141,6 @@ export async function loadState(
 ): Promise<LoadedKeys> {
   const { strict = true, assign = false } = readOptions("load_state_dict", LOAD_STATE, options);
   const state = entriesOfState(given);
-  const away = named.find(([, { tensors }]) => tensors.some((tensor) => !tensor.resident));
-  if (away) {
-    throw new OctavoError("ERR_OFFLOADED", `load_state_dict: ${away[0]} is offloaded to cpu or disk`, {
-      hint: "load the model without offload",
-    });
-  }
   const taken: Taken[] = [];
   const missing_keys: string[] = [];
   const problems: string[] = [];
@@ -179,6 +173,12 @@ export async function loadState(
   if (problems.length > 0) {
     throw new CheckpointError(`Error(s) in loading state_dict for ${owner}:\n    ${problems.join("\n    ")}`, {
       details: { missing_keys, unexpected_keys },
+    });
+  }
+  const away = taken.find(({ parameter }) => parameter.tensors.some((tensor) => !tensor.resident));
+  if (away) {
+    throw new OctavoError("ERR_OFFLOADED", `load_state_dict: ${away.name} is offloaded to cpu or disk`, {
+      hint: "load the model without offload",
     });
   }
   for (const one of taken) await take(one, state, assign);

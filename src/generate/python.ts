@@ -63,7 +63,7 @@ export const PYTHON = {
   }),
   /** Number of devices for `tp_plan` (default: 2, or those of `device_mesh`): GPUs if there are any, else cpu:0, cpu:1, ... */
   tp_size: whole(1),
-  /** The devices for `tp_plan` by name or number, the main one first. */
+  /** The devices for `tp_plan` by name or number, the main one first. In `max_memory` a number is the device that it is here. */
   device_mesh: such<readonly (string | number)[]>(
     (value) => (placesOf(value)?.length ?? 0) > 0,
     'a list of devices, such as ["cpu:0", "cpu:1"]',

@@ -1,11 +1,21 @@
 // Loads that are read ahead, on a thread of their own: order with the commands around them, overlap with the others,
 // failures, and what becomes of those that nobody waits for.
 
-import { closeSync, existsSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { DeviceError, FormatError, ShapeError } from "../../src/core/errors.js";
+import { DeviceError, FormatError, OptionError, ShapeError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { openDevice } from "../../src/load/device.js";
 import { within } from "../../src/nn/module.js";
@@ -158,6 +168,7 @@ describe("Device.load", () => {
     expect(() => device.load(x, file, -1)).toThrow(ShapeError);
     expect(() => device.load(x, file, 0.5)).toThrow(ShapeError);
     expect(() => device.load(other, file, 0)).toThrow(DeviceError);
+    expect(() => device.load(x, file, 0, { stamp: { inode: 1, modified: 2n } as never })).toThrow(OptionError);
     expect(() => reference.load(other, file, 0)).toThrow("device reference reads no files");
     expect([device.readsFiles, reference.readsFiles]).toEqual([true, false]);
     for (const tensor of [turned, x, other]) tensor.dispose();
@@ -188,6 +199,28 @@ describe("Device.load", () => {
     expect([...(await y.read())]).toEqual([42, 84]);
     recording.dispose();
     y.dispose();
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  test.each([true, false])("a file with a stamp must still be that one (ahead: %s)", async (ahead) => {
+    const device = openDevice("cpu", { threads: 1 });
+    const path = join(folder, `stamped-${ahead}.bin`);
+    const write = (value: number): void => writeFileSync(path, new Uint8Array(Float32Array.of(value).buffer));
+    write(1);
+    const { ino: inode, mtimeNs: modified } = statSync(path, { bigint: true });
+    using x = Tensor.empty(device, [1], "f32");
+    const load = (): void => device.load(x, path, 0, { ahead, stamp: { inode, modified } });
+    load();
+    expect([...(await x.read())]).toEqual([1]);
+    write(2);
+    utimesSync(path, 1, 1); // whatever the resolution of its clock
+    load();
+    await expect(x.read()).rejects.toThrow(/stamped-.*\.bin was changed or replaced while it is in use/);
+    rmSync(path);
+    load();
+    await expect(x.read()).rejects.toThrow(/cannot open .*No such file/);
+    x.dispose();
     expectNoLeaks(device);
     await device.close();
   });

@@ -196,6 +196,24 @@ export function leftPadded(batch: Batch, name = "the batch"): Batch {
   return { rows, steps, ids: newIds, mask: newMask };
 }
 
+/** Rows of ids as a batch, [B,T], and its mask. */
+export function paddedRows(
+  rows: readonly (readonly number[])[],
+  pad: number,
+  side: "left" | "right",
+): { input_ids: number[][]; attention_mask: number[][] } {
+  const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
+  const filled = (row: readonly number[], value: number): number[] => {
+    const padding = new Array<number>(longest - row.length).fill(value);
+    return side === "left" ? [...padding, ...row] : [...row, ...padding];
+  };
+  const ones = (row: readonly number[]): number[] => new Array<number>(row.length).fill(1);
+  return {
+    input_ids: rows.map((row) => filled(row, pad)),
+    attention_mask: rows.map((row) => filled(ones(row), 0)),
+  };
+}
+
 /** The text of each row, without its padding. */
 export function promptsOf({ rows, steps, ids, mask }: Batch): number[][] {
   return Array.from({ length: rows }, (_, r) => {

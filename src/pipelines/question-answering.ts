@@ -4,6 +4,7 @@
 import { OptionError } from "../core/errors.js";
 import { flag, type Options, whole } from "../core/options.js";
 import type { PreTrainedEncoder } from "../generate/encoder-model.js";
+import { paddedRows } from "../generate/inputs.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { inBatches, isText, kind, listed, type Parts, valuesOf } from "./kinds.js";
 
@@ -87,21 +88,12 @@ export const questionAnswering = kind({
       ({ ids }) => ids.length,
       async (batch) => {
         const longest = batch.reduce((most, { ids }) => Math.max(most, ids.length), 0);
-        const filled = (row: readonly number[], value: number): number[] => [
-          ...row,
-          ...new Array<number>(longest - row.length).fill(value),
-        ];
-        const pad = tokenizer.pad_token_id ?? 0;
+        const ids = batch.map((one) => one.ids);
+        const types = batch.map((one) => one.types);
         const { start_logits, end_logits } = await valuesOf(
           model.forward({
-            input_ids: batch.map(({ ids }) => filled(ids, pad)),
-            attention_mask: batch.map(({ ids }) =>
-              filled(
-                ids.map(() => 1),
-                0,
-              ),
-            ),
-            token_type_ids: batch.map(({ types }) => filled(types, 0)),
+            ...paddedRows(ids, tokenizer.pad_token_id ?? 0, "right"),
+            token_type_ids: paddedRows(types, 0, "right").input_ids,
           }),
           "start_logits",
           "end_logits",

@@ -6,6 +6,7 @@ import { choice, flag, type Options, omit, pick, such, text } from "../core/opti
 import type { GenerationOptions } from "../generate/config.js";
 import { STRUCTURED_FIELDS } from "../generate/grammar/options.js";
 import { parseOutput, type SchemaInput, type SchemaValue } from "../generate/grammar/standard-schema.js";
+import { paddedRows } from "../generate/inputs.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { GENERATE } from "../generate/options.js";
 import { type ConfigJson, trainedContext } from "../nn/architecture.js";
@@ -88,17 +89,6 @@ function newText(
   const decoder = new StreamDecoder(tokenizer, options);
   decoder.push(before);
   return decoder.push(ids) + decoder.end();
-}
-
-/** Ids of rows at the right, with a mask. */
-function atRight(rows: readonly (readonly number[])[]): { input_ids: number[][]; attention_mask: number[][] } {
-  const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
-  const filled = (value: number, row: readonly number[]): number[] =>
-    new Array<number>(longest - row.length).fill(value);
-  return {
-    input_ids: rows.map((row) => [...filled(0, row), ...row]),
-    attention_mask: rows.map((row) => [...filled(0, row), ...row.map(() => 1)]),
-  };
 }
 
 /** @throws OptionError for an empty prompt where the tokenizer has no token to begin with */
@@ -185,7 +175,7 @@ export const textGeneration = kind({
       ({ ids }) => ids.length,
       async (batch, numbers) => {
         const rows = batch.map(({ ids }) => ids);
-        const padded = atRight(rows);
+        const padded = paddedRows(rows, 0, "left");
         const { wanted, tokens } = batch[0]!;
         const how = forBatch(wanted, numbers);
         const texts = await model.generate({ ...padded, ...how, max_new_tokens: tokens, tokenizer });

@@ -6,6 +6,7 @@ import { OptionError, throwIfAborted } from "../../core/errors.js";
 import { choice, flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { LoadedModel } from "../../generate/base.js";
+import { paddedRows } from "../../generate/inputs.js";
 import { PreTrainedModel } from "../../generate/model.js";
 import { PreTrainedSeq2SeqLM } from "../../generate/seq2seq-model.js";
 import { warnOnce } from "../../generate/warn.js";
@@ -230,22 +231,12 @@ export class LM {
     const pad = this.tokenizer.pad_token_id ?? this.prefix_token_id;
     const { model } = this;
     const seq2seq = model instanceof PreTrainedSeq2SeqLM;
-    // An encoder's positions are counted from the row's start.
-    const padded = (values: readonly number[], by: number): number[] => {
-      const padding = new Array<number>(longest - values.length).fill(by);
-      return seq2seq ? [...values, ...padding] : [...padding, ...values];
-    };
     const { max_gen_toks = MAX_GEN_TOKS, options } = kwargs;
     const { signal: stopped, cache_dtype } = this.#options;
     const start = performance.now();
     const given = {
-      input_ids: rows.map((ids) => padded(ids, pad)),
-      attention_mask: rows.map((ids) =>
-        padded(
-          ids.map(() => 1),
-          0,
-        ),
-      ),
+      // An encoder's positions are counted from the row's start.
+      ...paddedRows(rows, pad, seq2seq ? "right" : "left"),
       max_new_tokens: max_gen_toks,
       pad_token_id: pad,
       tokenizer: this.tokenizer,

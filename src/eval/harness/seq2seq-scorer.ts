@@ -3,6 +3,7 @@
 
 import { throwIfAborted } from "../../core/errors.js";
 import { scope, Tensor } from "../../core/tensor.js";
+import { paddedRows } from "../../generate/inputs.js";
 import { decoderStart } from "../../generate/seq2seq-inputs.js";
 import type { PreTrainedSeq2SeqLM } from "../../generate/seq2seq-model.js";
 import { argmax } from "../../ops/argmax.js";
@@ -42,16 +43,12 @@ async function scoreBatch(
   options: ScoreOptions,
 ): Promise<void> {
   const own = batch.map((n) => texts[n]!);
-  const longest = own.reduce((most, { from }) => Math.max(most, from), 0);
   const start = decoderStart(model, 1, {}).decoder.ids[0]!;
-  const padded = (ids: readonly number[], value: (id: number) => number): number[] =>
-    Array.from({ length: longest }, (_, i) => (i < ids.length ? value(ids[i]!) : 0));
   const contexts = own.map(({ ids, from }) => ids.slice(0, from));
   const continuations = own.map(({ ids, from }) => ids.slice(from));
   const count = continuations[0]!.length;
   const { logits, encoder_last_hidden_state } = model.forward({
-    input_ids: contexts.map((ids) => padded(ids, (id) => id)),
-    attention_mask: contexts.map((ids) => padded(ids, () => 1)),
+    ...paddedRows(contexts, 0, "right"),
     decoder_input_ids: continuations.map((ids) => [start, ...ids.slice(0, -1)]),
   });
   const made: Tensor[] = [];

@@ -322,7 +322,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkDrafting(this, config, options);
     if (config.mode.dola) layeredDecoder(this.module, config.mode.dola); // what it would refuse later
     const constraint = constraintOf(options, vocab, config.eos_token_ids);
-    checkStructured(constraint?.option, config.host ?? {});
+    checkStructured(constraint?.option, config);
     checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);
     if (options.past_key_values) checkKept(config);
     adaptersOfRows(this, options.adapter_names, batch.rows)?.dispose(); // what it would refuse later

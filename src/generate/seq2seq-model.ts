@@ -352,7 +352,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     }
     if (config.mode.dola) layeredDecoder(this.module, config.mode.dola);
     const constraint = constraintOf(options, vocab, config.eos_token_ids);
-    checkStructured(constraint?.option, config.host ?? {});
+    checkStructured(constraint?.option, config);
     checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);
     if (options.prompt_lookup_num_tokens) {
       throw new OptionError("prompt_lookup_num_tokens is for models without an encoder", {

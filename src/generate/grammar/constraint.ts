@@ -192,12 +192,24 @@ export class Constraint implements TokenMasks {
 
 const OTHERS = ["forced_bos_token_id", "forced_eos_token_id", "min_length", "min_new_tokens"] as const;
 
+/** What of a generation's config may contradict a grammar. */
+interface Structuring {
+  readonly host: { readonly [name in (typeof OTHERS)[number]]?: unknown } | undefined;
+  readonly mode: { readonly dola: unknown };
+}
+
 /** @throws OptionError for options that may forbid what the grammar needs, or ask for more than it allows */
-export function checkStructured(
-  option: keyof Structured | undefined,
-  host: { readonly [name in (typeof OTHERS)[number]]?: unknown },
-): void {
+export function checkStructured(option: keyof Structured | undefined, { host = {}, mode }: Structuring): void {
   if (!option) return;
+  if (mode.dola) {
+    throw new OptionError(
+      `${option} cannot be combined with dola_layers, which may leave none of the tokens that it allows`,
+      {
+        details: { option },
+        hint: "pass dola_layers: null",
+      },
+    );
+  }
   const other = OTHERS.find((name) => host[name] !== undefined);
   if (!other) return;
   throw new OptionError(`${option} cannot be combined with ${show(other)}: both say which token comes`, {

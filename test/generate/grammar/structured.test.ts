@@ -123,6 +123,7 @@ test("calls that cannot be are refused before anything runs", async () => {
     [{ choices: ["a"], prompt_lookup_num_tokens: 3 }, /cannot be combined with choices/],
     [{ choices: ["a"], assistant_model: model }, /cannot be combined with choices/],
     [{ choices: ["a"], min_new_tokens: 9 }, /cannot be combined with "min_new_tokens"/],
+    [{ choices: ["a"], dola_layers: "low" }, /cannot be combined with dola_layers/],
     [{ choices: [] }, /choices must be a list of texts/],
     [{ regex: "[^\\s\\S]" }, /there is no such text/],
     [{ json_schema: { type: "string", minLength: 3, maxLength: 2 } }, /no value is valid by the schema/],

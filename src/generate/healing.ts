@@ -3,21 +3,61 @@
 
 import { OptionError } from "../core/errors.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import type { GenerationConfig } from "./config.js";
+import type { GenerateOptions } from "./options.js";
 import { isTokenizer } from "./streamers.js";
+import { warnOnce } from "./warn.js";
 
 /** What tokens that begin with the last one gain, and the last one itself beside: transformers' numbers. */
 const [EXTENDS, STAYS] = [10, 1];
 
-/** The likeliest token after a text, with these biases. */
+/** The likeliest token after the text of a prompt, with these biases. */
 export type NextToken = (
   ids: readonly number[],
   bias: readonly (readonly [readonly number[], number])[],
+  prompt: number,
 ) => Promise<number>;
+
+/** One token, the likeliest, whatever generation_config.json says of searching, beginnings and ends. */
+export const ALONE = {
+  max_new_tokens: 1,
+  do_sample: false,
+  token_healing: false,
+  prompt_lookup_num_tokens: 0,
+  num_beams: 1,
+  num_return_sequences: 1,
+  constraints: null,
+  force_words_ids: null,
+  guidance_scale: null,
+  penalty_alpha: null,
+  dola_layers: null,
+  forced_bos_token_id: null,
+  forced_eos_token_id: null,
+  stop_strings: null,
+} as const satisfies Partial<GenerateOptions>;
+
+/**
+ * The config of a call that leaves its prompt as it is.
+ * @param own the caller's token_healing
+ * @param why in words for users
+ * @throws OptionError if the caller asked for healing; a file's wish is left out, with a warning
+ */
+export function unhealed(
+  config: GenerationConfig,
+  own: boolean | undefined,
+  why: string,
+  hint?: string,
+): GenerationConfig {
+  if (!config.token_healing) return config;
+  if (own) throw new OptionError(why, { details: { option: "token_healing" }, hint });
+  warnOnce(why, `${why}; that of generation_config.json is left out${hint ? ` (${hint})` : ""}`);
+  return { ...config, token_healing: false };
+}
 
 /**
  * The prompts, stripped of white space at their ends, with the last token of each chosen anew. The first token of a text (bos) is not
  * looked at for that.
- * @throws OptionError without the tokenizer
+ * @throws OptionError without the tokenizer, and for a prompt without text
  */
 export async function healed(
   prompts: readonly (readonly number[])[],
@@ -31,68 +71,31 @@ export async function healed(
     });
   }
   const tokenizer = given!;
-  const beginnings = new Beginnings(tokenizer);
+  const vocabulary = [...tokenizer.get_vocab()];
   const rows: number[][] = [];
-  for (const prompt of prompts) {
+  for (const [n, prompt] of prompts.entries()) {
     const text = tokenizer.decode(prompt, { skip_special_tokens: true }) as string;
     const ids = tokenizer.encode(text.trim());
-    rows.push(ids);
     const tail = ids.at(-1);
+    if (tail === undefined) {
+      throw new OptionError(`token_healing: prompt ${n} is blank, so no token can be chosen anew`, {
+        details: { option: "token_healing" },
+        hint: "give it some text, or pass token_healing: false",
+      });
+    }
+    rows.push(ids);
     const { bos_token_id: bos } = tokenizer;
-    if (tail === undefined || tokenizer.backend.special_ids.has(tail)) continue;
+    if (tokenizer.backend.special_ids.has(tail)) continue;
     const before = ids.slice(0, -1).filter((id) => id !== bos);
     const context = before.length > 0 ? before : bos === null ? [] : [bos];
-    const candidates = beginnings.of(tail);
+    const beginning = tokenizer.backend.id_to_token(tail)!;
+    const candidates = vocabulary.flatMap(([token, id]) => (token.startsWith(beginning) ? [id] : []));
     if (context.length === 0 || candidates.length < 2) continue;
     ids[ids.length - 1] = await next(
       context,
       candidates.map((id) => [[id], id === tail ? EXTENDS + STAYS : EXTENDS] as const),
+      n,
     );
   }
   return rows;
-}
-
-/** Rows of ids as a batch, padded on the left. */
-export function inputsOf(rows: readonly (readonly number[])[], pad: number) {
-  const longest = rows.reduce((most, { length }) => Math.max(most, length), 1);
-  const filled = (row: readonly number[], value: number): number[] => [
-    ...new Array<number>(longest - row.length).fill(value),
-    ...row,
-  ];
-  return {
-    input_ids: rows.map((row) => filled(row, pad)),
-    attention_mask: rows.map((row) =>
-      filled(
-        row.map(() => 1),
-        0,
-      ),
-    ),
-  };
-}
-
-/** Tokens in the order of their letters. */
-class Beginnings {
-  readonly #tokenizer: PreTrainedTokenizer;
-  readonly #sorted: readonly (readonly [token: string, id: number])[];
-
-  constructor(tokenizer: PreTrainedTokenizer) {
-    this.#tokenizer = tokenizer;
-    this.#sorted = [...tokenizer.get_vocab()].sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0));
-  }
-
-  /** Ids of all tokens that begin with this one, itself included. */
-  of(id: number): number[] {
-    const token = this.#tokenizer.backend.id_to_token(id)!;
-    let [low, high] = [0, this.#sorted.length];
-    while (low < high) {
-      const middle = (low + high) >>> 1;
-      if (this.#sorted[middle]![0] < token) low = middle + 1;
-      else high = middle;
-    }
-    const found: number[] = [];
-    for (let at = low; at < this.#sorted.length && this.#sorted[at]![0].startsWith(token); at++) {
-      found.push(this.#sorted[at]![1]);
-    }
-    return found;
-  }
 }

@@ -24,13 +24,14 @@ import { type CacheNeeds, checkKept, type DynamicCache, keptTexts } from "./dyna
 import { type Ends, endingOf } from "./ending.js";
 import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
 import { unconditionalOf } from "./guidance.js";
-import { healed, inputsOf } from "./healing.js";
+import { ALONE, healed, unhealed } from "./healing.js";
 import {
   type Batch,
   eachPrompt,
   type Ids,
   leftPadded,
   numbersOf,
+  paddedRows,
   promptsOf,
   readBatch,
   withImpliedMask,
@@ -138,7 +139,22 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
   generate(inputs: Inputs<GenerateOptions> & AsDict, options: After<GenerateOptions>): Promise<GenerateOutput>;
   generate(inputs: Inputs<GenerateOptions>, options?: After<GenerateOptions>): Promise<number[][]>;
   async generate(...given: readonly unknown[]): Promise<number[][] | GenerateOutput> {
-    const prepared = await this.#healed(this.#prepare("generate", given));
+    const prepared = this.#prepare("generate", given);
+    if (!prepared.config.token_healing) return this.#generate(prepared);
+    // Held throughout: between the prompts' healing and the first step nothing may change the weights.
+    this.hold();
+    try {
+      const { batch, config, options } = prepared;
+      const rows = await this.#heal(promptsOf(batch), options.tokenizer, options);
+      const inputs = paddedRows(rows, config.pad_token_id, "left");
+      return await this.#generate(this.#prepare("generate", [{ ...options, ...inputs, token_healing: false }]));
+    } finally {
+      await this.release();
+    }
+  }
+
+  /** Begins at once: what was checked still holds. */
+  async #generate(prepared: Started): Promise<number[][] | GenerateOutput> {
     const { batch, config, options } = prepared;
     const copies = rowsPerPrompt(config.beams);
     const kept = keptBy(options, batch.rows * copies);
@@ -149,14 +165,6 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     return returned({ sequences, ...scores, ...(past ? { past_key_values: past } : {}) }, options);
   }
 
-  /** The call with its prompts healed, if it asks for that. */
-  async #healed(prepared: Started): Promise<Started> {
-    const { batch, config, options } = prepared;
-    if (!config.token_healing) return prepared;
-    const rows = await this.#heal(promptsOf(batch), options.tokenizer);
-    return this.#prepare("generate", [{ ...options, ...inputsOf(rows, config.pad_token_id), token_healing: false }]);
-  }
-
   /**
    * The prompts with the last token of each chosen anew among those that begin with it (`token_healing`): their text is stripped and
    * tokenized again for that.
@@ -165,13 +173,23 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
    */
   async heal_tokens(input_ids: Ids, tokenizer?: PreTrainedTokenizer): Promise<number[][]> {
     this.checkUsable();
-    return this.#heal(promptsOf(readBatch(input_ids, undefined, this.module.geometry.vocab)), tokenizer);
+    const prompts = promptsOf(readBatch(input_ids, undefined, this.module.geometry.vocab));
+    this.hold();
+    try {
+      return await this.#heal(prompts, tokenizer);
+    } finally {
+      await this.release();
+    }
   }
 
-  #heal(prompts: readonly number[][], tokenizer: PreTrainedTokenizer | undefined): Promise<number[][]> {
-    return healed(prompts, tokenizer, async (ids, sequence_bias) => {
-      const alone = { num_beams: 1, do_sample: false, max_new_tokens: 1, token_healing: false, penalty_alpha: 0 };
-      const [row] = await this.generate({ input_ids: [ids], ...alone, sequence_bias });
+  #heal(
+    prompts: readonly number[][],
+    tokenizer: PreTrainedTokenizer | undefined,
+    { signal, adapter_names: names }: Pick<GenerateOptions, "signal" | "adapter_names"> = {},
+  ): Promise<number[][]> {
+    return healed(prompts, tokenizer, async (ids, sequence_bias, prompt) => {
+      const own = { ...(names ? { adapter_names: [names[prompt]!] } : {}), ...(signal ? { signal } : {}) };
+      const [row] = await this.generate({ input_ids: [ids], ...ALONE, sequence_bias, ...own });
       return row!.at(-1)!;
     });
   }
@@ -305,7 +323,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const options: Prepared["options"] = readCall(call, call === "stream" ? STREAM : GENERATE, given);
     const { vocab, max_positions } = this.module.geometry;
     const read = readBatch(options.input_ids, options.attention_mask, vocab);
-    const config = generationConfig(options, this.generation_config, this.config, read.steps, vocab);
+    const config = this.#configOf(call, options, read.steps);
     const batch = leftPadded(withImpliedMask(read, options.attention_mask, config.prompt_padding));
     const unconditional = unconditionalOf(batch, config, options, vocab);
     const longest = (unconditional ?? []).reduce((most, { length }) => Math.max(most, length), batch.steps);
@@ -313,12 +331,6 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     this.#checkLength(tokens, max_positions);
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
-    if (config.token_healing && call === "stream") {
-      throw new OptionError("stream: token_healing changes the prompt, which a stream does not give", {
-        details: { option: "token_healing" },
-        hint: "stream from what heal_tokens(input_ids, tokenizer) gives",
-      });
-    }
     checkDrafting(this, config, options);
     if (config.mode.dola) layeredDecoder(this.module, config.mode.dola); // what it would refuse later
     const constraint = constraintOf(options, vocab, config.eos_token_ids);
@@ -337,6 +349,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       numbers: numbersOf(options.sequence_numbers, batch.rows),
       options,
     };
+  }
+
+  #configOf(call: string, options: Prepared["options"], steps: number): GenerationConfig {
+    const config = generationConfig(options, this.generation_config, this.config, steps, this.module.geometry.vocab);
+    if (call !== "stream") return config;
+    const why = "stream: token_healing changes the prompt, which a stream does not give";
+    return unhealed(config, options.token_healing, why, "stream from what heal_tokens(input_ids, tokenizer) gives");
   }
 
   async *#steps(prepared: Started, kept?: Kept): AsyncGenerator<Step> {

@@ -19,6 +19,7 @@ import { layeredDecoder } from "./dola.js";
 import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
 import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
+import { unhealed } from "./healing.js";
 import { type Batch, eachPrompt, type Ids, numbersOf, promptsOf, readBatch, table, withImpliedMask } from "./inputs.js";
 import { lossOf, lossOfStates } from "./labels.js";
 import { collect, type Step } from "./loop.js";
@@ -185,12 +186,23 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     const transcription = this.#transcription(asked);
     if (transcription) return this.#transcribe(transcription, asked);
     const prepared = this.#prepare("generate", asked);
-    const known = await this.#withLanguages(prepared);
-    const copies = rowsPerPrompt(known.config.beams);
-    const { config, decoder, options } = known;
+    if (!prepared.languages) return this.#generate(prepared);
+    // Held throughout: between the languages and the first step nothing may change the weights.
+    this.hold();
+    try {
+      return await this.#generate(await this.#withLanguages(prepared, prepared.languages));
+    } finally {
+      await this.release();
+    }
+  }
+
+  /** Begins at once: what was checked still holds. */
+  async #generate(prepared: Prepared): Promise<number[][] | GenerateOutput> {
+    const { config, decoder, options } = prepared;
+    const copies = rowsPerPrompt(config.beams);
     const kept = keptBy(options, decoder.rows * copies);
-    if (config.beams.num_beams > 1) return returned(await this.#search(known, kept), options);
-    const sequences = await collect(decoder, copies, () => this.#steps(known, kept), options.streamer);
+    if (config.beams.num_beams > 1) return returned(await this.#search(prepared, kept), options);
+    const sequences = await collect(decoder, copies, () => this.#steps(prepared, kept), options.streamer);
     return returned({ sequences, ...keptScores(kept, sequences[0]!.length - decoder.steps) }, options);
   }
 
@@ -240,7 +252,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   stream(inputs: Inputs<Seq2SeqStreamOptions>, options?: After<Seq2SeqStreamOptions>): AsyncGenerator<Step>;
   stream(...given: readonly unknown[]): AsyncGenerator<Step> {
     const prepared = this.#prepare("stream", this.#read("stream", given));
-    return prepared.languages ? this.#streamAfter(prepared) : this.#stream(prepared);
+    return prepared.languages ? this.#streamAfter(prepared, prepared.languages) : this.#stream(prepared);
   }
 
   #stream(prepared: Prepared): AsyncGenerator<Step> {
@@ -251,23 +263,22 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     return withTexts(steps, tokenizer, prompts, skip_special_tokens);
   }
 
-  async *#streamAfter(prepared: Prepared): AsyncGenerator<Step> {
-    yield* this.#stream(await this.#withLanguages(prepared));
-  }
-
-  /** With the languages in the decoder's start that are to be found out. */
-  async #withLanguages(prepared: Prepared): Promise<Prepared> {
-    const { encoder, decoder, languages, attention } = prepared;
-    if (!languages) return prepared;
+  async *#streamAfter(prepared: Prepared, languages: readonly number[]): AsyncGenerator<Step> {
     this.hold();
     try {
-      return {
-        ...prepared,
-        decoder: await withLanguages(this.device, this.module, encoder, decoder, languages, attention),
-      };
+      yield* this.#stream(await this.#withLanguages(prepared, languages));
     } finally {
       await this.release();
     }
+  }
+
+  /** With the languages in the decoder's start that are to be found out. */
+  async #withLanguages(prepared: Prepared, languages: readonly number[]): Promise<Prepared> {
+    const { encoder, decoder, attention } = prepared;
+    return {
+      ...prepared,
+      decoder: await withLanguages(this.device, this.module, encoder, decoder, languages, attention),
+    };
   }
 
   #read(call: "generate" | "stream", given: readonly unknown[]): Prepared["options"] {
@@ -330,7 +341,11 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
           })
         : { decoder: readBatch(begun, undefined, vocab, "decoder_input_ids") };
     checkDecoderRows(this.module, read, decoder);
-    const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
+    const config = unhealed(
+      generationConfig(options, this.generation_config, this.config, decoder.steps, vocab),
+      options.token_healing,
+      "token_healing is for models without an encoder",
+    );
     if (times) {
       const rule = timestampRule(this as LoadedModel<Seq2SeqLM>, config);
       options = { ...options, logits_processor: [rule, ...(options.logits_processor ?? [])] };
@@ -346,9 +361,6 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
           hint: "leave it out, or pass guidance_scale: 1 where generation_config.json has it",
         },
       );
-    }
-    if (config.token_healing) {
-      throw new OptionError("token_healing is for models without an encoder", { details: { option: "token_healing" } });
     }
     if (config.mode.dola) layeredDecoder(this.module, config.mode.dola);
     const constraint = constraintOf(options, vocab, config.eos_token_ids);

@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { KernelError, OctavoError } from "../../src/core/errors.js";
-import { AutoModelForCausalLM } from "../../src/generate/auto.js";
+import { AutoModelForCausalLM, AutoModelForSeq2SeqLM } from "../../src/generate/auto.js";
 import type { Parameter } from "../../src/nn/module.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
@@ -49,4 +49,20 @@ describe.each(ALL_DEVICES)("%s", (name) => {
     expectNoLeaks(device);
     await device.close();
   });
+});
+
+test.each([
+  ["llama", AutoModelForCausalLM],
+  ["t5", AutoModelForSeq2SeqLM],
+] as const)("%s: a generation begins with its call: nothing comes between", async (name, Auto) => {
+  const device = await requestTestDevice("cpu");
+  const model = await Auto.from_pretrained(join(FIXTURES, "models", name), { device });
+  const generate = model.generate.bind(model) as (options: object) => Promise<number[][]>;
+  const runs = [generate(OPTIONS), generate({ ...OPTIONS, num_beams: 2 })];
+  expect("cache_bytes" in model ? model.cache_bytes : 1).toBeGreaterThan(0);
+  expect(() => model.resize_token_embeddings(64)).toThrow(/generating/);
+  model.dispose();
+  for (const run of runs) await expect(run).rejects.toMatchObject({ code: "ERR_DISPOSED" });
+  expectNoLeaks(device);
+  await device.close();
 });

@@ -57,6 +57,8 @@ export async function evaluateTasks(
     task_manager: new TaskManager({
       ...(flags.dataDir === undefined ? {} : { data_dir: flags.dataDir }),
       ...(flags.includePath === undefined ? {} : { include_path: flags.includePath }),
+      ...(place.hub === undefined ? {} : { hub: place.hub }),
+      ...(place.cache_dir === undefined ? {} : { cache_dir: place.cache_dir }),
     }),
   };
   await options.task_manager!.load(flags.tasks); // a wrong name is told before a model is loaded

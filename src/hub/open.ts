@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { NetworkError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
+import { folderAddress, tokenForServer } from "../sources/address.js";
 import { COMMIT, cachedFolder, type RepoKind } from "../sources/cache-paths.js";
 import { Disk } from "../sources/disk.js";
 import { quote } from "../sources/files.js";
@@ -16,6 +17,8 @@ import { DownloadProgress } from "./progress.js";
 import { HubSource } from "./source.js";
 
 export interface HubOptions {
+  /** Address of the hub; by default the one that HF_ENDPOINT names. A token of this machine does not go to another. */
+  readonly hub?: string;
   readonly cache_dir?: string;
   readonly revision?: string;
   readonly local_files_only?: boolean;
@@ -64,8 +67,13 @@ async function openRepo(kind: RepoKind, id: string, options: HubOptions): Promis
     if (force) throw new OptionError(`force_download cannot be used with ${forbidden}`);
     return cached(forbidden);
   }
-  const token = await hubToken(options.token);
-  const asked: Asked = { endpoint: hubEndpoint(), kind, id, revision, token };
+  const { hub } = options;
+  const endpoint = hub === undefined ? hubEndpoint() : folderAddress(hub, "hub");
+  const token =
+    hub === undefined
+      ? await hubToken(options.token)
+      : { token: tokenForServer(options.token), from: "the option `token`" };
+  const asked: Asked = { endpoint, kind, id, revision, token };
   let commit = revision;
   if (!COMMIT.test(revision)) {
     const known = await cached().catch(() => undefined);
@@ -111,8 +119,9 @@ function unreachable(error: unknown, { kind, id }: Asked, cache: string, near: s
   if (!(error instanceof NetworkError)) return error;
   const question = near === undefined ? "" : `; did you mean ${quote(near)}?`;
   const place = `${kind} ${quote(id)} is neither a folder nor in the cache ${cache}${question}`;
-  return new NetworkError(`${place}\n  and the hub did not give it: ${firstLine(error)}`, {
-    details: { ...error.details, id, suggestion: near },
+  const reason = firstLine(error);
+  return new NetworkError(`${place}\n  and the hub did not give it: ${reason}`, {
+    details: { ...error.details, id, suggestion: near, reason },
     hint: error.hint,
     cause: error,
   });

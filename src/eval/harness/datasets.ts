@@ -11,7 +11,7 @@ import { storytellerFile } from "../../load/storyteller.js";
 import { loaderOf } from "../../train/data/load.js";
 import { CLOZE } from "./builtin.js";
 import { cachedFiles } from "./datasets-cache.js";
-import { datasetId, hubFiles } from "./hub-data.js";
+import { type DataPlace, datasetId, hubFiles } from "./hub-data.js";
 import type { TaskConfig } from "./task-config.js";
 import type { Doc } from "./types.js";
 
@@ -29,23 +29,29 @@ const FORMATS: ReadonlyMap<string, string> = new Map([
 
 export type Splits = (split: string) => Promise<readonly Doc[]>;
 
+/** Where the data of tasks are: a folder, and the hub. */
+export interface DataOptions extends DataPlace {
+  readonly data_dir?: string;
+}
+
 /**
  * The splits of a task's data: `dataset_kwargs.data_files` of its own file, or `<data_dir>/<data set>/<split>.jsonl`, where the data
  * set is the task's name or `dataset_path`, with or without the name's owner, and `dataset_name` may be a folder in it. What is not
  * there comes from the cache of Python's datasets, else from the hub, where `dataset_path` is an id.
  */
-export function splitsOf(config: TaskConfig, data_dir: string | undefined, base: string): Splits {
+export function splitsOf(config: TaskConfig, options: DataOptions, base: string): Splits {
   const read = new Map<string, Promise<readonly Doc[]>>();
   return (split) => {
-    const known = read.get(split) ?? find(config, data_dir, base, split);
+    const known = read.get(split) ?? find(config, options, base, split);
     read.set(split, known);
+    known.catch(() => read.delete(split)); // it may be there the next time
     return known;
   };
 }
 
 async function find(
   config: TaskConfig,
-  data_dir: string | undefined,
+  { data_dir, ...place }: DataOptions,
   base: string,
   split: string,
 ): Promise<readonly Doc[]> {
@@ -67,9 +73,9 @@ async function find(
   const id = datasetId(config);
   const cached = id === undefined ? [] : await cachedFiles(id, config, split);
   if (cached.length > 0) return await readFiles(task, cached);
-  let refused: unknown;
+  let refused: NotFoundError | NetworkError | undefined;
   if (id !== undefined) {
-    const found = await hubFiles(id, config, split, [...FORMATS.keys()]).catch((cause: unknown) => {
+    const found = await hubFiles(id, config, split, [...FORMATS.keys()], place).catch((cause: unknown) => {
       if (!(cause instanceof NotFoundError || cause instanceof NetworkError)) throw cause;
       refused = cause;
       return [];
@@ -77,17 +83,17 @@ async function find(
     if (found.length > 0) return await readFiles(task, found);
   }
   const missing = `task "${task}": its data set ${show(dataset_path ?? task)} has no split "${split}" here`;
-  throw new NotFoundError(refused ? `${missing}\n  and the hub did not give it: ${messageOf(refused)}` : missing, {
-    hint:
-      data_dir === undefined
-        ? `name the folder of the data: --data-dir <folder> with ${basename(dataset_path ?? task)}/${split}.jsonl in it`
-        : `looked for ${split}.jsonl, .json, .csv, .tsv, .parquet and .arrow in ${listed(folders)}`,
+  const reason = refused && String(refused.details.reason ?? refused.message.split("\n")[0]);
+  const hint =
+    data_dir === undefined
+      ? `name the folder of the data: --data-dir <folder> with ${basename(dataset_path ?? task)}/${split}.jsonl in it`
+      : `looked for ${split}.jsonl, .json, .csv, .tsv, .parquet and .arrow in ${listed(folders)}`;
+  throw new NotFoundError(reason === undefined ? missing : `${missing}\n  and the hub did not give it: ${reason}`, {
+    hint: refused?.hint === undefined ? hint : `${refused.hint}; or ${hint}`,
     details: { task, split },
     cause: refused,
   });
 }
-
-const messageOf = (error: unknown): string => (error as Error).message.split("\n")[0]!;
 
 function foldersOf({ task, dataset_path, dataset_name }: TaskConfig, data_dir: string): string[] {
   const names = [task, ...(dataset_path === undefined ? [] : [dataset_path, basename(dataset_path)])];

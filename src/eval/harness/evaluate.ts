@@ -108,8 +108,14 @@ export async function simple_evaluate(lm: LM, options: EvaluateOptions): Promise
     throw new OptionError("simple_evaluate: include_path and data_dir belong to the TaskManager that is given");
   }
   const chat = chatOf(lm, given);
+  const { signal } = lm;
   const manager =
-    task_manager ?? new TaskManager({ ...(include_path && { include_path }), ...(data_dir && { data_dir }) });
+    task_manager ??
+    new TaskManager({
+      ...(include_path && { include_path }),
+      ...(data_dir && { data_dir }),
+      ...(signal && { signal }),
+    });
   const { tasks, groups } = await manager.load(given.tasks);
   for (const task of tasks) {
     await task.build({

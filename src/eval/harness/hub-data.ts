@@ -7,15 +7,21 @@ import { extname, relative, sep } from "node:path";
 import { parse } from "yaml";
 import { NotFoundError } from "../../core/errors.js";
 import { warnOnce } from "../../generate/warn.js";
-import { openDataset } from "../../hub/open.js";
+import { type HubOptions, openDataset } from "../../hub/open.js";
 import { isModelId } from "../../sources/model-id.js";
 import type { Source } from "../../sources/source.js";
+import { matching } from "./glob.js";
 import type { TaskConfig } from "./task-config.js";
 
 const CONVERTED = "refs/convert/parquet";
 /** Names of loaders in the place of a data set's. */
 const LOADERS = ["json", "csv", "parquet", "text"];
 const CARD = "README.md";
+/** Bytes of a card that are read; what it says of files stands first. */
+const MOST_CARD = 16 << 20;
+
+/** Where data sets come from, and where they are kept. */
+export type DataPlace = Pick<HubOptions, "hub" | "cache_dir" | "local_files_only" | "token" | "timeout" | "signal">;
 
 /** Words in names of files and folders that mean a split. */
 const WORDS: Readonly<Record<string, readonly string[]>> = {
@@ -39,11 +45,12 @@ export async function hubFiles(
   { dataset_name: config, dataset_kwargs = {} }: TaskConfig,
   split: string,
   endings: readonly string[],
+  place: DataPlace,
 ): Promise<string[]> {
   const { revision } = dataset_kwargs as { readonly revision?: unknown };
   const isData = (name: string): boolean => endings.includes(extname(name).slice(1));
   if (typeof revision !== "string") {
-    const found = await within(id, CONVERTED, async (source) => {
+    const found = await within(id, { ...place, revision: CONVERTED }, async (source) => {
       const names = await namesOf(source);
       return brought(source, convertedFiles(names, config, split));
     }).catch((error: unknown) => {
@@ -52,17 +59,19 @@ export async function hubFiles(
     });
     if (found.length > 0) return found;
   }
-  return await within(id, typeof revision === "string" ? revision : "main", async (source) => {
+  return await within(id, { ...place, ...(typeof revision === "string" ? { revision } : {}) }, async (source) => {
     const names = await namesOf(source);
     const card = names.includes(CARD) ? await textOf(source, CARD) : "";
-    const named = cardFiles(card, names, config, split) ?? namedFiles(names.filter(isData), config, split);
+    const all = cardFiles(card, names, config, split) ?? namedFiles(names.filter(isData), config, split);
+    const data = all.filter(isData);
+    const named = data.length > 0 ? data : all; // others are told by name
     if (named.length === 0) throw new NotFoundError(`dataset "${id}" has no files of the split "${split}"`);
     return brought(source, named);
   });
 }
 
-async function within<T>(id: string, revision: string, use: (source: Source) => Promise<T>): Promise<T> {
-  const source = await openDataset(id, { revision, warn: (message) => warnOnce(`hub:${id}`, message) });
+async function within<T>(id: string, options: HubOptions, use: (source: Source) => Promise<T>): Promise<T> {
+  const source = await openDataset(id, { ...options, warn: (message) => warnOnce(`hub:${id}`, message) });
   try {
     return await use(source);
   } finally {
@@ -83,7 +92,7 @@ async function namesOf(source: Source): Promise<readonly string[]> {
 async function textOf(source: Source, name: string): Promise<string> {
   const file = await source.open(source.path(name), "data set's card");
   try {
-    return Buffer.from(await file.read(0, file.size)).toString("utf8");
+    return Buffer.from(await file.read(0, Math.min(file.size, MOST_CARD))).toString("utf8");
   } finally {
     await file.close();
   }
@@ -106,57 +115,51 @@ export function convertedFiles(names: readonly string[], config: string | undefi
     .map((one) => one.join("/"));
 }
 
-interface CardFiles {
-  readonly split?: unknown;
-  readonly path?: unknown;
+type Entry = Readonly<Record<string, unknown>>;
+const isEntry = (value: unknown): value is Entry =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** The `configs` of a card; undefined where it has none that can be read. */
+function configsOf(card: string): readonly Entry[] | undefined {
+  const front = /^---\r?\n(.*?)\r?\n---/s.exec(card)?.[1];
+  if (front === undefined) return undefined;
+  let read: unknown;
+  try {
+    read = parse(front, { maxAliasCount: 100, logLevel: "error" });
+  } catch {
+    return undefined; // a card is for readers first
+  }
+  const configs = isEntry(read) ? read.configs : undefined;
+  return Array.isArray(configs) ? (configs as unknown[]).filter(isEntry) : undefined;
 }
 
-/** Files that the `configs` of a card name; undefined where it has none, or none for the config. */
+/**
+ * Files that the `configs` of a card name; undefined where it has none, or none for the config.
+ * @throws FormatError for patterns that would take very long
+ */
 export function cardFiles(
   card: string,
   names: readonly string[],
   config: string | undefined,
   split: string,
 ): string[] | undefined {
-  const front = /^---\r?\n(.*?)\r?\n---/s.exec(card)?.[1];
-  if (front === undefined) return undefined;
-  let configs: unknown;
-  try {
-    ({ configs } = (parse(front, { maxAliasCount: 100 }) ?? {}) as { readonly configs?: unknown });
-  } catch {
-    return undefined; // a card is for readers first
-  }
-  if (!Array.isArray(configs)) return undefined;
-  const all = configs as readonly { config_name?: unknown; data_files?: unknown; default?: unknown }[];
+  const all = configsOf(card);
   const own =
     config === undefined
-      ? (all.find((one) => one.default === true) ??
-        all.find((one) => one.config_name === "default") ??
-        (all.length === 1 ? all[0] : undefined))
-      : all.find((one) => one.config_name === config);
-  if (!own || own.data_files === undefined) return undefined;
-  const list = Array.isArray(own.data_files) ? (own.data_files as unknown[]) : [own.data_files];
-  const patterns = list.flatMap((entry) => {
+      ? (all?.find((one) => one.default === true) ??
+        all?.find((one) => one.config_name === "default") ??
+        (all?.length === 1 ? all[0] : undefined))
+      : all?.find((one) => one.config_name === config);
+  const files = own?.data_files ?? undefined;
+  if (files === undefined) return undefined;
+  const list = Array.isArray(files) ? (files as unknown[]) : [files];
+  const patterns = list.flatMap((entry): unknown[] => {
     if (typeof entry === "string") return split === "train" ? [entry] : []; // files without a split are examples to learn
-    const { split: of, path } = entry as CardFiles;
-    return of === split ? (Array.isArray(path) ? (path as unknown[]) : [path]) : [];
+    if (!isEntry(entry) || entry.split !== split) return [];
+    return Array.isArray(entry.path) ? (entry.path as unknown[]) : [entry.path];
   });
-  const regexes = patterns.filter((one) => typeof one === "string").map(globOf);
-  return names.filter((name) => regexes.some((regex) => regex.test(name)));
-}
-
-const GLOBS: Readonly<Record<string, string>> = { "**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]" };
-
-/** A pattern of paths: `*` within a part, `**` over parts, `?`, and `{a,b}`. */
-function globOf(pattern: string): RegExp {
-  const source = pattern
-    .replace(/^\.\//, "")
-    .replace(/\*\*\/|\*\*|\*|\?|\{([^{}*?]*)\}|[.+^$()|[\]\\{}]/g, (part, list: string | undefined) => {
-      const known = GLOBS[part];
-      if (known !== undefined) return known;
-      return list === undefined ? `\\${part}` : `(?:${list.split(",").map(quoted).join("|")})`;
-    });
-  return new RegExp(`^${source}$`);
+  const texts = patterns.filter((one): one is string => typeof one === "string");
+  return matching("the data set's card", texts, names);
 }
 
 const quoted = (text: string): string => text.replace(/[^\w]/g, "\\$&");

@@ -70,6 +70,8 @@ export class LM {
   computed_tokens = 0;
   /** Seconds that computing them took. */
   seconds = 0;
+  /** Ends its work when it fires. */
+  readonly signal: AbortSignal | undefined;
   readonly #options: LMOptions;
   #identity: Promise<string> | undefined;
 
@@ -90,6 +92,7 @@ export class LM {
     this.#options = readOptions("LM", LM_OPTIONS, options);
     this.model = model;
     this.tokenizer = tokenizer;
+    this.signal = this.#options.signal;
     this.batch_size = this.#options.batch_size ?? BATCH;
     this.max_length = longestOf(model, tokenizer, this.#options.max_length);
     const prefix = tokenizer.bos_token_id ?? tokenizer.eos_token_id;

@@ -130,7 +130,8 @@ function checked<T>(place: string, read: () => T): T {
     return read();
   } catch (cause) {
     if (!(cause instanceof OctavoError) || cause instanceof ConfigError) throw cause;
-    throw new ConfigError(`${place}: ${cause.message}`, { cause, hint: cause.hint });
+    const [reason] = cause.message.split("\n  hint: "); // which is told once
+    throw new ConfigError(`${place}: ${reason}`, { cause, hint: cause.hint });
   }
 }
 
@@ -183,9 +184,8 @@ export function readGroup(place: string, file: Readonly<Record<string, unknown>>
   if (strange !== undefined) throw new ConfigError(`${place}: ${show(strange)} is no task of a group`);
   const list = keys.aggregate_metric_list ?? [];
   const aggregates = (Array.isArray(list) ? (list as unknown[]) : [list]).map((one) => {
-    const own = checked(place, () =>
-      readOptions("aggregate_metric_list", AGGREGATE, given(one as Record<string, unknown>)),
-    );
+    if (!isObject(one)) throw new ConfigError(`${place}: ${show(one)} is no entry of aggregate_metric_list`);
+    const own = checked(place, () => readOptions("aggregate_metric_list", AGGREGATE, given(one)));
     if (own.metric === undefined) throw new ConfigError(`${place}: an entry of aggregate_metric_list has no metric`);
     const filters = own.filter_list === undefined ? undefined : wordsOf(own.filter_list);
     return { metric: own.metric, weight_by_size: own.weight_by_size ?? true, filters };

@@ -4,16 +4,18 @@
 import { readdir, readFile, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { parse } from "yaml";
+import { listOf } from "../../core/checks.js";
 import { ConfigError, NotFoundError, suggestion } from "../../core/errors.js";
-import { readOptions, text } from "../../core/options.js";
+import { type Options, readOptions, signal, text } from "../../core/options.js";
 import { show } from "../../core/show.js";
+import { SOURCE } from "../../load/options.js";
 import { systemCode } from "../../sources/file-errors.js";
 import { isText, listed } from "./arguments.js";
 import { BUILT_IN } from "./builtin.js";
-import { splitsOf } from "./datasets.js";
+import { type Splits, splitsOf } from "./datasets.js";
 import { FunctionName } from "./functions.js";
 import { Task } from "./task.js";
-import { type GroupConfig, known, readGroup, readTask, wordsOf } from "./task-config.js";
+import { type GroupConfig, known, readGroup, readTask } from "./task-config.js";
 
 type File = Readonly<Record<string, unknown>>;
 
@@ -42,16 +44,23 @@ const MANAGER = {
   include_path: text(),
   /** The folder of the data sets: `<data_dir>/<data set>/<split>.jsonl`. */
   data_dir: text(),
+  /** The hub of data sets that are not there, as of models; their files come into the cache, whatever hub they are from. */
+  hub: SOURCE.hub,
+  cache_dir: SOURCE.cache_dir,
+  local_files_only: SOURCE.local_files_only,
+  token: SOURCE.token,
+  timeout: SOURCE.timeout,
+  /** Ends downloads. */
+  signal: signal(),
 };
-export interface TaskManagerOptions {
-  readonly include_path?: string;
-  readonly data_dir?: string;
-}
+export interface TaskManagerOptions extends Readonly<Options<typeof MANAGER>> {}
 
 const LONGEST_INCLUDE = 8;
 
 export class TaskManager {
   readonly #options: TaskManagerOptions;
+  /** Data that was read, by what says where it is. */
+  readonly #data = new Map<string, Splits>();
   #found: Promise<ReadonlyMap<string, Found>> | undefined;
 
   /** @throws OptionError */
@@ -113,7 +122,11 @@ export class TaskManager {
 
   #task({ file, place, base }: Found): Task {
     const config = readTask(place, file);
-    return new Task(config, splitsOf(config, this.#options.data_dir, base));
+    const { task, dataset_path, dataset_name, dataset_kwargs } = config;
+    const key = JSON.stringify([base, task, dataset_path, dataset_name, dataset_kwargs]);
+    const splits = this.#data.get(key) ?? splitsOf(config, this.#options, base);
+    this.#data.set(key, splits);
+    return new Task(config, splits);
   }
 
   #all(): Promise<ReadonlyMap<string, Found>> {
@@ -121,6 +134,9 @@ export class TaskManager {
     return this.#found;
   }
 }
+
+/** A name, or a list of names; undefined for anything else. */
+const namesIn = (value: unknown): readonly string[] | undefined => (isText(value) ? [value] : listOf(value, isText));
 
 const isGroup = (file: File): boolean => typeof file.group === "string";
 
@@ -131,7 +147,7 @@ function membersOf(all: ReadonlyMap<string, Found>, name: string): string[] {
     : undefined;
   return [...all].flatMap(([task, { file }]) => {
     if (pattern) return pattern.test(task) && !isGroup(file) ? [task] : [];
-    return wordsOf(file.tag as string | string[] | undefined).includes(name) ? [task] : [];
+    return namesIn(file.tag)?.includes(name) ? [task] : [];
   });
 }
 
@@ -197,9 +213,11 @@ async function readYaml(path: string, depth: number): Promise<File> {
   if (typeof file !== "object" || file === null || Array.isArray(file)) {
     throw new ConfigError(`${path}: a task file has keys and values, got ${show(file)}`);
   }
-  const { include, ...own } = file as Record<string, unknown>;
+  const { include = [], ...own } = file as Record<string, unknown>;
+  const names = namesIn(include);
+  if (!names) throw new ConfigError(`${path}: "include" must be a name or a list of names, got ${show(include)}`);
   let merged: File = own;
-  for (const name of wordsOf(include as string | string[] | undefined).toReversed()) {
+  for (const name of names.toReversed()) {
     merged = { ...(await readYaml(resolve(dirname(path), name), depth + 1)), ...merged };
   }
   return merged;

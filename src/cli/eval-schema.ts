@@ -5,7 +5,7 @@ import type { Options } from "../core/options.js";
 import type { EvalResults } from "../eval/harness/evaluate.js";
 import type { LM } from "../eval/harness/lm.js";
 import type { SOURCE } from "../load/options.js";
-import { renderFields } from "../tokenizer/chat/fields.js";
+import { printed } from "../tokenizer/chat/fields.js";
 import type { Evaluated } from "./eval-rows.js";
 import { version } from "./version.js";
 
@@ -13,9 +13,6 @@ const SEEDS = { random_seed: 0, numpy_seed: 1234, torch_seed: 1234, fewshot_seed
 
 const sha256 = (text: string | null): string | null =>
   text === null ? null : createHash("sha256").update(text).digest("hex");
-
-/** A value as Python prints it. */
-const printed = (value: unknown): string => renderFields("value", "{{value}}", { value });
 
 /** What a call says that results tell. */
 export interface ToldFlags {
@@ -103,7 +100,7 @@ export function schemaOf({ results, about, weight_bytes, tokens, tokens_per_seco
 function texts(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(texts);
   if (typeof value === "number" && Number.isInteger(value)) return value.toFixed(1); // a float without a fraction
-  return typeof value === "string" ? value : printed(value);
+  return typeof value === "string" ? value : printed("value", value);
 }
 
 /** One line of JSON for each sample. */
@@ -116,7 +113,7 @@ export function sampleLines({ storage, results }: Evaluated): string[] {
       ]);
       const { doc_id, doc, ...rest } = sample;
       const line = {
-        ...{ task, storage, doc_id, doc, target: printed(target) },
+        ...{ task, storage, doc_id, doc, target: printed("target", target) },
         arguments: Object.fromEntries(named) as object,
         resps: texts(resps),
         filtered_resps: texts(filtered_resps),

@@ -5,6 +5,7 @@ import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ConfigError, OctavoError, OptionError } from "../../src/core/errors.js";
 import { filterOf } from "../../src/eval/harness/filters.js";
+import { docFunction, FunctionName, fieldFunction } from "../../src/eval/harness/functions.js";
 import { aggregationNamed, pooledError } from "../../src/eval/harness/metrics.js";
 import { choiceValues } from "../../src/eval/harness/multiple-choice.js";
 import { literalOf } from "../../src/eval/harness/python-literal.js";
@@ -129,6 +130,12 @@ describe("a task's file", () => {
       `${TASK}metric_list:\n  - metric: exact_match\n`,
       /exact_match.*not known for output_type/,
     ],
+    [
+      "an aggregation of other values",
+      `${TASK}metric_list:\n  - metric: acc\n    aggregation: f1\n`,
+      /"f1" is of pairs \[right, found\], and "acc" gives numbers.*mean/s,
+    ],
+    ["an include that is no name", `${TASK}include: 5\n`, /"include" must be a name or a list of names, got 5/],
     ["an aggregation", `${TASK}metric_list:\n  - metric: acc\n    aggregation: mode\n`, /aggregation "mode"/],
     ["a setting", `${TASK}metric_list:\n  - metric: acc\n    ignore_case: true\n`, /no setting "ignore_case"/],
     [
@@ -223,6 +230,48 @@ test("filters take what they should of answers", () => {
     "0",
   ]);
   expect(() => filterOf("x", { function: "take_first_k", k: 3 })(["a"])).toThrow("raise repeats");
+});
+
+test("values that a metric cannot be of are refused, and made of answers as Python prints them", async () => {
+  const wrong: readonly (readonly [string, number | readonly [unknown, unknown]])[] = [
+    ["mean", [1, 2]],
+    ["f1", 1],
+    ["brier_score", [0, 0.5]],
+    ["weighted_perplexity", ["a", 1]],
+    ["bleu", ["a", 3]],
+    ["bleu", [[], "a"]],
+  ];
+  for (const [aggregation, value] of wrong) {
+    expect(() => paired_test([value], [value], aggregation)).toThrow(OptionError);
+  }
+  expect(() => filterOf("x", { function: "lowercase" })([[-1, true]])).toThrow(ConfigError);
+  for (const gold of [null, [[]], "z"]) {
+    expect(() => choiceValues([[-1, true]], ["a"], gold)).toThrow("is none of the 1 choices");
+  }
+  const file = `task: mine\noutput_type: generate_until\ntest_split: test\ndoc_to_text: q\ndoc_to_target: a\n`;
+  const data = '{"q":"","a":[true,null,1.5,"x"]}\n';
+  const folder = folderOf({ "mine.yaml": file, "data/mine/test.jsonl": data });
+  const { tasks } = await new TaskManager({ include_path: folder, data_dir: join(folder, "data") }).load(["mine"]);
+  await tasks[0]!.build();
+  const score = (text: string) => tasks[0]!.values(tasks[0]!.documents[0]!, [text]).exact_match;
+  expect(["True", "None", "1.5", "x", "true"].map(score)).toEqual([1, 1, 1, 1, 0]);
+});
+
+test("documents of WikiText and HellaSwag are cleaned in one pass, as Python does", () => {
+  const page = (text: string) =>
+    fieldFunction(
+      "wikitext",
+      "doc_to_target",
+      new FunctionName("preprocess_wikitext.wikitext_detokenizer"),
+    )({
+      page: text,
+    });
+  expect(page(" ( a ( b ) \" c \" [ d ] { e } ' f ' ( ")).toBe(" (a ( b) \"c\" [d] {e} 'f' ( ");
+  for (const text of [`(${" ".repeat(200_000)}`, "(".repeat(200_000)]) expect(page(text)).toBe(text);
+  const docs = docFunction("hellaswag", new FunctionName("utils.process_docs"));
+  const doc = { ctx_a: "A [x] b", ctx_b: "c", activity_label: "L", endings: ["d [title] e [y\n]"], label: "1" };
+  expect(docs(doc)).toMatchObject({ query: "L: A b C", choices: ["d. e [y\n]"], gold: 1 });
+  expect(() => docs({ ...doc, label: "" })).toThrow('"label" must be a whole number');
 });
 
 test("choices, windows and errors of groups are those of the published rules", () => {

@@ -83,10 +83,10 @@ export function paired_test(
     );
     return verdict("mcnemar", mcnemar(one!, two!));
   }
-  if (first.every((value, n) => String(value) === String(second[n]))) return verdict("bootstrap", 1);
-  const random = new PythonRandom(SEED);
   const { keep, of } = aggregationNamed(aggregation);
   const pairs = first.map((value, n) => [keep(value), keep(second[n]!)] as const);
+  if (first.every((value, n) => isSame(value, second[n]))) return verdict("bootstrap", 1);
+  const random = new PythonRandom(SEED);
   let [below, above] = [0, 0];
   for (let n = 0; n < RESAMPLES; n++) {
     const drawn = random.resample(pairs);
@@ -96,6 +96,9 @@ export function paired_test(
   }
   return verdict("bootstrap", Math.min(1, (2 * Math.min(below, above)) / RESAMPLES));
 }
+
+const isSame = (a: unknown, b: unknown): boolean =>
+  isList(a) && isList(b) ? a.length === b.length && a.every((one, n) => isSame(one, b[n])) : Object.is(a, b);
 
 const verdict = (test: PairedTest["test"], p_value: number): PairedTest => ({
   test,

@@ -6,10 +6,10 @@ import { isOf } from "../../core/checks.js";
 import { OptionError } from "../../core/errors.js";
 import { callback, flag, number, type Options, readOptions, such, text, whole } from "../../core/options.js";
 import { show, listed as shownList } from "../../core/show.js";
-import { renderFields } from "../../tokenizer/chat/fields.js";
+import { printed } from "../../tokenizer/chat/fields.js";
 import { isOptions, isTexts } from "./arguments.js";
 import { LM } from "./lm.js";
-import { aggregate, pooledError, standardError } from "./metrics.js";
+import { aggregate, pooledError } from "./metrics.js";
 import type { Said } from "./prompt.js";
 import type { Task } from "./task.js";
 import { type LoadedGroup, TaskManager } from "./task-manager.js";
@@ -209,7 +209,7 @@ function samplesOf(task: Task): Sample[] {
         doc_hash: hash(JSON.stringify(doc, null, 2)),
         prompt_hash: hash(own[0]!.arguments[0]),
         // The hash of what Python prints.
-        target_hash: hash(renderFields("target", "{{target}}", { target })),
+        target_hash: hash(printed("target", target)),
         values,
       };
     }),
@@ -225,8 +225,9 @@ function taskResult(task: Task, samples: readonly Sample[], bootstrap_iters: num
       const listed = own.map((sample) => sample.values[metric.name]).filter((value) => value !== undefined);
       if (listed.length === 0) continue;
       length = Math.max(length, listed.length);
-      result[`${metric.name},${name}`] = aggregate(metric, listed);
-      result[`${metric.name}_stderr,${name}`] = standardError(metric, listed, bootstrap_iters) ?? "N/A";
+      const { value, error } = aggregate(metric, listed, bootstrap_iters);
+      result[`${metric.name},${name}`] = value;
+      result[`${metric.name}_stderr,${name}`] = error ?? "N/A";
     }
   }
   return { ...result, sample_len: length };

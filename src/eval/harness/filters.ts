@@ -14,9 +14,13 @@ type Given = Readonly<Record<string, unknown>>;
 const isMany = (value: readonly Response[] | Response): value is readonly Response[] =>
   Array.isArray(value) && typeof value[1] !== "boolean";
 const many = (value: readonly Response[] | Response): readonly Response[] => (isMany(value) ? value : [value]);
-const each = (change: (text: string) => string): Filter => {
-  return (responses) => many(responses).map((one) => change(typeof one === "string" ? one : ""));
-};
+const each =
+  (change: (text: string) => string): Filter =>
+  (responses) =>
+    many(responses).map((one) => {
+      if (typeof one === "string") return change(one);
+      throw new ConfigError(`a filter of texts is for output_type generate_until, got the answer ${show(one)}`);
+    });
 
 function regexFilter(place: string, given: Given): Filter {
   const { regex_pattern = "#### (\\-?[0-9\\.\\,]+)", group_select = 0, fallback = "[invalid]" } = given;

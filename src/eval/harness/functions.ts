@@ -31,13 +31,34 @@ const text = (doc: Doc, name: string): string => {
   if (typeof value === "string") return value;
   throw new ConfigError(`a document's ${show(name)} must be text, got ${show(value)}`);
 };
+const wholeNumber = (name: string, value: unknown): number => {
+  if (/^\d+$/.test(String(value))) return Number(value);
+  throw new ConfigError(`a document's ${show(name)} must be a whole number, got ${show(value)}`);
+};
 const stripped = (value: string): string => strip(value, undefined, true, true);
+
+/**
+ * A text whose parts between an opening and the next closing character are made anew, whatever stands between them. In one pass: a
+ * regular expression would look for the end again from every opening.
+ */
+function between(value: string, open: string, close: string, make: (inside: string) => string): string {
+  let made = "";
+  let at = 0;
+  for (;;) {
+    const start = value.indexOf(open, at);
+    const end = start < 0 ? -1 : value.indexOf(close, start + 1);
+    if (end < 0) return made + value.slice(at);
+    made += value.slice(at, start) + make(value.slice(start + 1, end));
+    at = end + 1;
+  }
+}
 
 /** Texts of HellaSwag, some of which are from WikiHow. */
 function cleaned(value: string): string {
-  return stripped(value)
-    .replaceAll(" [title]", ". ")
-    .replace(/\[.*?\]/g, "")
+  const lines = stripped(value).replaceAll(" [title]", ". ").split("\n");
+  return lines
+    .map((line) => between(line, "[", "]", () => ""))
+    .join("\n")
     .replaceAll("  ", " ");
 }
 
@@ -50,7 +71,7 @@ function hellaswag(doc: Doc): Doc {
     ...doc,
     query: cleaned(`${text(doc, "activity_label")}: ${context}`),
     choices: endings.map((ending) => cleaned(String(ending))),
-    gold: Number(label),
+    gold: wholeNumber("label", label),
   };
 }
 
@@ -61,8 +82,8 @@ function blank(doc: Doc): readonly [before: string, after: string] {
   return [sentence.slice(0, at), sentence.slice(at + 1)];
 }
 
-/** Spaces of WikiText's tokens taken out, in this order. */
-const DETOKENIZED: readonly (readonly [RegExp | string, string])[] = [
+/** Spaces of WikiText's tokens taken out, in this order; of pairs of brackets and quotes, those inside. */
+const DETOKENIZED: readonly (readonly [RegExp | string, string] | readonly [pair: string])[] = [
   ["s '", "s'"],
   [/\/' [0-9]\//g, "/'[0-9]/"],
   [" @-@ ", "-"],
@@ -74,11 +95,11 @@ const DETOKENIZED: readonly (readonly [RegExp | string, string])[] = [
   [" ! ", "! "],
   [" ? ", "? "],
   [" , ", ", "],
-  [/\(\s*([^)]*?)\s*\)/g, "($1)"],
-  [/\[\s*([^\]]*?)\s*\]/g, "[$1]"],
-  [/\{\s*([^}]*?)\s*\}/g, "{$1}"],
-  [/"\s*([^"]*?)\s*"/g, '"$1"'],
-  [/'\s*([^']*?)\s*'/g, "'$1'"],
+  ["()"],
+  ["[]"],
+  ["{}"],
+  ['""'],
+  ["''"],
   ["= = = =", "===="],
   ["= = =", "==="],
   ["= =", "=="],
@@ -122,7 +143,13 @@ const FIELDS: Readonly<Record<string, FieldFunction>> = {
   "winogrande.doc_to_choice": (doc) => [doc.option1, doc.option2].map((option) => blank(doc)[0] + String(option)),
   "wikitext.wikitext_detokenizer": (doc) =>
     DETOKENIZED.reduce<string>(
-      (made, [old, by]) => (typeof old === "string" ? made.replaceAll(old, by) : made.replace(old, by)),
+      (made, [old, by]) => {
+        if (by === undefined) {
+          const [open, close] = [...(old as string)] as [string, string];
+          return between(made, open, close, (inside) => open + stripped(inside) + close);
+        }
+        return typeof old === "string" ? made.replaceAll(old, by) : made.replace(old, by);
+      },
       text(doc, "page"),
     ),
 };

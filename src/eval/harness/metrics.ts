@@ -1,6 +1,9 @@
 // Metrics: what they are of, how values of items become one, and how exact that one is.
 
+import { isList, listOf } from "../../core/checks.js";
 import { ConfigError, OptionError } from "../../core/errors.js";
+import { show } from "../../core/show.js";
+import { isText } from "./arguments.js";
 import { BLEU } from "./bleu.js";
 import { chrf } from "./chrf.js";
 import { type CorpusMetric, summed } from "./corpus-metric.js";
@@ -9,35 +12,66 @@ import { pythonRegex } from "./python-regex.js";
 import { TER } from "./ter.js";
 import type { MetricValue, OutputType } from "./types.js";
 
-type Pair = readonly [unknown, unknown];
+/** What metrics give of an item, and aggregations take. */
+const KINDS = {
+  number: "numbers",
+  classes: "pairs [right, found]",
+  shares: "pairs [right, probabilities]",
+  weighted: "pairs [sum, weight]",
+  texts: "pairs [references, text]",
+} as const;
+type Kind = keyof typeof KINDS;
 
 /** How the values of items become one. */
 interface Aggregation {
-  /** What counts of an item's value; made once, also where items are drawn many times. */
+  readonly takes: Kind;
+  /** What counts of an item's value; made once, also where items are drawn many times. @throws OptionError for what it does not take */
   keep(value: MetricValue): unknown;
   of(kept: readonly unknown[]): number;
   /** Resamples that its standard error is of at most; 0 where resamples do not give one. */
   readonly resamples: number;
 }
-const plain = (of: (values: readonly MetricValue[]) => number, resamples = 0): Aggregation => ({
-  keep: (value) => value,
+const isNumber = (value: unknown): value is number => typeof value === "number";
+
+function checked<T>(takes: Kind, value: unknown, fits: boolean): T {
+  if (fits) return value as T;
+  throw new OptionError(`a metric's values must be ${KINDS[takes]} for this aggregation, got ${show(value)}`);
+}
+const pair = (value: unknown): readonly unknown[] => (isList(value) && value.length === 2 ? value : []);
+
+const ofNumbers = (of: (values: readonly number[]) => number, resamples = 0): Aggregation => ({
+  takes: "number",
+  keep: (value) => checked("number", value, isNumber(value)),
   of: of as Aggregation["of"],
   resamples,
 });
-/** Of [references, text] pairs. Theirs are resampled fewer times, because sacrebleu takes long. */
+/** Of labels, those that are right and those that were found. */
+const ofClasses = (of: (pairs: readonly (readonly [unknown, unknown])[]) => number): Aggregation => ({
+  takes: "classes",
+  keep: (value) => checked("classes", value, pair(value).length === 2),
+  of: of as Aggregation["of"],
+  resamples: ANY,
+});
+const ofWeighted = (of: (mean: number) => number): Aggregation => ({
+  takes: "weighted",
+  keep: (value) => checked("weighted", value, pair(value).length === 2 && pair(value).every(isNumber)),
+  of: (kept) => of(weighted(kept as readonly (readonly [number, number])[])),
+  resamples: 0,
+});
+/** Of pairs of texts, whose resamples are fewer, because sacrebleu takes long. */
 const corpus = ({ statistics, score }: CorpusMetric): Aggregation => ({
+  takes: "texts",
   keep: (value) => {
-    const [references, text] = value as Pair;
-    return statistics(String(text), (Array.isArray(references) ? references : [references]).map(String));
+    const [references, text] = pair(value);
+    const all = listOf(isList(references) ? references : [references], isText) ?? [];
+    checked("texts", value, isText(text) && all.length > 0);
+    return statistics(text as string, all);
   },
   of: (kept) => score(summed(kept as readonly (readonly number[])[])),
   resamples: 100,
 });
 const ANY = Number.POSITIVE_INFINITY;
 
-/** Values that are numbers. */
-const numbers = (values: readonly MetricValue[]): number[] => values.map(Number);
-const pairs = (values: readonly MetricValue[]): readonly Pair[] => values as readonly Pair[];
 export const mean = (values: readonly number[]): number =>
   values.reduce((sum, value) => sum + value, 0) / values.length;
 
@@ -47,19 +81,19 @@ export function deviation(values: readonly number[]): number {
   return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1));
 }
 
-function weighted(values: readonly MetricValue[]): number {
+function weighted(pairs: readonly (readonly [number, number])[]): number {
   let [sum, weight] = [0, 0];
-  for (const [value, own] of pairs(values)) {
-    sum += value as number;
-    weight += own as number;
+  for (const [value, own] of pairs) {
+    sum += value;
+    weight += own;
   }
   return sum / weight;
 }
 
-/** Of [gold, predicted] pairs of two classes: the harmonic mean of precision and recall of class 1. */
-function f1(values: readonly MetricValue[]): number {
+/** Of two classes: the harmonic mean of precision and recall of class 1. */
+function f1(pairs: readonly (readonly [unknown, unknown])[]): number {
   let [hits, errors] = [0, 0];
-  for (const [gold, found] of pairs(values)) {
+  for (const [gold, found] of pairs) {
     if (![gold, found].every((label) => label === 0 || label === 1)) {
       throw new OptionError("the metric f1 is for two classes, 0 and 1");
     }
@@ -69,16 +103,16 @@ function f1(values: readonly MetricValue[]): number {
   return hits === 0 ? 0 : (2 * hits) / (2 * hits + errors);
 }
 
-/** Of [gold, predicted] pairs: the correlation of Matthews (1975), for any number of classes (Gorodkin 2004). */
-function correlation(values: readonly MetricValue[]): number {
+/** The correlation of Matthews (1975), for any number of classes (Gorodkin 2004). */
+function correlation(pairs: readonly (readonly [unknown, unknown])[]): number {
   const [gold, found] = [new Map<unknown, number>(), new Map<unknown, number>()];
   let right = 0;
-  for (const [a, b] of pairs(values)) {
+  for (const [a, b] of pairs) {
     gold.set(a, (gold.get(a) ?? 0) + 1);
     found.set(b, (found.get(b) ?? 0) + 1);
     if (a === b) right++;
   }
-  const n = values.length;
+  const n = pairs.length;
   const squares = (counts: ReadonlyMap<unknown, number>) =>
     [...counts.values()].reduce((sum, one) => sum + one * one, 0);
   const both = [...gold].reduce((sum, [label, count]) => sum + count * (found.get(label) ?? 0), 0);
@@ -86,23 +120,26 @@ function correlation(values: readonly MetricValue[]): number {
   return scale === 0 ? 0 : (right * n - both) / scale;
 }
 
-/** Of [gold, probabilities] pairs: the mean squared distance to certainty (Brier 1950). */
-function brier(values: readonly MetricValue[]): number {
-  const distance = ([gold, shares]: Pair): number =>
-    (shares as readonly number[]).reduce((sum, share, n) => sum + (share - (n === gold ? 1 : 0)) ** 2, 0);
-  return mean(pairs(values).map(distance));
-}
+/** The squared distance of probabilities to certainty (Brier 1950). */
+const distance = ([gold, shares]: readonly [unknown, readonly number[]]): number =>
+  shares.reduce((sum, share, n) => sum + (share - (n === gold ? 1 : 0)) ** 2, 0);
+const brier: Aggregation = {
+  takes: "shares",
+  keep: (value) => distance(checked("shares", value, listOf(pair(value)[1], isNumber) !== undefined)),
+  of: (kept) => mean(kept as readonly number[]),
+  resamples: 0,
+};
 
 const AGGREGATIONS: Readonly<Record<string, Aggregation>> = {
-  mean: plain((values) => mean(numbers(values))),
-  nanmean: plain((values) => mean(numbers(values).filter((value) => !Number.isNaN(value))), ANY),
-  median: plain((values) => numbers(values).sort((a, b) => a - b)[Math.floor(values.length / 2)]!, ANY),
-  perplexity: plain((values) => Math.exp(-mean(numbers(values))), ANY),
-  weighted_perplexity: plain((values) => Math.exp(-weighted(values))),
-  bits_per_byte: plain((values) => -weighted(values) / Math.LN2),
-  f1: plain(f1, ANY),
-  matthews_corrcoef: plain(correlation, ANY),
-  brier_score: plain(brier),
+  mean: ofNumbers(mean),
+  nanmean: ofNumbers((values) => mean(values.filter((value) => !Number.isNaN(value))), ANY),
+  median: ofNumbers((values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!, ANY),
+  perplexity: ofNumbers((values) => Math.exp(-mean(values)), ANY),
+  weighted_perplexity: ofWeighted((mean) => Math.exp(-mean)),
+  bits_per_byte: ofWeighted((mean) => -mean / Math.LN2),
+  f1: ofClasses(f1),
+  matthews_corrcoef: ofClasses(correlation),
+  brier_score: brier,
   bleu: corpus(BLEU),
   chrf: corpus(chrf(0)),
   "chrf++": corpus(chrf(2)),
@@ -194,6 +231,14 @@ export function metricOf(
       hint: `known: ${Object.keys(AGGREGATIONS).join(", ")}`,
     });
   }
+  const [gives, takes] = [AGGREGATIONS[known?.aggregation ?? ""]?.takes, AGGREGATIONS[aggregation]!.takes];
+  if (!own && gives !== undefined && gives !== takes) {
+    const fitting = Object.entries(AGGREGATIONS).filter(([, other]) => other.takes === gives);
+    throw new ConfigError(
+      `${place}: the aggregation "${aggregation}" is of ${KINDS[takes]}, and "${name}" gives ${KINDS[gives]}`,
+      { hint: `aggregations of these: ${fitting.map(([one]) => one).join(", ")}` },
+    );
+  }
   const usable = [...SETTINGS, ...(name === "exact_match" ? MATCHING : [])];
   const strange = Object.keys(given).find((key) => !usable.includes(key));
   if (strange !== undefined || given.hf_evaluate === true) {
@@ -234,35 +279,31 @@ export function aggregationNamed(name: string): Aggregation {
   throw new OptionError(`the aggregation "${name}" is not known`, { hint: Object.keys(AGGREGATIONS).join(", ") });
 }
 
-/** One value of all items. */
-export function aggregate({ aggregation }: UsedMetric, values: readonly MetricValue[]): number {
-  const { keep, of } = AGGREGATIONS[aggregation]!;
-  return of(values.map(keep));
-}
-
 /**
- * The standard error of the aggregate: that of a mean, or the deviation of resampled aggregates; undefined where there is none.
- * Resamples are those of lm-evaluation-harness: blocks of 1000, block i with seed i.
+ * One value of all items, and its standard error: that of a mean, or the deviation of resampled aggregates; undefined where there is
+ * none. Resamples are those of lm-evaluation-harness: blocks of 1000, block i with seed i.
  * @param bootstrap_iters resamples; 0: no standard errors
+ * @throws OptionError for values that the aggregation does not take
  */
-export function standardError(
+export function aggregate(
   { aggregation }: UsedMetric,
   values: readonly MetricValue[],
   bootstrap_iters: number,
-): number | undefined {
-  if (bootstrap_iters <= 0 || values.length < 2) return undefined;
-  if (aggregation === "mean") return deviation(numbers(values)) / Math.sqrt(values.length);
+): { readonly value: number; readonly error: number | undefined } {
   const { keep, of, resamples } = AGGREGATIONS[aggregation]!;
-  const count = Math.min(resamples, bootstrap_iters);
-  if (count === 0) return undefined;
   const kept = values.map(keep);
+  const value = of(kept);
+  if (bootstrap_iters <= 0 || values.length < 2) return { value, error: undefined };
+  if (aggregation === "mean") return { value, error: deviation(kept as number[]) / Math.sqrt(values.length) };
+  const count = Math.min(resamples, bootstrap_iters);
+  if (count === 0) return { value, error: undefined };
   const size = Math.min(RESAMPLES, count);
   const found: number[] = [];
   for (let block = 0; block < Math.floor(count / size); block++) {
     const random = new PythonRandom(block);
     for (let n = 0; n < size; n++) found.push(of(random.resample(kept)));
   }
-  return deviation(found);
+  return { value, error: deviation(found) };
 }
 
 /** The standard error of a mean over several data sets, of their own ones: weighted by their sizes, or as independent means. */

@@ -23,7 +23,11 @@ export function choiceValues(
   const values = results.slice(0, choices.length).map(([value]) => value);
   const alone = results.slice(choices.length).map(([value]) => value);
   const right = (Array.isArray(gold) ? (gold as unknown[]) : [gold]).map((one) =>
-    typeof one === "string" ? choices.indexOf(one) : typeof one === "boolean" ? Number(one) : Number(one),
+    typeof one === "string"
+      ? choices.indexOf(one)
+      : ["number", "boolean", "bigint"].includes(typeof one)
+        ? Number(one)
+        : -1,
   );
   if (!right.every((one) => Number.isSafeInteger(one) && one >= 0 && one < choices.length)) {
     throw new ConfigError(`the right choice ${show(gold)} is none of the ${choices.length} choices`);

@@ -4,7 +4,7 @@
 import { ConfigError, OptionError } from "../../core/errors.js";
 import { show } from "../../core/show.js";
 import { warnOnce } from "../../generate/warn.js";
-import { renderFields } from "../../tokenizer/chat/fields.js";
+import { printed, renderFields } from "../../tokenizer/chat/fields.js";
 import type { Splits } from "./datasets.js";
 import { type Filter, filterOf } from "./filters.js";
 import {
@@ -159,6 +159,11 @@ export class Task {
     return `task "${this.name}": ${key}`;
   }
 
+  /** A value as Python makes text of it. */
+  #printed(key: string, value: unknown): string {
+    return printed(this.#place(key), value);
+  }
+
   /** A field, or the text of a template. */
   #field(key: string, doc: Doc, given: unknown): unknown {
     if (given instanceof FunctionName) return fieldFunction(this.name, key, given)(doc);
@@ -211,7 +216,7 @@ export class Task {
       gen_prefix,
     } = this.config;
     const prefixOf = (of: Doc, given: string | undefined) =>
-      given === undefined ? "" : String(this.#field("gen_prefix", of, given));
+      given === undefined ? "" : this.#printed("gen_prefix", this.#field("gen_prefix", of, given));
     const own = this.#fewshot;
     const shown = examples.flatMap((example) => {
       const question = this.#text(example, own.doc_to_text);
@@ -226,7 +231,11 @@ export class Task {
         fewshot_delimiter: own.fewshot_delimiter ?? "\n\n",
       });
     });
-    const system = spaced(system_instruction, String(this.#field("description", doc, description)), fewshot_delimiter);
+    const system = spaced(
+      system_instruction,
+      this.#printed("description", this.#field("description", doc, description)),
+      fewshot_delimiter,
+    );
     const before: Message[] = system === "" ? [] : [{ role: "system", content: system, delimiter: "" }];
     const prefix = prefixOf(doc, gen_prefix);
     const asked = (question: string, delimiter: string): string => {
@@ -254,7 +263,7 @@ export class Task {
     const target_delimiter = apart ? (this.config.target_delimiter ?? " ") : "";
     if (this.output_type === "multiple_choice") {
       if (typeof context !== "string") {
-        return context.map((one) => [one, `${target_delimiter}${String(this.target(doc))}`]);
+        return context.map((one) => [one, target_delimiter + this.#printed("doc_to_target", this.target(doc))]);
       }
       const choices = this.#choices(doc).map((choice) => target_delimiter + choice);
       const alone = this.metrics.some(({ name }) => name === "acc_mutual_info");
@@ -316,9 +325,8 @@ export class Task {
     const one =
       typeof target === "number" && this.config.doc_to_choice !== undefined ? this.#choices(doc)[target] : target;
     const targets = Array.isArray(one) ? (one as unknown[]) : [one];
+    const all = targets.map((own) => this.#printed("doc_to_target", own));
     const text = Array.isArray(result) ? String((result as readonly unknown[])[0]) : String(result);
-    return Object.fromEntries(
-      this.metrics.map(({ name, ofText }): [string, MetricValue] => [name, ofText(text, targets.map(String))]),
-    );
+    return Object.fromEntries(this.metrics.map(({ name, ofText }): [string, MetricValue] => [name, ofText(text, all)]));
   }
 }

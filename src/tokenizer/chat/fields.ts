@@ -7,6 +7,7 @@ import { globals } from "./functions.js";
 import { Interpreter } from "./interpreter.js";
 import { Budget } from "./limits.js";
 import { type Block, readTemplate } from "./syntax.js";
+import { textOf } from "./text-of.js";
 import { Reader } from "./values.js";
 
 /** A template that was read, and the names that it takes from the document. */
@@ -80,6 +81,28 @@ function programOf(source: string): Program {
   return program;
 }
 
+/** @throws OptionError for what a template's part refuses, with its place */
+function told<T>(place: string, work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    if (!(cause instanceof FormatError) && !(cause instanceof RangeError)) throw cause;
+    const reason = cause.message.replace(/^chat template: /, "");
+    throw new OptionError(`${place}: ${reason}`, { cause });
+  }
+}
+
+/**
+ * A value as Python prints it.
+ * @param place what the value is, for messages
+ * @throws OptionError for what JSON has not, and for what is nested too deeply or too long
+ */
+export function printed(place: string, value: unknown): string {
+  if (typeof value === "string") return value;
+  const reader = new Reader(place);
+  return told(place, () => textOf(reader.read("value", value), new Budget(reader.count)));
+}
+
 /**
  * The text of a template over a document.
  * @param place what the template is, for messages
@@ -88,7 +111,7 @@ function programOf(source: string): Program {
 export function renderFields(place: string, source: string, document: Fields): string {
   if (!source.includes("{")) return source;
   const reader = new Reader(place);
-  try {
+  return told(place, () => {
     const { block, names } = programOf(source);
     const known = globals(new Budget(0), () => new Date());
     for (const name of names) {
@@ -101,9 +124,5 @@ export function renderFields(place: string, source: string, document: Fields): s
     const values = fields.map(([name, value]) => [name, reader.read(name, value)] as const);
     const budget = new Budget(reader.count);
     return new Interpreter(budget, new Map([...globals(budget, () => new Date()), ...values]), "").run(block);
-  } catch (cause) {
-    if (!(cause instanceof FormatError) && !(cause instanceof RangeError)) throw cause;
-    const reason = cause.message.replace(/^chat template: /, "");
-    throw new OptionError(`${place}: ${reason}`, { cause });
-  }
+  });
 }

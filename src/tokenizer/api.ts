@@ -80,6 +80,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   readonly #save: TokenizerSettings["save"];
   #backend: Tokenizer;
   #additional: readonly string[];
+  readonly #ofModel: readonly string[];
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
@@ -89,6 +90,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.name_or_path = settings.name_or_path;
     this.init_kwargs = settings.init_kwargs;
     this.#additional = settings.additional_special_tokens;
+    this.#ofModel = settings.model_special_tokens ?? [];
     this.#longest = settings.model_max_length;
     this.clean_up_tokenization_spaces = settings.clean_up_tokenization_spaces;
     this.#special = { ...settings.special };
@@ -102,7 +104,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     return this.#backend;
   }
 
-  /** Special tokens without a name. */
+  /** Special tokens without a name; not those with names of the model's own, such as image_token. */
   get additional_special_tokens(): readonly string[] {
     return this.#additional;
   }
@@ -203,7 +205,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     return { ...this.#special };
   }
   get all_special_tokens(): string[] {
-    return [...new Set([...Object.values(this.#special), ...this.additional_special_tokens])];
+    return [...new Set([...Object.values(this.#special), ...this.#ofModel, ...this.#additional])];
   }
   get all_special_ids(): number[] {
     return this.all_special_tokens.flatMap((token) => this.backend.token_to_id(token) ?? []);

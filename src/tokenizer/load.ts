@@ -24,6 +24,7 @@ import {
   chatTemplate,
   extraTokens,
   type Files,
+  modelTokens,
   type NamedToken,
   namedToken,
   readFiles,
@@ -183,13 +184,13 @@ async function readAll(source: Source, options: LoadTokenizerOptions) {
   const files = await readFiles(source);
   const structure = await readStructure(files, options);
   const named = specialTokens(files, structure, options);
-  const extra = extraTokens(files);
+  const [extra, ofModel] = [extraTokens(files), modelTokens(files)];
   const specials = new Map<string, TokenFlags | undefined>();
   for (const { content, flags } of named.values()) {
     if (!specials.has(content) || flags !== undefined) specials.set(content, flags);
   }
-  for (const content of extra) if (!specials.has(content)) specials.set(content, undefined);
-  return { files, structure, named, extra, json: withAddedTokens(structure, files, specials) };
+  for (const content of [...ofModel, ...extra]) if (!specials.has(content)) specials.set(content, undefined);
+  return { files, structure, named, extra, ofModel, json: withAddedTokens(structure, files, specials) };
 }
 
 /** Writes the tokenizer of `origin` as it is now. */
@@ -222,11 +223,12 @@ export async function loadTokenizer(
   origin?: TokenizerOrigin,
 ): Promise<PreTrainedTokenizer> {
   const options = readOptions("loadTokenizer", LOAD_TOKENIZER, given);
-  const { files, structure, named, extra, json } = await readAll(source, options);
+  const { files, structure, named, extra, ofModel, json } = await readAll(source, options);
   const { config, className } = files;
   const own = structure.converted ? structure.checked.added_tokens.map(({ content }) => content) : [];
   const chat_template = await chatTemplate(files);
-  const additional_special_tokens = [...new Set([...extra, ...own.filter((token) => !isNamed(named, token))])];
+  const others = own.filter((token) => !isNamed(named, token) && !ofModel.includes(token));
+  const additional_special_tokens = [...new Set([...extra, ...others])];
   const state = stateOf(files, structure, options, { chat_template, additional_special_tokens });
   const inFiles = stateOf(files, structure, {}, { chat_template, additional_special_tokens });
   const { model_input_names: inputs } = config;
@@ -235,6 +237,7 @@ export async function loadTokenizer(
     return_token_type_ids: Array.isArray(inputs)
       ? inputs.includes("token_type_ids")
       : classFacts(className).typed === true,
+    model_special_tokens: ofModel,
     name_or_path: source.location,
     init_kwargs: config,
     save: origin === undefined ? undefined : saving(origin, options, inFiles),

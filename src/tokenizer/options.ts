@@ -137,6 +137,8 @@ export type SaveTokenizer = (now: SavedState, folder: string) => Promise<string[
 /** The content of the settings files, already resolved. */
 export interface TokenizerSettings extends TokenizerState {
   readonly return_token_type_ids: boolean;
+  /** Special tokens with names of the model's own, such as image_token. */
+  readonly model_special_tokens?: readonly string[];
   readonly name_or_path: string;
   /** The unchanged content of tokenizer_config.json. */
   readonly init_kwargs: JsonObject;

@@ -7,9 +7,9 @@ import { show } from "../core/show.js";
 import { editJson } from "../sources/json-edit.js";
 import { TEMPLATES } from "../sources/model-files.js";
 import type { Templates } from "./chat/template.js";
-import { type JsonObject, readBytes, readText } from "./json-file.js";
+import { isObject, type JsonObject, readBytes, readText } from "./json-file.js";
 import { type SavedState, SPECIAL_NAMES } from "./options.js";
-import { type Files, namedToken, templateFiles, usualToken } from "./settings-files.js";
+import { EXTRA, type Files, namedToken, templateFiles, usualToken } from "./settings-files.js";
 
 /** A tokenizer to save. */
 export interface TokenizerToSave {
@@ -67,7 +67,7 @@ function changes({ files, built, loaded, now }: TokenizerToSave): Record<string,
   }
   if (!sameTemplates(now.chat_template, loaded.chat_template)) changed.chat_template = undefined;
   if (!sameLists(now, loaded, "additional_special_tokens")) {
-    for (const name of EXTRA) changed[name] = undefined;
+    Object.assign(changed, withoutLists(files.config));
     changed[extraName(files)] = now.additional_special_tokens;
   }
   // Python's older programs add these to tokenizer.json's; tokenizers without that file have them here alone.
@@ -78,11 +78,15 @@ function changes({ files, built, loaded, now }: TokenizerToSave): Record<string,
   return changed;
 }
 
-const EXTRA = ["additional_special_tokens", "extra_special_tokens"] as const;
+/** Edits that take the lists of special tokens out of a file; objects with names of the model's own stay. */
+function withoutLists(file: JsonObject): Record<string, undefined> {
+  return Object.fromEntries(EXTRA.filter((name) => !isObject(file[name])).map((name) => [name, undefined]));
+}
 
 /** The name under which tokenizer_config.json lists special tokens without a name. */
 function extraName({ config }: Files): (typeof EXTRA)[number] {
-  return config.extra_special_tokens === undefined ? EXTRA[0] : EXTRA[1];
+  // Python reads a list beside an object only under the older name.
+  return Array.isArray(config.extra_special_tokens) ? EXTRA[1] : EXTRA[0];
 }
 
 function sameLists(a: SavedState, b: SavedState, name: "additional_special_tokens" | "added_tokens"): boolean {
@@ -159,7 +163,7 @@ async function contentsOf(tokenizer: TokenizerToSave): Promise<Contents> {
     const tokens = tokensMap(tokenizer);
     const edits = Object.fromEntries(SPECIAL_NAMES.map((name) => [name, tokens[name]]));
     // tokenizer_config.json has what changed of these.
-    if (!sameLists(now, loaded, "additional_special_tokens")) for (const name of EXTRA) edits[name] = undefined;
+    if (!sameLists(now, loaded, "additional_special_tokens")) Object.assign(edits, withoutLists(files.map));
     write(contents, map, editJson(await readText(source, source.path(map)), edits));
   }
   await addTemplates(contents, tokenizer);

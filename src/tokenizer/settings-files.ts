@@ -129,7 +129,8 @@ async function addedTokens(
   if (!names.has("added_tokens.json")) return [];
   const path = source.path("added_tokens.json");
   const specials = new Set([...namedTokens(source, config, map).values()].map(({ content }) => content));
-  for (const content of extraTokens({ source, config, map })) specials.add(content);
+  const named = { source, config, map };
+  for (const content of [...extraTokens(named), ...modelTokens(named)]) specials.add(content);
   return Object.entries(await readJsonObject(source, path))
     .filter(([content]) => content !== "")
     .map(([content, id]) => addedToken(path, content, { content, id, special: specials.has(content) }));
@@ -167,19 +168,32 @@ export function usualToken({ config, convertedAs }: Files, name: SpecialName): N
   };
 }
 
+/** Keys of lists of special tokens without a name; of objects with names of a model's own. */
+export const EXTRA = ["additional_special_tokens", "extra_special_tokens"] as const;
+/** Keys of such objects: those that are written for transformers 4, and those that its version 5 writes. */
+const OF_MODEL = [...EXTRA, "model_specific_special_tokens"] as const;
+
+function tokensUnder(
+  { source, config, map }: Named,
+  key: string,
+  values: (value: Json) => readonly (Json | undefined)[],
+): string[] {
+  const value = config[key] ?? map[key];
+  if (value === undefined || value === null) return [];
+  return values(value).flatMap((entry) => {
+    const { content = "" } = tokenOf(source.path("tokenizer_config.json"), key, entry) ?? {};
+    return content === "" ? [] : [content];
+  });
+}
+
 /** Special tokens without a name: additional_special_tokens and extra_special_tokens. */
-export function extraTokens({ source, config, map }: Named): string[] {
-  const file = source.path("tokenizer_config.json");
-  const result: string[] = [];
-  for (const key of ["additional_special_tokens", "extra_special_tokens"]) {
-    const value = config[key] ?? map[key];
-    const list = Array.isArray(value) ? value : isObject(value) ? Object.values(value) : [];
-    for (const entry of list) {
-      const token = tokenOf(file, key, entry);
-      if (token !== undefined && token.content !== "") result.push(token.content);
-    }
-  }
-  return result;
+export function extraTokens(files: Named): string[] {
+  return EXTRA.flatMap((key) => tokensUnder(files, key, (value) => (Array.isArray(value) ? value : [])));
+}
+
+/** Special tokens with names of the model's own, such as image_token. */
+export function modelTokens(files: Named): string[] {
+  return OF_MODEL.flatMap((key) => tokensUnder(files, key, (value) => (isObject(value) ? Object.values(value) : [])));
 }
 
 /** Ids of the tokens that the files add, for conversions. */

@@ -66,6 +66,42 @@ describe("older files", () => {
   });
 });
 
+describe("special tokens with names of the model's own", () => {
+  const json = read(STORYTELLER, "tokenizer.json");
+  const settings = { bos_token: "<|endoftext|>", eos_token: "<|endoftext|>", tokenizer_class: "GPT2Tokenizer" };
+  const four = { extra_special_tokens: { image_token: "<image>", boi_token: { content: "<boi>" } } };
+  const five = {
+    image_token: "<image>",
+    model_specific_special_tokens: { image_token: "<image>", boi_token: "<boi>" },
+  };
+  it.each([
+    ["transformers 4", [], four, { ...four, additional_special_tokens: ["<new>"] }],
+    [
+      "transformers 5",
+      ["<old>"],
+      { ...five, extra_special_tokens: ["<old>"] },
+      { ...five, extra_special_tokens: ["<new>"] },
+    ],
+  ])("as %s writes them, stay when others are added and saved", async (_, before, named, written) => {
+    const folder = folderOf({
+      "tokenizer.json": json,
+      "tokenizer_config.json": JSON.stringify({ ...settings, ...named }),
+    });
+    const tokenizer = await AutoTokenizer.from_pretrained(folder);
+    const all = (more: readonly string[]) => ["<|endoftext|>", "<image>", "<boi>", ...more];
+    expect(tokenizer.additional_special_tokens).toEqual(before);
+    expect(tokenizer.all_special_tokens).toEqual(all(before));
+    tokenizer.add_special_tokens({ additional_special_tokens: ["<new>"] });
+    expect(tokenizer.all_special_tokens).toEqual(all(["<new>"]));
+    const copy = temporary("copy");
+    await tokenizer.save_pretrained(copy);
+    expect(JSON.parse(read(copy, "tokenizer_config.json"))).toMatchObject(written);
+    const again = await AutoTokenizer.from_pretrained(copy);
+    expect(again.all_special_tokens).toEqual(all(["<new>"]));
+    expect(again.encode("<boi><image>")).toEqual(tokenizer.encode("<boi><image>"));
+  });
+});
+
 describe("tokenizer.json", () => {
   it("is copied byte for byte with its settings and templates, beside what is there", async () => {
     const config = '{"tokenizer_class": "GPT2Tokenizer",   "odd": 1.0, "chat_template": "in the config"}';

@@ -30,7 +30,11 @@ function ticks(from: number, to: number): number[] {
 
 /** The range of some numbers, never empty. */
 function rangeOf(values: readonly number[]): readonly [from: number, to: number] {
-  const [least, most] = [Math.min(...values), Math.max(...values)];
+  // A long run has more points than a call may have arguments.
+  const [least, most] = values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [
+    Number.POSITIVE_INFINITY,
+    Number.NEGATIVE_INFINITY,
+  ] as readonly [number, number]);
   return least < most ? [least, most] : [least - 0.5, most + 0.5];
 }
 

@@ -98,7 +98,7 @@ function constraintsOf(
     if (num_beam_groups > 1) refuse(key, `${key} cannot be combined with num_beam_groups`);
     const outside = own.flatMap(idsIn).find((id) => id >= vocab);
     if (outside !== undefined) refuse(key, `${key}: token id ${outside} is not below ${vocab}`);
-    all.push(...own);
+    for (const one of own) all.push(one);
   }
   return all;
 }

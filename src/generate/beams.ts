@@ -135,17 +135,24 @@ export async function beamSearch(
     for (const item of items) {
       const prompt = prompts[item.prompt]!;
       if (item.group === 0) chosen = [];
-      const found = await continuations(item, prompt, chosen, tap, options);
-      const { list: candidates } = found;
       const full = length >= config.max_new_tokens;
       const closed = isClosed(item, beams);
+      if (constrained && closed) {
+        // A prompt that is done goes on as it is: there is nothing to choose, and no score to keep.
+        ended &&= full;
+        for (const from of item.running.keys()) {
+          parents.push(item.first + from);
+          tokens.push(config.pad_token_id);
+        }
+        continue;
+      }
+      const found = await continuations(item, prompt, chosen, tap, options);
+      const { list: candidates } = found;
       const ends = ({ from, id }: Candidate): boolean =>
         options.ends?.([...prompt, ...item.running[from]!.ids, id]) !== undefined;
       let next: readonly Candidate[];
       if (constrained) {
-        // A prompt that is done goes on as it is.
-        const idle = item.running.map((_, from) => ({ from, id: config.pad_token_id, score: 0 }));
-        next = closed ? idle : constrained.step(item, found, ends, length, config.eos_token_ids);
+        next = constrained.step(item, found, ends, length, config.eos_token_ids);
         ended &&= full;
       } else {
         const hits = candidates.map((one) => full || config.eos_token_ids.includes(one.id) || ends(one));

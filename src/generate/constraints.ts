@@ -77,7 +77,7 @@ interface Node {
 /** @throws OptionError if a word is the beginning of another */
 function trieOf(words: readonly Ids[]): Node {
   const root: Node = { next: new Map(), depth: 0 };
-  let leaves = 0;
+  const ends = new Set<Node>();
   for (const word of words) {
     let node = root;
     for (const id of word) {
@@ -85,13 +85,9 @@ function trieOf(words: readonly Ids[]): Node {
       if (!next) node.next.set(id, (next = { next: new Map(), depth: node.depth + 1 }));
       node = next;
     }
+    ends.add(node);
   }
-  const count = (node: Node): void => {
-    if (node.next.size === 0) leaves++;
-    for (const next of node.next.values()) count(next);
-  };
-  count(root);
-  if (leaves === words.length) return root;
+  if (ends.size === words.length && [...ends].every(({ next }) => next.size === 0)) return root;
   throw new OptionError(`no word of a DisjunctiveConstraint may be the beginning of another: ${show(words)}`);
 }
 
@@ -109,6 +105,9 @@ export interface Progress {
   readonly current: { readonly rule: Rule; readonly at: Node } | undefined;
 }
 
+/** Spread out into arguments, a long list would be too much for a call. */
+const longest = (lengths: readonly number[]): number => lengths.reduce((most, length) => Math.max(most, length), 0);
+
 /** The constraints of a search. */
 export class Constraints {
   readonly #rules: readonly Rule[];
@@ -118,9 +117,9 @@ export class Constraints {
   constructor(constraints: readonly BeamConstraint[]) {
     this.#rules = constraints.map(({ token_ids }) => {
       const words = (typeof token_ids[0] === "number" ? [token_ids] : token_ids) as readonly Ids[];
-      return { root: trieOf(words), height: Math.max(...words.map(({ length }) => length)) };
+      return { root: trieOf(words), height: longest(words.map(({ length }) => length)) };
     });
-    this.#height = Math.max(...this.#rules.map(({ height }) => height));
+    this.#height = longest(this.#rules.map(({ height }) => height));
   }
 
   /** After a prompt, whose words count. */

@@ -13,6 +13,7 @@ import {
 import { AbortError, OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoModelForSeq2SeqLM } from "../../src/generate/auto.js";
 import { generationConfig } from "../../src/generate/config.js";
+import { Constraints } from "../../src/generate/constraints.js";
 import { contrastiveSteps } from "../../src/generate/contrastive.js";
 import { candidateLayers } from "../../src/generate/dola.js";
 import { readBatch } from "../../src/generate/inputs.js";
@@ -276,9 +277,56 @@ describe("beams in groups, and beams that must hold words", () => {
     const free = await llama.generate(call);
     expect(want).not.toEqual(free);
     expect(await llama.generate({ ...call, constraints: null, force_words_ids: [] })).toEqual(free);
+    // A word as long as a book, and as many words as there are tokens.
+    const long = Array.from({ length: 200_000 }, (_, n) => n % 7);
+    expect(() => new DisjunctiveConstraint([long, [8]])).not.toThrow();
+    expect(() => new DisjunctiveConstraint([long, long.slice(0, -1)])).toThrow(OptionError);
+    expect(new Constraints([new DisjunctiveConstraint(long.map((_, n) => [n]))]).begin([5]).complete).toBe(1);
     for (const wrong of [[], [[]], 5, null, [[1], [1, 2]], [[1.5]]]) {
       expect(() => new DisjunctiveConstraint(wrong as never)).toThrow(OptionError);
       expect(() => new PhrasalConstraint(wrong as never)).toThrow(OptionError);
+    }
+  });
+
+  test("a prompt that is done is not looked at again, and keeps its scores", async () => {
+    const asked: number[] = [];
+    // The first prompt has its word and ends, the second does not end.
+    const processor = {
+      process(scores: Float32Array, { ids }: { readonly ids: readonly number[] }) {
+        if (ids[0] !== 5) scores[2] = Number.NEGATIVE_INFINITY;
+        else {
+          asked.push(ids.length);
+          for (let id = 0; id < scores.length; id++) if (id !== 2) scores[id]! -= 100;
+        }
+      },
+    };
+    const call = {
+      ...{ max_new_tokens: 9, num_beams: 2, early_stopping: true, force_words_ids: [[12]], eos_token_id: 2 },
+      ...{ output_scores: true, logits_processor: [processor] },
+      return_dict_in_generate: true,
+    } as const;
+    const alone = await llama.generate({ ...call, input_ids: [[5, 12, 3]] });
+    const steps = alone.scores!.length;
+    expect(steps).toBeLessThan(8);
+    asked.length = 0;
+    const both = await llama.generate({
+      ...call,
+      input_ids: [
+        [5, 12, 3],
+        [7, 7, 3],
+      ],
+    });
+    expect(Math.max(...asked)).toBe(3 + steps - 1);
+    expect(both.sequences[0]!.slice(0, 4)).toEqual([5, 12, 3, 2]);
+    expect(both.scores).toHaveLength(9);
+    for (const [step, rows] of both.scores!.entries()) {
+      const own = alone.scores![step];
+      for (const row of [0, 1]) {
+        if (own)
+          expect(rows[row]![12]).toBeCloseTo(own[row]![12]!, 4); // f32, other shapes
+        else expect(rows[row]![12]).toBeNaN();
+      }
+      expect(rows[2]![12]).not.toBeNaN();
     }
   });
 

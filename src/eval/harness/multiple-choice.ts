@@ -36,7 +36,7 @@ export function choiceValues(
   const bytes = choices.map((choice) => Buffer.byteLength(choice));
   const found = largest(values);
   const hit = (choice: number): number => Number(right.includes(choice));
-  const highest = Math.max(...values);
+  const highest = values[found]!;
   const shares = values.map((value) => Math.exp(value - highest));
   const all = shares.reduce((sum, share) => sum + share, 0);
   return {

@@ -18,6 +18,7 @@ import { VARIANTS, variantNames } from "../eval/variants.js";
 import { AutoModelForCausalLM } from "../generate/auto.js";
 import { chooseDevice, requestDevice } from "../load/device.js";
 import { NODE } from "../load/node.js";
+import { SOURCE } from "../load/options.js";
 import { fillRandomly } from "../load/random.js";
 import { surveyModel } from "../load/survey.js";
 import { buildModel } from "../models/index.js";
@@ -27,10 +28,13 @@ import { headScheme, schemeOf } from "../quant/index.js";
 import {
   A_MODEL,
   deviceOption,
+  flagOf,
   jsonOption,
   KV_CACHES,
   type KVCacheName,
   kvCacheOption,
+  optionsOf,
+  sourceOptions,
   threadsOption,
 } from "./arguments.js";
 import { benchChartText, benchPanels, benchTable, type VariantReport } from "./bench-report.js";
@@ -92,13 +96,14 @@ export function benchCommand(): Command {
     .option("--chart", "draw speeds as bars")
     .option("--svg <file>", "write a chart of the speeds to a file")
     .addOption(deviceOption())
-    .addOption(threadsOption())
-    .addOption(jsonOption())
-    .option("-q, --quiet", "no progress on stderr");
+    .addOption(threadsOption());
+  sourceOptions(command).addOption(jsonOption()).option("-q, --quiet", "no progress on stderr");
   return command.addOption(command.createOption("--child").hideHelp()).action(bench);
 }
 
 async function bench(model: string | undefined, given: BenchFlags): Promise<void> {
+  const [strange] = model === undefined ? placeFlags(given) : [];
+  if (strange !== undefined) throw new OptionError(`${strange} is of a model, and none is read`);
   if (given.kernels) {
     if (model !== undefined) throw new OptionError("kernels are measured with random weights: no model is read");
     const flags = await settled(given);
@@ -135,7 +140,7 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
   }
   if (given.svg !== undefined) await checkFolder(given.svg);
   const warn = warner(given.quiet);
-  if (model !== undefined) await checkModel(model, warn);
+  if (model !== undefined) await checkModel(model, given, warn);
   const flags = await settled(given);
   const leftovers = new Leftovers();
   try {
@@ -228,9 +233,18 @@ function refuseForTasks({ shape, ...flags }: BenchFlags): void {
   }
 }
 
+/** Where the model is, as the flags of a command: each flag, and its value behind it. */
+function placeFlags(flags: BenchFlags): string[] {
+  const given = optionsOf("bench", SOURCE, flags);
+  return Object.entries(SOURCE).flatMap(([name, entry]) => {
+    const value = given[name as keyof typeof given];
+    return value === undefined ? [] : [flagOf(name, entry).long!, String(value)];
+  });
+}
+
 /** Checks before measuring that the model can be loaded. */
-async function checkModel(model: string, warn: (message: string) => void): Promise<void> {
-  const source = await NODE.source(model, { warn });
+async function checkModel(model: string, flags: BenchFlags, warn: (message: string) => void): Promise<void> {
+  const source = await NODE.source(model, { ...optionsOf("bench", SOURCE, flags), warn });
   try {
     await surveyModel(source, { task: "causal-lm", weights: "required" }); // a load tells its warnings
   } finally {
@@ -268,7 +282,7 @@ async function inChild(
 ): Promise<VariantReport> {
   const args = ["bench", "--child", "--compare", name];
   if (flags.device !== undefined) args.push("--device", flags.device);
-  if (model !== undefined) args.push(model);
+  if (model !== undefined) args.push(model, ...placeFlags(flags));
   else args.push("--shape", flags.shape!);
   if (flags.quick) args.push("--quick");
   if (flags.kvCache) args.push("--kv-cache", flags.kvCache);
@@ -308,6 +322,7 @@ async function measure(
   const start = performance.now();
   if (model !== undefined) {
     await using loaded = await AutoModelForCausalLM.from_pretrained(model, {
+      ...optionsOf("bench", SOURCE, flags),
       device,
       dtype,
       quantization_config: quantization,

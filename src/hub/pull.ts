@@ -13,18 +13,18 @@ import { isModelId } from "../sources/model-id.js";
 import type { DownloadEvent, Source } from "../sources/source.js";
 import { openModel } from "./open.js";
 
-/** SentencePiece models, from which a tokenizer is made where there is no tokenizer.json. */
-const SENTENCEPIECE = MODEL_FILES.filter((name) => name.endsWith(".model"));
+/** SentencePiece models and tiktoken's files, from which a tokenizer is made where there is no tokenizer.json. */
+const OLDER = MODEL_FILES.filter((name) => name.endsWith(".model") || name.endsWith(".tiktoken"));
 /** Files that are needed where they are there, beside the weights and those. */
 const NAMES: ReadonlySet<string> = new Set([
   "config.json",
-  ...MODEL_FILES.filter((name) => !SENTENCEPIECE.includes(name)),
+  ...MODEL_FILES.filter((name) => !OLDER.includes(name)),
   ...["adapter_config.json", "adapter_model.safetensors"],
 ]);
 /** Of the names of a model's files, those that are needed beside the weights. */
 function neededFiles(names: ReadonlySet<string>): string[] {
   const needed = [...names].filter((name) => NAMES.has(name));
-  return names.has("tokenizer.json") ? needed : [...needed, ...SENTENCEPIECE.filter((name) => names.has(name))];
+  return names.has("tokenizer.json") ? needed : [...needed, ...OLDER.filter((name) => names.has(name))];
 }
 
 export const PULL = {
@@ -86,7 +86,7 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
       lacking = !names.some((name) => there.has(name));
     }
     if (lacking) await checkOthers(source, there, id, { variant, use_safetensors });
-    if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(SENTENCEPIECE))]);
+    if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(OLDER))]);
     await source.bring?.([...neededFiles(there), ...(await filesBelow(source, there, options.warn ?? (() => {})))]);
     const named = there.has("config.json") ? await weightsName(source) : undefined;
     if (named !== undefined || !lacking) await openCheckpoint(source, { named, variant, use_safetensors });

@@ -81,6 +81,7 @@ describe("octavo bench", () => {
     [["--shape", "XS", "--load-in-8bit", "--load-in-4bit"], "cannot be used with option '--load-in-4bit'"],
     [["--shape", "XS", "--load-in-4bit", "--compare", "f32"], "cannot be used with option '--compare <list>'"],
     [["models/storyteller", "--from-file"], "a model is already on disk"],
+    [["--shape", "XS", "--hub", "http://127.0.0.1:9"], "--hub is of a model, and none is read"],
   ])("refuses %j", async (args, words) => {
     const { code, stdout, stderr } = await octavo(["bench", ...args]);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
@@ -97,6 +98,8 @@ describe("what ends a benchmark early", () => {
     expect(stderr).toMatch(/^error: \.\/no\/such\/model: no such folder/);
     expect(stderr.match(/error:/g)).toHaveLength(1);
     expect(stderr).not.toContain("measuring");
+    const asked = await octavo(["bench", "org/name", "--hub", "http://127.0.0.1:9"]);
+    expect(asked.stderr).toContain("http://127.0.0.1:9");
   });
 
   // Windows has no signals to send.

@@ -97,9 +97,11 @@ describe("pull, list, inspect, remove", () => {
       ],
       [["bench", model, "--quick", "--compare", "int8"]],
     ];
-    const env = { HF_ENDPOINT: "http://127.0.0.1:9" };
+    // The cache is the flag's.
+    const env = { HF_ENDPOINT: "http://127.0.0.1:9", HF_HOME: temporary("other-home") };
     const warnings = (text: string): string[] => text.split("\n").filter((line) => line.startsWith("warning"));
-    for (const [args, quiet] of commands) {
+    for (const [given, quiet] of commands) {
+      const args = [...given, "--cache-dir", place.cache];
       const told = await octavo(args, { env });
       expect(told.code, told.stderr).toBe(0);
       const cached = warnings(told.stderr).filter((line) => line.endsWith("using what is cached of org/llama"));

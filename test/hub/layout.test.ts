@@ -70,6 +70,15 @@ describe("pull", () => {
     expect(hub.cdn.asked.length).toBeGreaterThan(0);
   });
 
+  test("tokenizers of older files come where there is no tokenizer.json", async () => {
+    const files = { "config.json": CONFIG, "model.safetensors": weights(5000), "tokenizer_config.json": "{}" };
+    const older = { "qwen.tiktoken": "IQ== 0\n", "tiktoken.model": "IQ== 0\n", "tokenizer.model": "sentencepiece" };
+    hub.commit("org/older", { ...files, ...older });
+    expect(tree((await pull("org/older")).folder)).toEqual(Object.keys({ ...files, ...older }).sort());
+    hub.commit("org/newer", { ...files, ...older, "tokenizer.json": TOKENIZER });
+    expect(tree((await pull("org/newer")).folder)).toEqual([...Object.keys(files), "tokenizer.json"].sort());
+  });
+
   test("shards that the index names, some in folders; a list of several pages; one count over all files", async () => {
     const shards = { w1: "a-00001-of-00002.safetensors", w2: "sub/b-00002-of-00002.safetensors" };
     hub.page = 2;

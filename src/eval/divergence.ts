@@ -10,6 +10,7 @@ import type { CacheDType } from "../nn/cache.js";
 import { logitsGap } from "./logits-gap.js";
 import {
   checkCausal,
+  holding,
   predictingRows,
   type TextWindow,
   textWindows,
@@ -71,7 +72,17 @@ export async function divergence(
   const { cache_dtype, layers: perLayer = false } = options;
   if (perLayer && cache_dtype) throw new OptionError("divergence: layers are compared without a cache");
   checkAlike(model, reference);
-  const { tokens, windows } = textWindows("divergence", ids, options);
+  const text = textWindows("divergence", ids, options);
+  return await holding([model, reference], () => compared(model, reference, text, options));
+}
+
+async function compared(
+  model: PreTrainedModel,
+  reference: PreTrainedModel,
+  { tokens, windows }: ReturnType<typeof textWindows>,
+  options: DivergenceOptions,
+): Promise<Divergence> {
+  const { cache_dtype, layers: perLayer = false } = options;
   const kls: number[] = [];
   const layers = [...blockPaths(model)].map((layer) => ({ layer, off: 0, norm: 0 }));
   let [same, loss, exactLoss] = [0, 0, 0];

@@ -3,7 +3,7 @@
 import { throwIfAborted } from "../core/errors.js";
 import { callback, type Options, readOptions, signal } from "../core/options.js";
 import type { PreTrainedModel } from "../generate/model.js";
-import { checkCausal, textWindows, WINDOWS, windowLogits, windowLogprobs } from "./text-windows.js";
+import { checkCausal, holding, textWindows, WINDOWS, windowLogits, windowLogprobs } from "./text-windows.js";
 
 const PERPLEXITY = {
   ...WINDOWS,
@@ -37,15 +37,17 @@ export async function perplexity(
   const { tokens, windows } = textWindows("perplexity", ids, options);
   let sum = 0;
   let squares = 0;
-  for (const window of windows) {
-    throwIfAborted(options.signal, "evaluation");
-    using logits = windowLogits(model, window.ids, options.cache_dtype);
-    for (const value of await windowLogprobs(logits, window)) {
-      sum -= value;
-      squares += value * value;
+  await holding([model], async () => {
+    for (const window of windows) {
+      throwIfAborted(options.signal, "evaluation");
+      using logits = windowLogits(model, window.ids, options.cache_dtype);
+      for (const value of await windowLogprobs(logits, window)) {
+        sum -= value;
+        squares += value * value;
+      }
+      options.progress?.(window.done);
     }
-    options.progress?.(window.done);
-  }
+  });
   const loss = sum / tokens;
   const variance = Math.max(0, squares / tokens - loss * loss);
   return { tokens, loss, perplexity: Math.exp(loss), standard_error: Math.exp(loss) * Math.sqrt(variance / tokens) };

@@ -37,6 +37,17 @@ export function checkCausal(call: string, model: unknown): asserts model is PreT
   throw new OptionError(`${call}: the model must be a causal language model, got ${show(model)}`);
 }
 
+/** Holds models while their text is read: nothing may change their weights. @throws OctavoError after dispose() */
+export async function holding<T>(models: readonly PreTrainedModel[], work: () => Promise<T>): Promise<T> {
+  for (const model of models) model.checkUsable();
+  for (const model of models) model.hold();
+  try {
+    return await work();
+  } finally {
+    for (const model of models) await model.release();
+  }
+}
+
 /**
  * The windows of a text, whose first token is context only, and the number of tokens that they predict.
  * @throws OptionError for fewer than two tokens, and a stride that is not smaller than the window
@@ -63,6 +74,7 @@ export function textWindows(
 
 /** Logits f32[1,T,vocab] of a window. */
 export function windowLogits(model: PreTrainedModel, part: readonly number[], cache?: CacheDType): Tensor {
+  model.checkUsable(); // it may have been disposed since the last window
   return cache ? cachedLogits(model, part, cache) : model.forward({ input_ids: [part] }).logits;
 }
 

@@ -3,7 +3,6 @@
 
 import { OptionError } from "../core/errors.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import type { GenerationConfig } from "./config.js";
 import type { GenerateOptions } from "./options.js";
 import { isTokenizer } from "./streamers.js";
 import { warnOnce } from "./warn.js";
@@ -37,21 +36,21 @@ export const ALONE = {
 } as const satisfies Partial<GenerateOptions>;
 
 /**
- * The config of a call that leaves its prompt as it is.
+ * Of a call that leaves its prompts as they are.
  * @param own the caller's token_healing
+ * @param wanted whether the caller or generation_config.json asks for healing
  * @param why in words for users
- * @throws OptionError if the caller asked for healing; a file's wish is left out, with a warning
+ * @throws OptionError if the caller asked for it; a file's wish is left out, with a warning
  */
 export function unhealed(
-  config: GenerationConfig,
   own: boolean | undefined,
+  wanted: boolean,
   why: string,
   hint?: string,
-): GenerationConfig {
-  if (!config.token_healing) return config;
+): { readonly token_healing: false } {
   if (own) throw new OptionError(why, { details: { option: "token_healing" }, hint });
-  warnOnce(why, `${why}; that of generation_config.json is left out${hint ? ` (${hint})` : ""}`);
-  return { ...config, token_healing: false };
+  if (wanted) warnOnce(why, `${why}; that of generation_config.json is left out${hint ? ` (${hint})` : ""}`);
+  return { token_healing: false };
 }
 
 /**

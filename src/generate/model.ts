@@ -355,7 +355,8 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const config = generationConfig(options, this.generation_config, this.config, steps, this.module.geometry.vocab);
     if (call !== "stream") return config;
     const why = "stream: token_healing changes the prompt, which a stream does not give";
-    return unhealed(config, options.token_healing, why, "stream from what heal_tokens(input_ids, tokenizer) gives");
+    const hint = "stream from what heal_tokens(input_ids, tokenizer) gives";
+    return { ...config, ...unhealed(options.token_healing, config.token_healing, why, hint) };
   }
 
   async *#steps(prepared: Started, kept?: Kept): AsyncGenerator<Step> {

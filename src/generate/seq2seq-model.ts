@@ -341,11 +341,8 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
           })
         : { decoder: readBatch(begun, undefined, vocab, "decoder_input_ids") };
     checkDecoderRows(this.module, read, decoder);
-    const config = unhealed(
-      generationConfig(options, this.generation_config, this.config, decoder.steps, vocab),
-      options.token_healing,
-      "token_healing is for models without an encoder",
-    );
+    const config = generationConfig(options, this.generation_config, this.config, decoder.steps, vocab);
+    unhealed(options.token_healing, config.token_healing, "token_healing is for models without an encoder");
     if (times) {
       const rule = timestampRule(this as LoadedModel<Seq2SeqLM>, config);
       options = { ...options, logits_processor: [rule, ...(options.logits_processor ?? [])] };

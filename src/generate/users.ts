@@ -34,7 +34,7 @@ export class Users {
 
   #checkOthers(method: string, own: number): void {
     if (this.#count === own) return;
-    throw new OctavoError("ERR_IN_USE", `${method}: the model is generating or being saved`, {
+    throw new OctavoError("ERR_IN_USE", `${method}: the model is generating, being read or being saved`, {
       hint: "wait until that has ended",
     });
   }

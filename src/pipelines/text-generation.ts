@@ -6,6 +6,7 @@ import { choice, flag, type Options, omit, pick, such, text } from "../core/opti
 import type { GenerationOptions } from "../generate/config.js";
 import { STRUCTURED_FIELDS } from "../generate/grammar/options.js";
 import { parseOutput, type SchemaInput, type SchemaValue } from "../generate/grammar/standard-schema.js";
+import { unhealed } from "../generate/healing.js";
 import { paddedRows } from "../generate/inputs.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { GENERATE } from "../generate/options.js";
@@ -147,7 +148,10 @@ export const textGeneration = kind({
     if (options.streamer && items.length > 1) {
       throw new OptionError("a streamer takes one input", { details: { option: "streamer" } });
     }
-    const generation = pick(OF_GENERATE, options);
+    const why = "text-generation: token_healing changes the prompt, which new text follows here";
+    const hint = "generate() and heal_tokens() of the model heal prompts";
+    const healing = unhealed(options.token_healing, model.generation_config.token_healing === true, why, hint);
+    const generation = { ...pick(OF_GENERATE, options), ...healing };
     const { max_positions } = model.module.geometry;
     const context = Math.min(tokenizer.model_max_length, trainedContext(model.config) ?? max_positions);
     // Of the task's parameters a length is not read, as in Python, whose own wins.

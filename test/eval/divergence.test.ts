@@ -103,6 +103,24 @@ test("of a model with itself there is none", async () => {
   expect(found.layers!.every(({ error }) => error === 0)).toBe(true);
 });
 
+test("holds its models: what would change their weights waits, and a disposed one ends it", async () => {
+  const model = await AutoModelForCausalLM.from_pretrained(`${FIXTURES}/models/llama`, { dtype: "float32", device });
+  const call = { window: 16, stride: 8, cache_dtype: "f32" } as const;
+  const told: string[] = [];
+  const change = () => {
+    try {
+      model.resize_token_embeddings(200);
+    } catch (error) {
+      told.push((error as { code: string }).code);
+    }
+  };
+  await perplexity(model, ids, { ...call, progress: change });
+  await divergence(model, exact, ids, { ...call, progress: change });
+  expect(new Set(told)).toEqual(new Set(["ERR_IN_USE"]));
+  const ended = perplexity(model, ids, { ...call, progress: () => model.dispose() });
+  await expect(ended).rejects.toMatchObject({ code: "ERR_DISPOSED" });
+});
+
 test("refuses what cannot be compared", async () => {
   for (const [name, options, message] of [
     ["stablelm", {}, "must be alike, got 2 blocks and a vocabulary of 144"],

@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import { ConfigError, OctavoError, OptionError } from "../../src/core/errors.js";
 import { filterOf } from "../../src/eval/harness/filters.js";
 import { docFunction, FunctionName, fieldFunction } from "../../src/eval/harness/functions.js";
+import { generationOf } from "../../src/eval/harness/generation-kwargs.js";
 import { aggregationNamed, pooledError } from "../../src/eval/harness/metrics.js";
 import { choiceValues } from "../../src/eval/harness/multiple-choice.js";
 import { literalOf } from "../../src/eval/harness/python-literal.js";
@@ -230,6 +231,15 @@ test("filters take what they should of answers", () => {
     "0",
   ]);
   expect(() => filterOf("x", { function: "take_first_k", k: 3 })(["a"])).toThrow("raise repeats");
+});
+
+test("what a task wants of generate() leaves prompts and texts as they are", () => {
+  const { until, max_gen_toks, options } = generationOf({ until: "a", max_tokens: 3, num_beams: 2, temperature: 0 });
+  expect([until, max_gen_toks, options]).toEqual([["a"], 3, { num_beams: 2, do_sample: false }]);
+  expect(generationOf({ num_return_sequences: 1, token_healing: false }).options).toEqual({ do_sample: false });
+  for (const wrong of [{ num_return_sequences: 2 }, { return_dict_in_generate: true }, { input_ids: [[1]] }]) {
+    expect(() => generationOf(wrong)).toThrow(OptionError);
+  }
 });
 
 test("values that a metric cannot be of are refused, and made of answers as Python prints them", async () => {

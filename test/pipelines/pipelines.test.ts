@@ -135,6 +135,7 @@ describe("a pipeline", () => {
     const [{ generated_text }] = (await pipe("The old king", { ...how, streamer })) as [{ generated_text: string }];
     expect(streamed).toBe(generated_text);
     await expect(pipe(["a", "b"], { streamer })).rejects.toThrow(/one input/);
+    await expect(pipe("The old ki", { token_healing: true })).rejects.toThrow(/token_healing changes the prompt/);
     const stopped = await pipe("The old king", { do_sample: false, max_new_tokens: 20, stop_strings: "king" });
     expect(stopped[0]!.generated_text).toBe("The old king, and the king");
     expect(

@@ -9,6 +9,14 @@ export type GenerationKwargs = Readonly<Record<string, unknown>>;
 /** Names of the most new tokens, the first that is given counts. */
 const LENGTHS = ["max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"];
 
+/** Options of generate() that are the evaluation's own: it gives the prompts, and reads one text of each. */
+const OURS = [
+  ...["input_ids", "attention_mask", "tokenizer", "signal", "streamer", "token_healing"],
+  ...["num_return_sequences", "return_dict_in_generate"],
+];
+/** Values that ask for nothing else. */
+const USUAL: readonly unknown[] = [undefined, null, false, 1];
+
 /** A copy of what a caller gives. @throws OptionError for what JSON does not hold */
 export function copyOf(kwargs: unknown): GenerationKwargs {
   try {
@@ -27,7 +35,8 @@ export function copyOf(kwargs: unknown): GenerationKwargs {
 
 /**
  * What a task asks for. Temperature 0 is the likeliest token at each step, as `do_sample: false` is.
- * @throws OptionError for an `until` that is no text or list of texts, or a length that is no whole number above 0
+ * @throws OptionError for an `until` that is no text or list of texts, a length that is no whole number above 0, and options of
+ * generate() that an evaluation does not leave to its tasks
  */
 export function generationOf(kwargs: GenerationKwargs): {
   readonly until: readonly string[];
@@ -43,7 +52,14 @@ export function generationOf(kwargs: GenerationKwargs): {
   if (length !== undefined && !(Number.isSafeInteger(length) && (length as number) > 0)) {
     throw new OptionError(`generation_kwargs.max_gen_toks must be a whole number above 0, got ${show(length)}`);
   }
-  const options = Object.fromEntries(Object.entries(rest).filter(([name]) => !LENGTHS.includes(name)));
+  const ours = OURS.find((name) => !USUAL.includes(rest[name]));
+  if (ours !== undefined) {
+    throw new OptionError(`generation_kwargs.${ours} is not for tasks: each prompt has one text, which follows it`, {
+      details: { option: ours },
+    });
+  }
+  const names = Object.keys(rest).filter((name) => !LENGTHS.includes(name) && !OURS.includes(name));
+  const options: Record<string, unknown> = Object.fromEntries(names.map((name) => [name, rest[name]]));
   const greedy = options.do_sample === false || (options.do_sample === undefined && !options.temperature);
   if (greedy) delete options.temperature;
   return {

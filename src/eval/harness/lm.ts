@@ -6,6 +6,7 @@ import { OptionError, throwIfAborted } from "../../core/errors.js";
 import { choice, flag, type Options, readOptions, signal, such, whole } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { LoadedModel } from "../../generate/base.js";
+import { unhealed } from "../../generate/healing.js";
 import { paddedRows } from "../../generate/inputs.js";
 import { PreTrainedModel } from "../../generate/model.js";
 import { PreTrainedSeq2SeqLM } from "../../generate/seq2seq-model.js";
@@ -169,6 +170,16 @@ export class LM {
     const requests = pairs("generate_until", given, isText, isOptions, wanted).map(
       ([context, kwargs]): GenerateRequest => [context, copyOf(kwargs)],
     );
+    this.model.checkUsable();
+    this.model.hold();
+    try {
+      return await this.#answers(requests, progress);
+    } finally {
+      await this.model.release();
+    }
+  }
+
+  async #answers(requests: readonly GenerateRequest[], progress: Progress | undefined): Promise<string[]> {
     const answers = new Array<string>(requests.length);
     const { use_cache, signal: stopped } = this.#options;
     const identity = use_cache && (await this.#id());
@@ -237,6 +248,8 @@ export class LM {
     const { max_gen_toks = MAX_GEN_TOKS, options } = kwargs;
     const { signal: stopped, cache_dtype } = this.#options;
     const start = performance.now();
+    const why = "generate_until: token_healing changes the context, which answers follow";
+    const healing = unhealed(undefined, model.generation_config.token_healing === true, why);
     const given = {
       // An encoder's positions are counted from the row's start.
       ...paddedRows(rows, pad, seq2seq ? "right" : "left"),
@@ -248,6 +261,8 @@ export class LM {
       ...(cache_dtype === "i8" ? { cache_implementation: "quantized" as const } : {}),
       ...(cache_dtype && cache_dtype !== "i8" ? { cache_dtype: DTYPE_NAMES[cache_dtype] } : {}),
       ...options,
+      ...healing,
+      num_return_sequences: 1,
     };
     const sequences = seq2seq ? await model.generate(given) : await model.generate(given);
     // An encoder-decoder's sequences begin with its start token alone.

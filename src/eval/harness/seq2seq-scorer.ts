@@ -20,6 +20,20 @@ export async function scoreContinuations(
   texts: readonly TokenText[],
   options: ScoreOptions,
 ): Promise<void> {
+  model.checkUsable();
+  model.hold();
+  try {
+    await scoreBatches(model, texts, options);
+  } finally {
+    await model.release();
+  }
+}
+
+async function scoreBatches(
+  model: PreTrainedSeq2SeqLM,
+  texts: readonly TokenText[],
+  options: ScoreOptions,
+): Promise<void> {
   const length = (n: number): number => texts[n]!.ids.length - texts[n]!.from;
   const order = [...texts.keys()].sort((a, b) => length(a) - length(b) || texts[b]!.from - texts[a]!.from || a - b);
   const { vocab } = model.module.geometry;

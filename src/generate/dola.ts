@@ -29,7 +29,7 @@ function every2(from: number, to: number): number[] {
  */
 export function candidateLayers(layers: DolaLayers, { blocks, tied }: { blocks: number; tied: boolean }): number[] {
   if (typeof layers !== "string") {
-    const before = layers.filter((layer) => layer < blocks);
+    const before = [...new Set(layers)].filter((layer) => layer < blocks);
     if (before.length > 0) return before;
     throw new OptionError(`dola_layers: none of ${layers.join(", ")} is below ${blocks}, the last layer`, {
       details: { option: "dola_layers" },

@@ -62,8 +62,11 @@ function decoded(code: string): Uint8Array | undefined {
   }
 }
 
-/** All pairs of tokens that make a token: by its rank, then by the ranks of the two. */
-function mergesOf(ranks: ReadonlyMap<string, number>): [string, string][] {
+/** Most pairs of tokens that make a token: vocabularies of 200,000 tokens have half a million. */
+const MOST_MERGES = 1 << 22;
+
+/** All pairs of tokens that make a token: by its rank, then by the ranks of the two. @throws FormatError for very many */
+function mergesOf(ranks: ReadonlyMap<string, number>, file: string): [string, string][] {
   const found: (readonly [left: string, right: string, ...ranks: number[]])[] = [];
   for (const [token, rank] of ranks) {
     for (let at = 1; at < token.length; at++) {
@@ -71,19 +74,31 @@ function mergesOf(ranks: ReadonlyMap<string, number>): [string, string][] {
       const [a, b] = [ranks.get(left), ranks.get(right)];
       if (a !== undefined && b !== undefined) found.push([left, right, rank, a, b]);
     }
+    if (found.length > MOST_MERGES) {
+      throw new FormatError(`${file}: more than ${MOST_MERGES} pairs of tokens make others`, { details: { file } });
+    }
   }
   found.sort((one, other) => one[2]! - other[2]! || one[3]! - other[3]! || one[4]! - other[4]!);
   return found.map(([left, right]) => [left, right]);
 }
 
-/** Tokens behind the vocabulary: those that the settings name, with transformers' names in the gaps between them. */
-function behind(base: number, { added, config }: ConvertOptions): string[] {
+/** Most tokens behind a vocabulary, gaps included: published ones have some hundreds. */
+const MOST_BEHIND = 1 << 14;
+
+/**
+ * Tokens behind the vocabulary: those that the settings name, with transformers' names in the gaps between them.
+ * @throws FormatError for very many
+ */
+function behind(base: number, file: string, { added, config }: ConvertOptions): string[] {
   const { extra_special_tokens: extra } = config;
   const listed = isObject(extra) ? Object.keys(extra) : Array.isArray(extra) ? extra : [];
   const byId = new Map([...added].map(([content, id]) => [id, content]));
   const tokens: string[] = [];
   let last = base - 1;
   for (const id of byId.keys()) last = Math.max(last, id);
+  if (last - base >= MOST_BEHIND) {
+    fail(file, "added tokens", `the last has the id ${last}, and at most ${MOST_BEHIND} stand behind ${base} tokens`);
+  }
   for (let id = base; id <= last; id++) tokens.push(byId.get(id) ?? `<|reserved_token_${id}|>`);
   const named = new Set(tokens);
   return [...tokens, ...listed.filter((one): one is string => typeof one === "string" && !named.has(one))];
@@ -98,7 +113,7 @@ export function convertTiktoken(bytes: Uint8Array, file: string, options: Conver
   const qwen =
     options.tokenizer_class === "QWenTokenizer" ||
     (options.tokenizer_class === undefined && file.endsWith(".tiktoken"));
-  const tokens = qwen ? QWEN_TOKENS : behind(ranks.size, options);
+  const tokens = qwen ? QWEN_TOKENS : behind(ranks.size, file, options);
   const bytesOnly = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
   const split = { type: "Split", pattern: { Regex: qwen ? QWEN_SPLIT : SPLIT }, behavior: "Isolated", invert: false };
   return {
@@ -126,7 +141,7 @@ export function convertTiktoken(bytes: Uint8Array, file: string, options: Conver
       byte_fallback: false,
       ignore_merges: true,
       vocab: Object.assign(Object.create(null) as JsonObject, Object.fromEntries(ranks)),
-      merges: mergesOf(ranks),
+      merges: mergesOf(ranks, file),
     },
   };
 }

@@ -47,6 +47,12 @@ test("qwen.tiktoken, with the tokens that Qwen has behind it", async () => {
   expect(tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|extra_204|>"])).toEqual([size + 2, size + 207]);
 });
 
+test("a token far behind the vocabulary, whose gap would fill the memory, is refused", async () => {
+  const settings = { added_tokens_decoder: { [1 << 24]: { content: "<x>", special: true } } };
+  const loading = open({ "tokenizer.model": FILE, "tokenizer_config.json": settings });
+  await expect(loading).rejects.toThrow(/the last has the id 16777216, and at most 16384 stand behind/);
+});
+
 describe("what is no such file is refused", () => {
   const lines = FILE.toString().split("\n");
   test.each([

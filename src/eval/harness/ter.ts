@@ -16,17 +16,24 @@ const wordsOf = (text: string): string[] =>
 /** What a cell of the table was reached by: both words, a word of the text alone, a word of the reference alone. */
 const [SAME, OTHER, DROPPED, ADDED] = [0, 1, 2, 3] as const;
 
+/** The cells of a row that are looked at; a reference may be very long. */
+interface Row {
+  readonly from: number;
+  readonly costs: Float64Array;
+  readonly edits: Uint8Array;
+}
+const costAt = ({ from, costs }: Row, j: number): number => costs[j - from] ?? Number.POSITIVE_INFINITY;
+
 /** The table of edit distances of a text's beginnings to a reference's, near its diagonal. */
 class Distances {
   readonly #reference: readonly string[];
-  readonly #costs: Float64Array[] = [];
-  readonly #edits: Uint8Array[] = [];
+  readonly #rows: Row[];
   #text: readonly string[] = [];
 
   constructor(reference: readonly string[]) {
     this.#reference = reference;
-    this.#costs[0] = Float64Array.from({ length: reference.length + 1 }, (_, j) => j);
-    this.#edits[0] = new Uint8Array(reference.length + 1).fill(ADDED);
+    const costs = Float64Array.from({ length: reference.length + 1 }, (_, j) => j);
+    this.#rows = [{ from: 0, costs, edits: new Uint8Array(costs.length).fill(ADDED) }];
   }
 
   /** The edits of a text. All texts of one table are equally long; rows of words that the last one began with are kept. */
@@ -39,24 +46,29 @@ class Distances {
     const ratio = text.length > 0 ? reference.length / text.length : 1;
     const beam = BEAM < ratio / 2 ? Math.ceil(ratio / 2 + BEAM) : BEAM;
     for (let i = same + 1; i <= text.length; i++) {
-      const above = this.#costs[i - 1]!;
-      const costs = new Float64Array(end).fill(Number.POSITIVE_INFINITY);
-      const edits = new Uint8Array(end);
+      const above = this.#rows[i - 1]!;
       const diagonal = Math.floor(i * ratio);
       const last = i === text.length ? end : Math.min(end, diagonal + beam);
-      for (let j = Math.max(0, diagonal - beam); j < last; j++) {
+      const from = Math.max(0, diagonal - beam);
+      const row = { from, costs: new Float64Array(last - from), edits: new Uint8Array(last - from) };
+      for (let j = from; j < last; j++) {
         const equal = j > 0 && text[i - 1] === reference[j - 1];
         // Of equally many edits the first of these is taken.
-        const both = j > 0 ? above[j - 1]! + (equal ? 0 : 1) : Number.POSITIVE_INFINITY;
-        const dropped = above[j]! + 1;
-        const added = j > 0 ? costs[j - 1]! + 1 : Number.POSITIVE_INFINITY;
-        if (both <= dropped && both <= added) [costs[j], edits[j]] = [both, equal ? SAME : OTHER];
-        else [costs[j], edits[j]] = dropped <= added ? [dropped, DROPPED] : [added, ADDED];
+        const both = costAt(above, j - 1) + (equal ? 0 : 1);
+        const dropped = costAt(above, j) + 1;
+        const added = j > from ? row.costs[j - 1 - from]! + 1 : Number.POSITIVE_INFINITY;
+        const [cost, edit] =
+          both <= dropped && both <= added
+            ? [both, equal ? SAME : OTHER]
+            : dropped <= added
+              ? [dropped, DROPPED]
+              : [added, ADDED];
+        row.costs[j - from] = cost;
+        row.edits[j - from] = edit;
       }
-      this.#costs[i] = costs;
-      this.#edits[i] = edits;
+      this.#rows[i] = row;
     }
-    return this.#costs[text.length]![reference.length]!;
+    return costAt(this.#rows[text.length]!, reference.length);
   }
 
   /** Of the last text: where each word of the reference lies in it, and which words of both are not matched. */
@@ -70,7 +82,8 @@ class Distances {
     const missed = new Array<boolean>(j).fill(true);
     const wrong = new Array<boolean>(i).fill(true);
     while (i > 0 || j > 0) {
-      const edit = this.#edits[i]![j]!;
+      const { from, edits } = this.#rows[i]!;
+      const edit = edits[j - from]!;
       if (edit !== DROPPED) at[j - 1] = i - 1; // a word of the reference alone comes after the word of the text before it
       if (edit === SAME) missed[j - 1] = wrong[i - 1] = false;
       if (edit !== ADDED) i--;

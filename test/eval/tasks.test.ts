@@ -147,6 +147,7 @@ describe("a task's file", () => {
     ["a field that no document has", TASK.replace("{{answer}}", "{{anser}}"), /the document has no "anser"/],
     ["a template that cannot be read", TASK.replace("{{answer}}", "{{answer"), /doc_to_target.*cannot be read/],
     ["no YAML", "task: [mine\n", /is no YAML/],
+    ["a value in itself", `${TASK}dataset_kwargs: &a\n  x: *a\n`, /contains itself, by an alias/],
   ])("with %s is refused", async (_, file, message) => {
     const error = await refusal({ "mine.yaml": file, ...DATA });
     expect(error.message + (error.hint ?? "")).toMatch(message);

@@ -210,6 +210,11 @@ async function readYaml(path: string, depth: number): Promise<File> {
   } catch (cause) {
     throw new ConfigError(`${path}: it is no YAML: ${(cause as Error).message.split("\n")[0]}`, { cause });
   }
+  try {
+    JSON.stringify(file);
+  } catch (cause) {
+    throw new ConfigError(`${path}: a value of the task file contains itself, by an alias`, { cause });
+  }
   if (typeof file !== "object" || file === null || Array.isArray(file)) {
     throw new ConfigError(`${path}: a task file has keys and values, got ${show(file)}`);
   }

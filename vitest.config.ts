@@ -23,6 +23,7 @@ const PLAIN = ["media", "tokenizer"];
 /** They measure their process, or lose and break devices. */
 const ALONE = [
   ...["responsive", "scratch"].map((name) => `test/laws/${name}.test.ts`),
+  "test/tokenizer/piece-cache.test.ts",
   ...["choice", "derived", "device", "loss", "memory", "shaders", "variants"].map(
     (name) => `test/webgpu/${name}.test.ts`,
   ),

@@ -1,11 +1,15 @@
 // Items per second of an evaluation: questions of hellaswag's form (a context and four endings) through the harness, which computes
 // shared beginnings once and no padding, beside a plain loop, which pads batches of whole texts. Random weights of a shape, int8.
-// node bench/eval-items.mjs [--shape M] [--items 8] [--context 90] [--ending 30] [--batch 16]
+// node bench/eval-items.mjs [--shape M] [--items 8] [--context 90] [--ending 30] [--batch 16] [--python PATH]
+//
+// --python PATH measures lm-evaluation-harness with PyTorch in bf16 beside it (bench/eval_items.py; needs lm_eval, torch, transformers).
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { fileURLToPath } from "node:url";
+import { parseArgs, promisify } from "node:util";
 
 const { values } = parseArgs({
   options: {
@@ -15,6 +19,7 @@ const { values } = parseArgs({
     ending: { type: "string", default: "30" },
     batch: { type: "string", default: "16" },
     runs: { type: "string", default: "3" },
+    python: { type: "string" },
   },
 });
 const library = (file) => import(new URL(`../dist/${file}`, import.meta.url).href);
@@ -103,6 +108,17 @@ try {
       times[name].push((performance.now() - start) / 1000);
     }
   }
+  await model[Symbol.asyncDispose]();
+  let python;
+  if (values.python) {
+    writeFileSync(join(folder, "texts.json"), JSON.stringify(texts));
+    const [twin, tokenizer] = ["eval_items.py", "../models/storyteller"].map((path) =>
+      fileURLToPath(new URL(path, import.meta.url)),
+    );
+    const args = [twin, folder, tokenizer, values.batch, values.runs];
+    const { stdout } = await promisify(execFile)(values.python, args, { maxBuffer: 2 ** 24 });
+    python = JSON.parse(stdout.trim().split("\n").at(-1));
+  }
   const apart = Math.max(...results.plain.map((value, n) => Math.abs(value - results.harness[n])));
   const best = Object.fromEntries(Object.entries(times).map(([name, all]) => [name, Math.min(...all)]));
   const whole = texts.reduce((sum, { ids }) => sum + ids.length, 0);
@@ -115,12 +131,16 @@ try {
       shape: values.shape,
       items,
       tokens: { texts: whole, distinct },
-      items_per_second: { plain: items / best.plain, harness: items / best.harness },
+      items_per_second: {
+        plain: items / best.plain,
+        harness: items / best.harness,
+        ...(python && { lm_eval_bf16: items / python.seconds }),
+      },
       ratio: best.plain / best.harness,
+      ...(python && { ratio_to_lm_eval: python.seconds / best.harness }),
       largest_difference_of_loglikelihoods: apart,
     }),
   );
-  await model[Symbol.asyncDispose]();
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }

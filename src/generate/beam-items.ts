@@ -2,6 +2,7 @@
 // those of transformers 5 (generation/utils.py, _beam_search); of groups of beams, those of its version 4 (BeamSearchScorer).
 
 import type { BeamConfig } from "./beam-config.js";
+import { powers } from "./processors/host/base.js";
 
 /** Less than any score: what transformers adds to candidates that do not count. */
 const OUT = -1e9;
@@ -80,7 +81,7 @@ export class Best {
 export function drawn(sums: readonly Float32Array[], count: number, random: (n: number) => number): Candidate[] {
   let most = Number.NEGATIVE_INFINITY;
   for (const row of sums) for (const sum of row) if (sum > most) most = sum;
-  const weights = sums.map((row) => Float64Array.from(row, (sum) => Math.exp(sum - most)));
+  const weights = sums.map((row) => powers(row, most));
   const picked: Candidate[] = [];
   while (picked.length < count) {
     let left = 0;

@@ -85,21 +85,34 @@ export function listsOf(name: string, value: unknown): readonly (readonly number
 
 /** log_softmax of scores, in place; sums in f64. */
 export function logSoftmax(scores: Float32Array): void {
-  let most = Number.NEGATIVE_INFINITY;
-  for (const score of scores) if (score > most) most = score;
+  const most = greatest(scores);
   let sum = 0;
   for (const score of scores) sum += Math.exp(score - most);
   const shift = most + Math.log(sum);
   for (let i = 0; i < scores.length; i++) scores[i] = scores[i]! - shift;
 }
 
-/** softmax of scores. */
-export function softmax(scores: Float32Array): Float64Array {
+/** The largest of all scores. */
+function greatest(scores: Float32Array): number {
   let most = Number.NEGATIVE_INFINITY;
   for (const score of scores) if (score > most) most = score;
-  const shares = Float64Array.from(scores, (score) => Math.exp(score - most));
-  const sum = shares.reduce((all, one) => all + one, 0);
-  return shares.map((share) => share / sum);
+  return most;
+}
+
+/** e^(score - most). A loop: `from` with a function takes twenty times as long, and a vocabulary has 32,000 tokens and more. */
+export function powers(scores: Float32Array, most: number): Float64Array {
+  const found = new Float64Array(scores.length);
+  for (let i = 0; i < found.length; i++) found[i] = Math.exp(scores[i]! - most);
+  return found;
+}
+
+/** softmax of scores. */
+export function softmax(scores: Float32Array): Float64Array {
+  const shares = powers(scores, greatest(scores));
+  let sum = 0;
+  for (const share of shares) sum += share;
+  for (let i = 0; i < shares.length; i++) shares[i] = shares[i]! / sum;
+  return shares;
 }
 
 /** The ids of the `count` largest scores, the largest first; of equal ones the lower id. */
@@ -116,7 +129,40 @@ export function largest(scores: ArrayLike<number>, count: number): number[] {
   return ids;
 }
 
-/** Indices in the order of ascending keys; equal ones keep their order. */
+/** Bits of an index beside the 32 of a key in one exact number. */
+const INDEX = 2 ** 21;
+
+/**
+ * Indices in the order of ascending keys; equal ones keep their order. Keys are not NaN.
+ *
+ * Sorting with a function takes four times as long, so numbers are sorted that hold the upper half of a key and its index; keys whose
+ * upper halves are equal are then put in order.
+ */
 export function ascending(keys: ArrayLike<number>): Uint32Array {
-  return Uint32Array.from({ length: keys.length }, (_, i) => i).sort((a, b) => keys[a]! - keys[b]!);
+  const { length } = keys;
+  const order = new Uint32Array(length);
+  const byKey = (a: number, b: number): number => keys[a]! - keys[b]! || a - b; // equal infinities give NaN
+  if (length > INDEX) {
+    for (let i = 0; i < length; i++) order[i] = i;
+    return order.sort(byKey);
+  }
+  const doubles = Float64Array.from(keys);
+  const halves = new Uint32Array(doubles.buffer);
+  const upper = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1 ? 1 : 0;
+  const packed = new Float64Array(length);
+  for (let i = 0; i < length; i++) {
+    const half = doubles[i] === 0 ? 0 : halves[2 * i + upper]!; // -0 is 0
+    packed[i] = (half >= 0x8000_0000 ? 0xffff_ffff - half : half + 0x8000_0000) * INDEX + i;
+  }
+  packed.sort();
+  for (let begin = 0, end = 0; begin < length; begin = end) {
+    const half = Math.floor(packed[begin]! / INDEX);
+    let sorted = true;
+    for (end = begin; end < length && Math.floor(packed[end]! / INDEX) === half; end++) {
+      order[end] = packed[end]! % INDEX;
+      sorted &&= end === begin || keys[order[end - 1]!]! <= keys[order[end]!]!;
+    }
+    if (!sorted) order.subarray(begin, end).sort(byKey);
+  }
+  return order;
 }

@@ -2,7 +2,7 @@
 
 import { entriesOf, ShapeError } from "../../../core/errors.js";
 import { Tensor } from "../../../core/tensor.js";
-import { ascending, logSoftmax, numberOf, RowProcessor, readScores, softmax, wholeOf } from "./base.js";
+import { ascending, largest, logSoftmax, numberOf, RowProcessor, readScores, softmax, wholeOf } from "./base.js";
 
 const NEVER = Number.NEGATIVE_INFINITY;
 
@@ -18,8 +18,12 @@ function keepOf(name: string, options: KeepOptions): number {
   return wholeOf("min_tokens_to_keep", given.min_tokens_to_keep ?? 1, 1);
 }
 
+/** Up to here the largest are found in one pass; more of them by sorting all. */
+const FEW = 256;
+
 /** The `count`-th largest score. */
 function nthLargest(scores: Float32Array, count: number): number {
+  if (count <= FEW && count <= scores.length) return scores[largest(scores, count).at(-1) ?? 0]!;
   return Float32Array.from(scores).sort()[scores.length - Math.min(count, scores.length)]!;
 }
 
@@ -67,7 +71,8 @@ export class TopPLogitsWarper extends RowProcessor {
     const order = ascending(scores);
     const shares = softmax(scores);
     let sum = 0;
-    for (const [n, i] of order.entries()) {
+    for (let n = 0; n < order.length; n++) {
+      const i = order[n]!;
       sum += shares[i]!;
       if (n >= scores.length - this.min_tokens_to_keep || !(sum <= 1 - this.top_p)) return;
       scores[i] = NEVER;
@@ -93,9 +98,24 @@ export class MinPLogitsWarper extends RowProcessor {
   }
 }
 
+/** The ids of the `count` largest scores; of equal ones the higher id. */
+function likeliest(scores: Float32Array, count: number): Iterable<number> {
+  if (count > FEW) return ascending(scores).slice(-count);
+  const ids: number[] = [];
+  for (let id = 0; id < scores.length; id++) {
+    const score = scores[id]!;
+    if (ids.length === count && !(score >= scores[ids.at(-1)!]!)) continue;
+    let place = ids.length;
+    while (place > 0 && score >= scores[ids[place - 1]!]!) place--;
+    ids.splice(place, 0, id);
+    if (ids.length > count) ids.pop();
+  }
+  return ids;
+}
+
 /** Drops tokens whose key is below `least`, but not the `keep` likeliest. */
 function dropBelow(scores: Float32Array, shares: Float64Array, least: number, keep: number): void {
-  const kept = new Set(ascending(scores).slice(-keep));
+  const kept = new Set(likeliest(scores, keep));
   for (let i = 0; i < scores.length; i++) if (shares[i]! < least && !kept.has(i)) scores[i] = NEVER;
 }
 

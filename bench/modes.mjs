@@ -1,0 +1,97 @@
+// What modes of decoding and processors of scores cost: time of a step on random weights of a shape in int8, beside the plain step.
+// node bench/modes.mjs [--shape M] [--tokens 32] [--runs 5] [--json]
+//
+// Beams stand beside a plain batch of as many rows; all else beside greedy decoding of one text. Medians; ways take turns in each run.
+
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+
+const { values } = parseArgs({
+  options: {
+    shape: { type: "string", default: "M" },
+    tokens: { type: "string", default: "32" },
+    runs: { type: "string", default: "5" },
+    json: { type: "boolean", default: false },
+  },
+});
+const [tokens, runs] = [Number(values.tokens), Number(values.runs)];
+const library = (file) => import(new URL(`../dist/${file}`, import.meta.url).href);
+const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
+
+const prompt = (row) => Array.from({ length: 48 }, (_, i) => (i * 7919 + row * 31 + 13) % 31999);
+const [ONE, FOUR] = [[prompt(0)], [0, 1, 2, 3].map(prompt)];
+const GREEDY = { input_ids: ONE, do_sample: false };
+const SAMPLED = { input_ids: ONE, do_sample: true, seed: 1, top_k: 0, top_p: 1 };
+
+/** Each way, and the one that it stands beside. */
+const WAYS = {
+  "greedy, 1 text": [GREEDY],
+  "greedy, 4 texts": [{ input_ids: FOUR, do_sample: false }],
+  "4 beams": [{ ...GREEDY, num_beams: 4, early_stopping: false }, "greedy, 4 texts"],
+  "4 beams, drawn": [{ ...GREEDY, do_sample: true, seed: 1, num_beams: 4 }, "greedy, 4 texts"],
+  sampled: [SAMPLED, "greedy, 1 text"],
+  ...Object.fromEntries(
+    Object.entries({
+      temperature: { temperature: 0.7 },
+      top_k: { top_k: 50 },
+      top_p: { top_p: 0.9 },
+      min_p: { min_p: 0.05 },
+      typical_p: { typical_p: 0.9 },
+      epsilon_cutoff: { epsilon_cutoff: 3e-4 },
+      eta_cutoff: { eta_cutoff: 3e-4 },
+      repetition_penalty: { repetition_penalty: 1.2 },
+      presence_penalty: { presence_penalty: 0.5 },
+      no_repeat_ngram_size: { no_repeat_ngram_size: 3 },
+      bad_words_ids: { bad_words_ids: [[5], [6, 7], [8, 9, 10]] },
+      min_new_tokens: { min_new_tokens: 20 },
+      watermark: { watermarking_config: {} },
+      "a host processor": { logits_processor: [{ process: () => undefined }] },
+    }).map(([name, option]) => [name, [{ ...SAMPLED, ...option }, "sampled"]]),
+  ),
+};
+
+const folder = mkdtempSync(join(tmpdir(), "octavo-modes-"));
+const times = Object.fromEntries(Object.keys(WAYS).map((name) => [name, []]));
+try {
+  const { AutoModelForCausalLM } = await library("index.js");
+  const { writeRandomCheckpoint } = await library("eval/checkpoint.js");
+  const { shapeConfig } = await library("eval/shapes.js");
+  await writeRandomCheckpoint(folder, shapeConfig(values.shape));
+  const model = await AutoModelForCausalLM.from_pretrained(folder, {
+    device: "cpu",
+    dtype: "bfloat16",
+    quantization_config: { load_in_8bit: true },
+  });
+  const seconds = async (options, max_new_tokens) => {
+    const begin = performance.now();
+    const rows = await model.generate({ ...options, max_new_tokens, eos_token_id: 31999 });
+    if (rows[0].length !== 48 + max_new_tokens) throw new Error("a text ended early");
+    return performance.now() - begin;
+  };
+  for (let run = -1; run < runs; run++) {
+    for (const [name, [options]] of Object.entries(WAYS)) {
+      // The difference is decoding alone: the prompt and the first step are in both.
+      const step = ((await seconds(options, tokens)) - (await seconds(options, 2))) / (tokens - 2);
+      if (run >= 0) times[name].push(step);
+    }
+  }
+  await model[Symbol.asyncDispose]();
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+const results = Object.fromEntries(
+  Object.entries(WAYS).map(([name, [, beside]]) => {
+    const ms = median(times[name]);
+    // Of each run, so that what changes from run to run does not count.
+    const ratio = beside && median(times[name].map((one, run) => one / times[beside][run]));
+    return [name, { ms, beside, ratio }];
+  }),
+);
+if (values.json) process.stdout.write(`${JSON.stringify(results)}\n`);
+else
+  for (const [name, { ms, beside, ratio }] of Object.entries(results)) {
+    const more = beside ? `  ${ratio.toFixed(3)} x ${beside}` : "";
+    process.stdout.write(`${name.padEnd(22)}${ms.toFixed(2).padStart(8)} ms a step${more}\n`);
+  }

@@ -38,7 +38,7 @@ test.skipIf(whyNoWasm)(
     for (const file of named) expect(existsSync(join(octavo, file)), file).toBe(true);
     expect(manifest.dependencies).toBeUndefined();
     for (const [, file] of readFileSync(join(octavo, "README.md"), "utf8").matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
-      if (!/^(?:ARCHITECTURE|CONTRIBUTING)\.md$/.test(file!)) expect(existsSync(join(octavo, file!)), file).toBe(true);
+      expect(existsSync(join(octavo, file!)), file).toBe(true);
     }
 
     const project = temporary("project");

@@ -61,6 +61,14 @@ const FIELDS = {
   vocab_size: 50,
 };
 
+/** A model of three blocks on a device, its logits, and the CPU's device beside. */
+async function threeBlocks(name: string) {
+  const device = await requestTestDevice(name);
+  const cpu = openDevice("cpu", { threads: 1 });
+  const model = await randomModel(device, { ...FIELDS, num_hidden_layers: 3 }, "f32");
+  return { device, cpu, model, before: await logitsOf(device, model, IDS), blocks: model.blocks[0]! };
+}
+
 describe("by layers over logical devices", () => {
   test.each<[string, FromPretrainedOptions]>([
     ["dense", {}],
@@ -222,11 +230,7 @@ describe("weights that are fetched while the block before computes", () => {
   test.each(["reference", ...(gpu ? ["webgpu"] : [])])(
     "onto %s, which reads no files, by way of the cpu",
     async (name) => {
-      const device = await requestTestDevice(name);
-      const cpu = openDevice("cpu", { threads: 1 });
-      const model = await randomModel(device, { ...FIELDS, num_hidden_layers: 3 }, "f32");
-      const before = await logitsOf(device, model, IDS);
-      const blocks = model.blocks[0]!;
+      const { device, cpu, model, before, blocks } = await threeBlocks(name);
       using placement = new BlockPlacement(device);
       expect(() => onFile([{ tensor: tensorsOf(blocks[0]!)[0]!, file: "x", position: 0 }])).toThrow(DeviceError);
       for (const [i, block] of blocks.entries()) {
@@ -249,11 +253,7 @@ describe("weights that are fetched while the block before computes", () => {
   test.each(["cpu:0", "reference"])(
     "without memory for a block on %s: nothing stays, and the next pass is well",
     async (name) => {
-      const device = await requestTestDevice(name);
-      const cpu = openDevice("cpu", { threads: 1 });
-      const model = await randomModel(device, { ...FIELDS, num_hidden_layers: 3 }, "f32");
-      const before = await logitsOf(device, model, IDS);
-      const blocks = model.blocks[0]!;
+      const { device, cpu, model, before, blocks } = await threeBlocks(name);
       const bytes = tensorsOf(blocks[0]!).reduce((sum, tensor) => sum + tensor.nbytes, 0);
       using placement = new BlockPlacement(device);
       const file = join(folder, `${name}-small.bin`);

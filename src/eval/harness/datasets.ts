@@ -1,6 +1,5 @@
-// The items of a task's data set, from files on this machine, the cache of Python's datasets (datasets-cache.ts), or the hub and
-// its cache (hub-data.ts). Not here: reading them
-// (train/data/).
+// The items of a task's data set, from files on this machine, the cache of Python's datasets (datasets-cache.ts), or the hub and its
+// cache (hub-data.ts). Not here: reading them (train/data/).
 
 import { stat } from "node:fs/promises";
 import { basename, extname, join, resolve } from "node:path";

@@ -98,24 +98,9 @@ export class MinPLogitsWarper extends RowProcessor {
   }
 }
 
-/** The ids of the `count` largest scores; of equal ones the higher id. */
-function likeliest(scores: Float32Array, count: number): Iterable<number> {
-  if (count > FEW) return ascending(scores).slice(-count);
-  const ids: number[] = [];
-  for (let id = 0; id < scores.length; id++) {
-    const score = scores[id]!;
-    if (ids.length === count && !(score >= scores[ids.at(-1)!]!)) continue;
-    let place = ids.length;
-    while (place > 0 && score >= scores[ids[place - 1]!]!) place--;
-    ids.splice(place, 0, id);
-    if (ids.length > count) ids.pop();
-  }
-  return ids;
-}
-
 /** Drops tokens whose key is below `least`, but not the `keep` likeliest. */
 function dropBelow(scores: Float32Array, shares: Float64Array, least: number, keep: number): void {
-  const kept = new Set(likeliest(scores, keep));
+  const kept = new Set(keep <= FEW ? largest(scores, keep, "higher") : ascending(scores).slice(-keep));
   for (let i = 0; i < scores.length; i++) if (shares[i]! < least && !kept.has(i)) scores[i] = NEVER;
 }
 

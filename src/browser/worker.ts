@@ -5,6 +5,7 @@ import type { Device } from "../core/device.js";
 import { torchName } from "../core/dtype.js";
 import { OptionError, throwIfAborted } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
+import { Turns } from "../core/turns.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { autoModel, autoTokenizer } from "../generate/pretrained.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
@@ -179,16 +180,14 @@ class Host {
     const steps = model.stream({ ...inputs, num_return_sequences: 1, tokenizer, signal });
     let memory = memoryOf(held);
     let first = 0;
-    let turn = begin;
+    const turns = new Turns("generate", signal, TURN_MS);
     for await (const step of steps) {
       if (token_ids.length === 0) first = performance.now();
       token_ids.push(step.token_ids[0]!);
       text += step.text;
       memory = memoryOf(held);
       emit({ text: step.text, tokens: token_ids.length, memory });
-      if (performance.now() - turn < TURN_MS) continue;
-      await new Promise((resolve) => setTimeout(resolve, 0));
-      turn = performance.now();
+      if (turns.due) await turns.take();
     }
     const end = performance.now();
     return {

@@ -5,6 +5,7 @@ import type { CodeReader, StoredTensor } from "../checkpoints/stored.js";
 import type { Device } from "../core/device.js";
 import { CheckpointError, throwIfAborted } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
+import { turn } from "../core/turns.js";
 import type { Model } from "../nn/model.js";
 import { type Matrix, type Module, type NormedParameter, type Parameter, Scalar } from "../nn/module.js";
 import { weightNorm } from "../nn/norm.js";
@@ -136,7 +137,7 @@ export async function fill(device: Device, plan: Plan, options: FillOptions): Pr
     if (performance.now() - reported < REPORT_MS) return;
     report("progress");
     // If device and files answer synchronously, nothing else had a turn: an abort may be pending.
-    await new Promise((resolve) => setTimeout(resolve, 0));
+    await turn();
     stop();
   };
   stop();

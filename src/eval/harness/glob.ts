@@ -1,5 +1,6 @@
 // Patterns of paths as Python's fsspec has them: `*` and `?` within a part, `**` over parts, sets like [a-z] and [!0-9]; braces are
 // letters. All places that a path may have reached in a pattern are followed together, so none costs more than their lengths multiplied.
+// Libraries make regular expressions of patterns, which hostile ones keep busy for very long, and have the rules of bash.
 
 import { FormatError } from "../../core/errors.js";
 

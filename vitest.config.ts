@@ -19,7 +19,7 @@ const ON_ALL_DEVICES = [
   "webgpu",
 ];
 /** They only read and compute, so that they may follow others in a process, whose modules are there. */
-const PLAIN = ["media", "tokenizer"];
+const PLAIN = ["cli", "fuzz", "hub", "media", "native", "pipelines", "tokenizer"];
 /** They measure their process, or lose and break devices. */
 const ALONE = [
   ...["responsive", "scratch"].map((name) => `test/laws/${name}.test.ts`),

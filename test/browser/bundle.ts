@@ -96,7 +96,7 @@ export async function serveWorker(script: string, start = false, first?: Serve):
     keepNames: true,
     logLevel: "warning",
   });
-  const starting = start ? `<script>new Worker("./worker.js", { type: "module" })</script>` : "";
+  const starting = start ? `<script>globalThis.worker = new Worker("./worker.js", { type: "module" })</script>` : "";
   writeFileSync(join(folder, "index.html"), `<!doctype html><title>test</title><link rel=icon href=data:,>${starting}`);
   for (const relaxed of [false, true]) {
     const wasm = findWasm(relaxed);

@@ -1,5 +1,5 @@
 // The Worker of a page in a browser that nobody drives: asks the page's server for calls, one after the other, and posts
-// what comes of them. The calls are those of the browser suites and some of its own (test/support/remote.ts is the other side).
+// what comes of them (test/support/remote.ts is the other side). The calls are those of the browser suites and some of its own.
 
 import { relaxedSimd } from "../../src/backends/wasm/api.js";
 import { chooseDevice } from "../../src/browser/platform.js";
@@ -7,6 +7,7 @@ import { WEB } from "../../src/browser/web.js";
 import { AutoModelForCausalLM, AutoTokenizer, type FromPretrainedOptions } from "../../src/browser.js";
 import { type Caching, caching } from "../browser/cache-worker.js";
 import { type Suite, suite } from "../browser/conformance-worker.js";
+import type { Answer, Wanted } from "../support/remote.js";
 import { type Looked, lookAtShaders } from "./shaders.js";
 
 interface Own {
@@ -42,13 +43,32 @@ const own: Own = {
   },
 };
 
+/** The server answers within seconds. */
+const PATIENCE_MS = 15_000;
+
 const calls = { ...caching, ...suite, ...own } as Record<string, (...args: unknown[]) => Promise<unknown>>;
 
-for (;;) {
-  const { name, args } = (await (await fetch("./call")).json()) as { name: string; args: unknown[] };
+/** Posts to the page's server until it answers, and gives the JSON of the answer; undefined if there is none. */
+async function post(path: string, body: Wanted | Answer): Promise<unknown> {
+  for (;;) {
+    try {
+      const signal = AbortSignal.timeout(PATIENCE_MS);
+      const response = await fetch(path, { method: "POST", body: JSON.stringify(body), signal });
+      return response.status === 204 ? undefined : await response.json();
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+  }
+}
+
+for (let number = 1; ; number++) {
+  let given: unknown;
+  do given = await post("./call", { number });
+  while (given === undefined);
+  const { name, args } = given as { name: string; args: unknown[] };
   const answer = await (async () => calls[name]!(...args))().then(
     (result) => ({ result }),
     (error: Error) => ({ error: `${error.name}: ${error.message}` }),
   );
-  await fetch("./answer", { method: "POST", body: JSON.stringify(answer) });
+  await post("./answer", { number, ...answer });
 }

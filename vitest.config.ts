@@ -18,7 +18,7 @@ const ON_ALL_DEVICES = [
   "train",
   "webgpu",
 ];
-/** They only read and compute, so that they may follow others in a process, whose modules are there. */
+/** They leave their process as they found it, so that others may follow them there, where modules are loaded already. */
 const PLAIN = ["cli", "fuzz", "hub", "media", "native", "pipelines", "tokenizer"];
 /** They measure their process, or lose and break devices. */
 const ALONE = [
@@ -30,11 +30,11 @@ const ALONE = [
 ];
 const folders = [...ON_ALL_DEVICES, ...PLAIN].join("|");
 
-/** Of the suites on every device those of all ops come first: at the end one of them would run alone for a minute. */
+/** Of the suites that share processes the long ones come first: at the end one of them would run alone for a minute. */
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const rank = ({ project, moduleId }: TestSpecification): number =>
-      project.name === "devices" ? (/[\\/]conformance[\\/]/.test(moduleId) ? 1 : 2) : 0;
+      project.name === "devices" ? (/[\\/](conformance|cli|fuzz)[\\/]/.test(moduleId) ? 1 : 2) : 0;
     return (await super.sort(files)).sort((a, b) => rank(a) - rank(b));
   }
 }

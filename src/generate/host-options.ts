@@ -4,11 +4,7 @@ import * as z from "zod";
 import { isWhole, listOf } from "../core/checks.js";
 import { checkedLater, flag, number, option, such, whole } from "../core/options.js";
 import { type BeamConstraint, forcedWords, problemWithConstraint } from "./constraints.js";
-import {
-  problemWithWatermark,
-  type WatermarkingConfig,
-  type WatermarkingOptions,
-} from "./processors/host/watermark.js";
+import { problemWithWatermark, type Watermarking } from "./processors/host/watermark.js";
 
 const isIds = (value: unknown): value is readonly number[] => (listOf(value, isWhole)?.length ?? 0) > 0;
 const areWords = (value: unknown): boolean => {
@@ -65,10 +61,13 @@ export const PROCESSORS = {
   ),
   /** NaN becomes 0 and infinities the largest numbers. */
   remove_invalid_values: flag(),
-  /** Marks the text, as a WatermarkDetector with the same config finds out (Kirchenbauer et al. 2023). */
-  watermarking_config: such<WatermarkingConfig | WatermarkingOptions | null>(
+  /**
+   * Marks the text, as a WatermarkDetector with the same config finds out (Kirchenbauer et al. 2023), or with `keys` as SynthID does
+   * (Dathathri et al. 2024).
+   */
+  watermarking_config: such<Watermarking | null>(
     orNone((value) => problemWithWatermark(value) === undefined),
-    "a WatermarkingConfig or its fields",
+    "a WatermarkingConfig, a SynthIDTextWatermarkingConfig or the fields of one",
     { hint: problemWithWatermark },
   ),
   /** Scores are log-probabilities again after all processors. */

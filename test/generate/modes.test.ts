@@ -118,7 +118,7 @@ describe("watermarks", () => {
   test("what cannot be", async () => {
     const prompt = { input_ids: [[5, 9, 2]], max_new_tokens: 2 };
     await expect(llama.generate({ ...prompt, watermarking_config: { bias: "2" } as never })).rejects.toThrow(
-      /watermarking_config must be a WatermarkingConfig or its fields[\s\S]*watermarking_config.bias must be a number, got "2"/,
+      /watermarking_config must be a WatermarkingConfig, a SynthIDTextWatermarkingConfig or the fields of one[\s\S]*watermarking_config.bias must be a number, got "2"/,
     );
     expect(() => new WatermarkingConfig({ greenlist_ratio: 1 })).toThrow("above 0 and below 1");
     const detector = new WatermarkDetector({ model_config: llama.config, watermarking_config: {} });

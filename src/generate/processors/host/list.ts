@@ -32,7 +32,7 @@ import {
   TopPLogitsWarper,
   TypicalLogitsWarper,
 } from "./warpers.js";
-import { type WatermarkingConfig, WatermarkLogitsProcessor } from "./watermark.js";
+import { type Watermarking, watermarkProcessor } from "./watermark.js";
 
 /** Processors one after the other. */
 export class LogitsProcessorList extends RowProcessor {
@@ -80,7 +80,7 @@ export interface ProcessorConfig {
   readonly typical_p?: number | null;
   readonly epsilon_cutoff?: number | null;
   readonly eta_cutoff?: number | null;
-  readonly watermarking_config?: WatermarkingConfig | null;
+  readonly watermarking_config?: Watermarking | null;
   readonly renormalize_logits?: boolean | null;
   readonly eos_token_id?: number | readonly number[] | null;
   readonly max_length?: number | null;
@@ -193,7 +193,7 @@ function processorsOf(config: ProcessorConfig, inputs: LogitsInputs): LogitsProc
     add("epsilon_cutoff", (e) => new EpsilonLogitsWarper(e, keep));
     add("eta_cutoff", (e) => new EtaLogitsWarper(e, keep));
   }
-  add("watermarking_config", (own) => new WatermarkLogitsProcessor(wholeOf("vocab_size", inputs.vocab_size, 1), own));
+  add("watermarking_config", (own) => watermarkProcessor(wholeOf("vocab_size", inputs.vocab_size, 1), own));
   add("renormalize_logits", () => new LogitNormalization());
   return new LogitsProcessorList(made);
 }

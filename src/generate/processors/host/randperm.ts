@@ -1,4 +1,7 @@
-// torch.randperm as a CPU generator of torch gives it, so that what a seed chooses here is what it chooses in Python.
+// torch.randperm and torch.randint as a CPU generator of torch gives them, so that what a seed chooses here is what it chooses in Python.
+
+/** The 32 bits of a seed that torch's generator takes. */
+const seedOf = (seed: bigint): number => Number(BigInt.asIntN(32, seed));
 
 /** Words of the generator's state, and the distance of the word that a new one is mixed with. */
 const WORDS = 624;
@@ -44,7 +47,7 @@ class MersenneTwister {
  * @param size below 2^32 / 20, up to where torch draws 32 bits for each number
  */
 export function randperm(size: number, seed: bigint, count: number = size): Int32Array {
-  const random = new MersenneTwister(Number(BigInt.asIntN(32, seed)));
+  const random = new MersenneTwister(seedOf(seed));
   const numbers = new Int32Array(size);
   for (let i = 0; i < size; i++) numbers[i] = i;
   for (let i = 0; i < Math.min(count, size - 1); i++) {
@@ -54,4 +57,10 @@ export function randperm(size: number, seed: bigint, count: number = size): Int3
     numbers[other] = own;
   }
   return numbers.subarray(0, count);
+}
+
+/** torch.randint(0, 2, (size,)) after manual_seed(seed) on a CPU. */
+export function randomBits(size: number, seed: bigint): Uint8Array {
+  const random = new MersenneTwister(seedOf(seed));
+  return Uint8Array.from({ length: size }, () => random.next() % 2);
 }

@@ -8,6 +8,11 @@ import { OctavoError } from "../../../core/errors.js";
 import { choice, number, type Options, option, readOptions, whole } from "../../../core/options.js";
 import { largest, RowProcessor, wholeOf } from "./base.js";
 import { randperm } from "./randperm.js";
+import {
+  SynthIDTextWatermarkingConfig,
+  type SynthIDTextWatermarkingOptions,
+  SynthIDTextWatermarkLogitsProcessor,
+} from "./synthid.js";
 
 const WATERMARK = {
   /** Share of the vocabulary that is green; default 0.25. */
@@ -48,10 +53,28 @@ export class WatermarkingConfig {
   }
 }
 
+/** A `watermarking_config`: the kind that has keys, or the other. */
+export type Watermarking =
+  | WatermarkingConfig
+  | WatermarkingOptions
+  | SynthIDTextWatermarkingConfig
+  | SynthIDTextWatermarkingOptions;
+
+/** The processor that marks texts so. @throws OptionError naming the field */
+export function watermarkProcessor(vocab_size: number, config: Watermarking): RowProcessor {
+  if (isSynthId(config)) return new SynthIDTextWatermarkLogitsProcessor(config);
+  return new WatermarkLogitsProcessor(vocab_size, config);
+}
+
+function isSynthId(config: unknown): config is SynthIDTextWatermarkingOptions {
+  return typeof config === "object" && config !== null && Object.hasOwn(config, "keys");
+}
+
 /** What is wrong with a `watermarking_config`; undefined if nothing is. */
 export function problemWithWatermark(value: unknown): string | undefined {
   try {
-    new WatermarkingConfig(value as WatermarkingOptions);
+    if (isSynthId(value)) new SynthIDTextWatermarkingConfig(value);
+    else new WatermarkingConfig(value as WatermarkingOptions);
     return undefined;
   } catch (error) {
     if (error instanceof OctavoError) return error.message.split("\n")[0];

@@ -4,7 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
-import { octavo, READY_TIMEOUT, ROOT, ready } from "../support/cli.js";
+import { MAIN, octavo, READY_TIMEOUT, ready } from "../support/cli.js";
 import { gitSha1, sha256 } from "../support/fake-hub.js";
 import { hub, modelFiles, place, tree, useHub, weights } from "../support/hub-suite.js";
 import { uniforms } from "../support/random.js";
@@ -234,6 +234,7 @@ test.skipIf(process.platform === "win32")(
     const commit = publish();
     const random = uniforms(Number(process.env.FUZZ_SEED ?? 1));
     const done = join(place.cache, "models--org--tiny", "refs", "main");
+    let killed = 0;
     let complete = 0;
     let resumed = 0;
     for (let round = 0; round < KILLS; round++) {
@@ -247,11 +248,13 @@ test.skipIf(process.platform === "win32")(
         if (before > 0 && left <= 0) kill();
       });
       hub.cdn.asked.length = 0;
-      child = spawn(process.execPath, [join(ROOT, "dist", "cli", "main.js"), "pull", "org/tiny", "-q"], {
-        stdio: "ignore",
-      });
-      await new Promise((resolve) => child!.on("close", resolve));
+      child = spawn(process.execPath, [MAIN, "pull", "org/tiny", "-q"], { stdio: "ignore" });
+      const end = await new Promise((resolve) => child!.on("close", (code, signal) => resolve(signal ?? code)));
       checkCache();
+      // Killed, or at its end before that.
+      expect(["SIGKILL", 0]).toContain(end);
+      if (end === "SIGKILL") killed++;
+      else expect(existsSync(done)).toBe(true);
       if (hub.cdn.asked.some(({ range }) => !/^bytes=(0|1048576)-/.test(range ?? ""))) resumed++;
       if (!existsSync(done)) continue;
       complete++;
@@ -264,8 +267,9 @@ test.skipIf(process.platform === "win32")(
     checkCache();
     expect(tree(place.cache).filter((name) => name.endsWith(".incomplete"))).toEqual([]);
     process.stderr.write(
-      `*** ${KILLS} kills: ${complete} downloads were complete before, ${resumed} went on with another's part ***\n`,
+      `*** ${killed} of ${KILLS} downloads killed; ${complete} were complete, ${resumed} went on with another's part ***\n`,
     );
+    expect(killed).toBeGreaterThan(0);
   },
   30_000 + KILLS * 6000,
 );

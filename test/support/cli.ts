@@ -4,7 +4,8 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
 
 export const ROOT = join(import.meta.dirname, "..", "..");
-const MAIN = join(ROOT, "dist", "bin", "octavo.js");
+/** What `octavo` starts. */
+export const MAIN = join(ROOT, "dist", "bin", "octavo.js");
 export const STORYTELLER = "models/storyteller";
 
 export interface Outcome {

@@ -23,7 +23,9 @@ for line in sys.stdin:
         except ImportError:
             print(f"{job['name']}: skipped, bitsandbytes is not installed")
             continue
-    model, info = loader.from_pretrained(job["folder"], output_loading_info=True)
+    # "eager" defines the others: "sdpa" leaves out Gemma 2's soft caps, and adds Falcon's ALiBi once instead of twice.
+    eager = {} if job["logits"] is None else {"attn_implementation": "eager"}
+    model, info = loader.from_pretrained(job["folder"], output_loading_info=True, **eager)
     problems = {key: sorted(map(str, value)) for key, value in info.items() if value and key != "error_msgs"}
     model.eval().float()
     difference = None

@@ -319,19 +319,18 @@ export async function loadModel<T extends Task>(source: Source, task: T, options
   };
 }
 
-/** What became of the matrices that others had packed. */
-function packedNote({ model, packed, quantization, dtype }: Prepared<Task>): string[] {
+/** What became of the matrices that others had packed: one line. */
+function packedNote({ planned, packed, quantization, dtype }: Prepared<Task>): string[] {
   if (!packed) return [];
-  let matrices = 0;
-  for (const parameter of model.parameters()) {
-    if (parameter instanceof Matrix && parameter.filled && /^(int4|e2m1)$/.test(parameter.weight.scheme)) matrices++;
-  }
+  const matrices = planned.items.filter(({ parts }) => parts.some(({ from }) => from.packed));
+  const kept = matrices.filter(
+    ({ parameter }) => parameter instanceof Matrix && /^(int4|e2m1)$/.test(parameter.weight.scheme),
+  );
   const decoded = `decoded into ${quantization?.quantization_method() ?? torchName(dtype)}`;
-  const what = `the file's matrices (${packed.name})`;
+  if (kept.length === 0) return [`the file's matrices (${packed.name}) are ${decoded}`];
+  if (kept.length === matrices.length) return [`the file's matrices (${packed.name}) are kept in 4 bits`];
   return [
-    matrices > 0
-      ? `${what} are kept in 4 bits (${matrices} matrices); others are ${decoded}`
-      : `${what} are ${decoded}`,
+    `${kept.length} of the file's ${matrices.length} matrices (${packed.name}) are kept in 4 bits; the others are ${decoded}`,
   ];
 }
 

@@ -108,7 +108,12 @@ export function storedQuantization(json: unknown, location: string): Quantizatio
   }
   const fields = json as Readonly<Record<string, unknown>>;
   const flag = (name: string): boolean => fields[name] === true || fields[`_${name}`] === true;
-  const method = fields.quant_method ?? "bitsandbytes";
+  const method = fields.quant_method ?? "bitsandbytes"; // older files of bitsandbytes name none
+  if (fields.quant_method == null && (fields.bits ?? fields.group_size ?? fields.config_groups) !== undefined) {
+    throw new UnsupportedModelError(`${location}: quantization_config of config.json names no quant_method`, {
+      hint: `its method is one of ${listed(PACKED_METHODS, 9)}: add it as quant_method`,
+    });
+  }
   if (PACKED_METHODS.includes(method as string)) return undefined;
   if (method === SELECTIVE_METHOD) return checkedFields(() => new SelectiveConfig(fields));
   if (method !== "bitsandbytes") {

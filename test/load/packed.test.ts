@@ -62,8 +62,10 @@ const FOUR = ["gptq", "gptq-asymmetric", "awq", "ct-int4", "ct-int4-asymmetric"]
 describe.each(Object.entries(FORMATS))("%s", (format, name) => {
   test("its matrices are the layout's, in f32 bit for bit, and a warning says what became of them", async () => {
     await using model = await load(folderOf(format), { dtype: "float32" });
-    const kept = FOUR.includes(format) ? "kept in 4 bits (7 matrices); others are " : "";
-    expect(model.warnings).toEqual([`the file's matrices (${name}) are ${kept}decoded into float32`]);
+    const kept = FOUR.includes(format);
+    expect(model.warnings).toEqual([
+      `the file's matrices (${name}) are ${kept ? "kept in 4 bits" : "decoded into float32"}`,
+    ]);
     expect(model.quantized_modules).toHaveLength(kept ? 7 : 0);
     for (const [key, { values }] of readArrays("packed", format, "expected.safetensors")) {
       expect(difference(await matrix(model, key), values).max, key).toBe(0);
@@ -113,6 +115,46 @@ test.each([true, false, undefined])("gptq with sym: %s is planned with zero poin
   const format = packedFormat({ quant_method: "gptq", bits: 4, group_size: 32, sym }, "config.json");
   const { packed } = format.claim(all[0]!, new Map(all.map((one) => [one.name, one])))!;
   expect(packed.codes!.zero_points).toBe(sym !== true);
+});
+
+test.each([{ format: "gptq_v2" }, { format: "gptq", checkpoint_format: "GPTQ_V2" }])(
+  "gptq: %o says how zero points are stored",
+  async (version) => {
+    const folder = temporary("gptq-version");
+    cpSync(folderOf("gptq-v2-8bit"), folder, { recursive: true });
+    const quantization_config = { quant_method: "gptq", bits: 8, group_size: 32, ...version };
+    editJson(join(folder, "config.json"), { quantization_config });
+    await using model = await load(folder, { dtype: "float32" });
+    for (const [key, { values }] of readArrays("packed", "gptq-v2-8bit", "expected.safetensors")) {
+      expect(difference(await matrix(model, key), values).max, key).toBe(0);
+    }
+  },
+);
+
+test.each([
+  ["128 x 128 where the config names none", { quant_method: "fp8" }, "weight_scale_inv", "F32", [2, 2]],
+  ["exponents as scales", { quant_method: "fp8" }, "weight_scale_inv", "F8_E8M0", [2, 2]],
+  ["one scale, whatever the blocks would be", { quant_method: "fp8" }, "weight_scale_inv", "F32", []],
+  ["a block as a text", { quant_method: "compressed-tensors" }, "weight_scale", "F32", [2, 2]],
+] as const)("8-bit floats: %s", async (_, fields, name, dtype, shape) => {
+  const weights = { num_bits: 8, type: "float", strategy: "block", block_structure: "128x128" };
+  const config = { ...fields, format: "float-quantized", config_groups: { group_0: { weights } } };
+  const [rows, columns] = [130, 200];
+  const count = shape.length === 0 ? 1 : 4;
+  const main: StoredTensor = {
+    ...{ name: "a.weight", dtype: "F8_E4M3", shape: [rows, columns], file: "", offset: 0, bytes: rows * columns },
+  };
+  const scales: StoredTensor = { name: `a.${name}`, dtype, shape, file: "", offset: 0, bytes: 4 * count };
+  const { packed } = packedFormat(config, "config.json").claim(main, new Map([[scales.name, scales]]))!;
+  const factors = [0.5, 2, 4, 8].slice(0, count);
+  const stored =
+    dtype === "F32" ? new Uint8Array(Float32Array.from(factors).buffer) : Uint8Array.of(126, 128, 129, 130);
+  const decoder = await packed.open(async (tensor, at = 0, bytes = tensor.bytes) =>
+    tensor === scales ? stored : new Uint8Array(rows * columns).fill(0x38).subarray(at, at + bytes),
+  );
+  const got = await decoder.rows(127, 2); // the last row of the first blocks, and the first row of the next ones
+  const corners = [got[0], got[127], got[128], got[columns], got[columns + 199]];
+  expect(corners).toEqual(count === 1 ? [0.5, 0.5, 0.5, 0.5, 0.5] : [0.5, 0.5, 2, 4, 8]);
 });
 
 test("a stack with zero points: products of chosen experts with every epilogue, rows, and a copy on another device", async () => {
@@ -302,8 +344,11 @@ describe("what does not fit is refused", () => {
   test.each([
     [{ quant_method: "gptq", bits: 5 }, UnsupportedModelError, /bits 5 is not read; known are 2, 3, 4, 8/],
     [{ quant_method: "gptq", bits: 4, checkpoint_format: "marlin" }, UnsupportedModelError, /marlin/],
+    [{ quant_method: "gptq", bits: 4, format: "marlin" }, UnsupportedModelError, /format "marlin"/],
     [{ quant_method: "gptq", bits: 4, group_size: 0 }, ConfigError, /group_size/],
     [{ quant_method: "awq", bits: 4, version: "gemv" }, UnsupportedModelError, /version "gemv"/],
+    [{ quant_method: "awq", bits: 4, format: "gemv" }, UnsupportedModelError, /format "gemv"/],
+    [{ quant_method: "awq", bits: 4, backend: "llm-awq" }, UnsupportedModelError, /backend "llm-awq"/],
     [{ quant_method: "fp8", weight_block_size: "big" }, ConfigError, /block must be/],
     [{ quant_method: "compressed-tensors", format: "marlin-24" }, UnsupportedModelError, /marlin-24/],
     [{ quant_method: "compressed-tensors", config_groups: {} }, ConfigError, /names no weights/],
@@ -318,6 +363,7 @@ describe("what does not fit is refused", () => {
       /sparse-24-bitmask/,
     ],
     [{ quant_method: "hqq" }, UnsupportedModelError, /"hqq"/],
+    [{ bits: 4, group_size: 32 }, UnsupportedModelError, /names no quant_method/],
   ])("quantization_config %o", async (quantization_config, type, message) => {
     const folder = copied("gptq");
     editJson(join(folder, "config.json"), { quantization_config });

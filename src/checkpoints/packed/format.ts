@@ -55,8 +55,14 @@ export function needed(tensors: ReadonlyMap<string, StoredTensor>, name: string,
 
 export const FLOAT_DTYPES: readonly StoredDType[] = ["F16", "BF16", "F32"];
 
-/** Elements of a float tensor. */
+/** Dtypes of scales beside values of a byte: exponents alone (F8_E8M0, OCP Microscaling 1.0), too. */
+export const SCALE_DTYPES: readonly StoredDType[] = [...FLOAT_DTYPES, "F8_E8M0"];
+
+/** Elements of a float tensor, or of one of exponents. */
 export function floatsFrom(tensor: StoredTensor, bytes: Uint8Array): Float32Array {
+  if (tensor.dtype === "F8_E8M0") {
+    return Float32Array.from(bytes, (exponent) => (exponent === 255 ? Number.NaN : 2 ** (exponent - 127)));
+  }
   return widen("f32", convertBytes(tensor.dtype, bytes, "f32", tensor.name));
 }
 

@@ -18,7 +18,7 @@ type Fields = Readonly<Record<string, unknown>>;
 const FORMATS: Readonly<Record<string, (fields: Fields, location: string) => PackedFormat>> = {
   gptq: readGptq,
   awq: readAwq,
-  fp8: (fields) => float8Format("fp8", blockFrom(fields.weight_block_size)),
+  fp8: readFp8,
   fbgemm_fp8: () => float8Format("fbgemm_fp8", undefined),
   "compressed-tensors": readCompressed,
   mxfp4: () => MXFP4,
@@ -53,25 +53,39 @@ function whole(fields: Fields, key: string, least: number): number {
   throw new ConfigError(`config.json: quantization_config.${key} must be a whole number, got ${show(value)}`);
 }
 
+function lowerCase(value: unknown): unknown {
+  return typeof value === "string" ? value.toLowerCase() : value;
+}
+
 function readGptq(fields: Fields, location: string): PackedFormat {
   const bits = oneOf(fields, "bits", [2, 3, 4, 8], location);
   const group_size = whole({ group_size: -1, ...fields }, "group_size", -1);
-  const version = oneOf({ checkpoint_format: "gptq", ...fields }, "checkpoint_format", ["gptq", "gptq_v2"], location);
+  // Its older name has precedence, as in transformers.
+  const key = fields.checkpoint_format == null ? "format" : "checkpoint_format";
+  const named = { ...fields, [key]: lowerCase(fields[key] ?? "gptq") };
+  const version = oneOf(named, key, ["gptq", "gptq_v2"], location);
   return gptqFormat({ bits, group_size, zero_offset: version === "gptq_v2" ? 0 : 1, sym: fields.sym === true });
 }
 
 function readAwq(fields: Fields, location: string): PackedFormat {
-  const known = { bits: fields.w_bit ?? 4, version: "gemm", ...fields };
-  oneOf(known, "bits", [4], location);
-  oneOf({ ...known, version: String(known.version).toLowerCase() }, "version", ["gemm"], location);
+  oneOf({ bits: fields.w_bit ?? 4, ...fields }, "bits", [4], location);
+  // `version` is the older name, and has precedence; llm-awq has a layout of its own.
+  const key = fields.backend === "llm-awq" ? "backend" : fields.version == null ? "format" : "version";
+  oneOf({ ...fields, [key]: lowerCase(fields[key] ?? "gemm") }, key, ["gemm"], location);
   const group_size = fields.group_size ?? fields.q_group_size ?? 128;
   return awqFormat(whole({ group_size }, "group_size", -1));
 }
 
-/** [rows, columns] of blocks. @throws ConfigError */
+/** Blocks are of 128 x 128 where none are named; null is one scale for a matrix, or for each output. */
+function readFp8({ weight_block_size }: Fields): PackedFormat {
+  return float8Format("fp8", weight_block_size === undefined ? "128 x 128" : blockFrom(weight_block_size));
+}
+
+/** [rows, columns] of blocks; older files have them as a text, "128x128". @throws ConfigError */
 function blockFrom(value: unknown): Block | undefined {
   if (value === undefined || value === null) return undefined;
-  const [rows, columns] = Array.isArray(value) ? (value as unknown[]) : [];
+  const text = typeof value === "string" ? /^(\d+)x(\d+)$/.exec(value) : null;
+  const [rows, columns] = text ? text.slice(1).map(Number) : Array.isArray(value) ? (value as unknown[]) : [];
   const fits = [rows, columns].every((size) => Number.isSafeInteger(size) && (size as number) > 0);
   if (fits) return [rows as number, columns as number];
   throw new ConfigError(`config.json: quantization_config: a block must be [rows, columns], got ${show(value)}`);

@@ -2,8 +2,8 @@
 // inputs, or for blocks of both. So store "fp8" (DeepSeek, Qwen), "fbgemm_fp8", and compressed-tensors.
 
 import { FLOAT_FORMATS, numbersOf } from "../../core/float-formats.js";
-import type { PackedMatrix, ReadTensor, StoredDType, StoredTensor } from "../stored.js";
-import { expectTensor, FLOAT_DTYPES, floatsFrom } from "./format.js";
+import { elementsOf, type PackedMatrix, type ReadTensor, type StoredDType, type StoredTensor } from "../stored.js";
+import { expectTensor, floatsFrom, SCALE_DTYPES } from "./format.js";
 
 /** Rows and columns that share a scale. */
 export type Block = readonly [rows: number, columns: number];
@@ -25,16 +25,16 @@ export function blockOf(main: StoredTensor, scales: StoredTensor, block: Block |
   const [outputs = 0, inputs = 0] = main.shape;
   if (block) {
     const across = [Math.ceil(outputs / block[0]), Math.ceil(inputs / block[1])];
-    expectTensor(scales, FLOAT_DTYPES, across);
+    expectTensor(scales, SCALE_DTYPES, across);
     return block;
   }
   const { shape } = scales;
   if (shape.every((size) => size === 1)) {
-    expectTensor(scales, FLOAT_DTYPES, [], [1], [1, 1]);
+    expectTensor(scales, SCALE_DTYPES, [], [1], [1, 1]);
     return [outputs, inputs];
   }
   const groups = shape.length === 2 && shape[0] === outputs && inputs % shape[1]! === 0 ? shape[1]! : 1;
-  expectTensor(scales, FLOAT_DTYPES, [1], [outputs], [outputs, groups]);
+  expectTensor(scales, SCALE_DTYPES, [1], [outputs], [outputs, groups]);
   return [1, inputs / groups];
 }
 
@@ -75,16 +75,22 @@ export function scaledMatrix(
   };
 }
 
-/** "fp8" and "fbgemm_fp8". @param block of the scales, if config.json names one */
-export function float8Format(method: string, block: Block | undefined) {
+/**
+ * "fp8" and "fbgemm_fp8".
+ * @param blocks of the scales, if config.json names them; "128 x 128": it does not, and scales that are not one alone are for such
+ */
+export function float8Format(method: string, blocks: Block | "128 x 128" | undefined) {
+  const assumed = blocks === "128 x 128";
+  const block: Block | undefined = assumed ? [128, 128] : blocks;
   return {
-    name: `${method}${block ? ` in blocks of ${block.join(" x ")}` : ""}`,
+    name: `${method}${block && !assumed ? ` in blocks of ${block.join(" x ")}` : ""}`,
     claim(main: StoredTensor, tensors: ReadonlyMap<string, StoredTensor>) {
       if (!main.name.endsWith(".weight") || !/^F8_E(4M3|5M2)$/.test(main.dtype) || main.shape.length !== 2)
         return undefined;
       const scales = tensors.get(`${main.name}_scale_inv`) ?? tensors.get(`${main.name}_scale`);
       if (!scales) return undefined;
-      const own = scales.name.endsWith("_inv") ? block : undefined;
+      const alone = assumed && elementsOf(scales.shape) === 1;
+      const own = scales.name.endsWith("_inv") && !alone ? block : undefined;
       const packed = scaledMatrix(method, main, scales, blockOf(main, scales, own));
       const base = main.name.slice(0, -"weight".length);
       const unused = [`${base}input_scale`, `${main.name}_scale`, `${base}activation_scale`].filter(

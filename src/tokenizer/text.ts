@@ -16,6 +16,11 @@ export function isSpace(unit: number): boolean {
   );
 }
 
+/** White space as Python's str methods know it: Unicode's, and four separators of ASCII. */
+export function isBlank(unit: number): boolean {
+  return isSpace(unit) || (unit >= 0x1c && unit <= 0x1f);
+}
+
 /** Units of the character at a place of a well-formed text. */
 export function sizeAt(text: string, at: number): 1 | 2 {
   return (text.charCodeAt(at) & 0xfc00) === 0xd800 ? 2 : 1;
@@ -40,12 +45,12 @@ export function wellFormed(text: string): string {
   return text.replace(/\p{Surrogate}/gu, "\uFFFD");
 }
 
-/** Text without white space at its start, its end or both. A pattern for the end would try every run of spaces. */
+/** Text without Python's white space at its start, its end or both. A pattern for the end would try every run of spaces. */
 export function trimmed(text: string, left: boolean, right: boolean): string {
   let start = 0;
   let end = text.length;
-  if (left) while (start < end && isSpace(text.charCodeAt(start))) start++;
-  if (right) while (end > start && isSpace(text.charCodeAt(end - 1))) end--;
+  if (left) while (start < end && isBlank(text.charCodeAt(start))) start++;
+  if (right) while (end > start && isBlank(text.charCodeAt(end - 1))) end--;
   return text.slice(start, end);
 }
 

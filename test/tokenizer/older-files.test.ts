@@ -51,6 +51,13 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))("%s", (_name, kin
   });
 });
 
+it("CLIP's texts lose what Python calls white space at their ends: separators of ASCII, too", async () => {
+  const tokenizer = await open(kinds.find(({ name }) => name === "clip")!);
+  const ids = [710, 386, 370, 397, 221];
+  expect(tokenizer.convert_ids_to_tokens(ids.slice(3))).toEqual(["co", "\u011F"]); // byte 0x1F
+  expect(tokenizer.decode(ids)).toBe("stood wast co");
+});
+
 describe("SentencePiece's rules of normalization", () => {
   const t5 = kinds.find(({ name }) => name === "plain-unigram")!;
 

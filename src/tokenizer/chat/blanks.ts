@@ -1,10 +1,6 @@
-// White space as Python's str methods know it: Unicode's, and four separators of ASCII.
+// Python's str methods that are about white space.
 
-import { isSpace } from "../text.js";
-
-function isBlank(unit: number): boolean {
-  return isSpace(unit) || (unit >= 0x1c && unit <= 0x1f);
-}
+import { isBlank } from "../text.js";
 
 /** Text without the characters for which `drops` holds at its start, its end or both. */
 function without(text: string, drops: (char: string) => boolean, left: boolean, right: boolean): string {

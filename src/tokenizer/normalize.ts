@@ -49,7 +49,8 @@ const APART: Step = {
   run: (text) => text.replace(IDEOGRAPH, " $& "),
   align: (given) => given.replaced(IDEOGRAPH, (found) => ` ${found} `),
 };
-const ACCENTS = [formed("NFD"), replacing(/\p{Mn}/gu, "")];
+// The first were not marks without width when the tables of Python's library were made, and the last one was.
+const ACCENTS = [formed("NFD"), replacing(/(?![\u1885\u1886\uA9BD])\p{Mn}|\u1734/gu, "")];
 
 function bert(config: JsonObject): Step {
   const lowercase = config.lowercase === true;

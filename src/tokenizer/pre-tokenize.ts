@@ -8,7 +8,8 @@ import { bytesAt, isSpace, sizeAt } from "./text.js";
 
 const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\u200C\\u200D"; // \w of Rust's regex crate
 const SPACE = "\\p{White_Space}"; // JavaScript's \s adds U+FEFF and lacks U+0085
-const PUNCTUATION = "[\\p{P}\\u0021-\\u002F\\u003A-\\u0040\\u005B-\\u0060\\u007B-\\u007E]";
+// U+166D was punctuation when the tables of Python's library were made. What came later is not in them, and is taken for what it is.
+const PUNCTUATION = "[\\p{P}\\u166D\\u0021-\\u002F\\u003A-\\u0040\\u005B-\\u0060\\u007B-\\u007E]";
 const GPT2 = new RegExp(
   `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+|${SPACE}+(?!\\P{White_Space})|${SPACE}+`,
   "gu",

@@ -72,7 +72,22 @@ function checkVocab(file: string, vocab: unknown): Map<string, number> {
   return ids;
 }
 
-function checkScores(file: string, { vocab, unk_id }: JsonObject): Scores {
+/**
+ * A number of a JSON text as Python's `tokenizers` reads it: all digits as one integer, divided by a power of ten, which rounds twice.
+ * Texts with two cuts of the same tokens ("00", "0" and "0", "00") are decided by that last bit.
+ */
+function twiceRounded(score: number): number {
+  const text = String(score);
+  const [digits = "", exponent = "0"] = text.split("e");
+  const dot = digits.indexOf(".");
+  const power = Number(exponent) - (dot < 0 ? 0 : digits.length - dot - 1);
+  if (power === 0 || Math.abs(power) > 308) return score;
+  const whole = Number(digits.replace(".", ""));
+  return power < 0 ? whole / Number(`1e${-power}`) : whole * Number(`1e${power}`);
+}
+
+/** @param read the score of a number of the file */
+function checkScores(file: string, { vocab, unk_id }: JsonObject, read: (score: number) => number): Scores {
   if (!Array.isArray(vocab)) fail(file, "model.vocab", `expected an array of [token, score], got ${kind(vocab)}`);
   if (vocab.length === 0) fail(file, "model.vocab", "is empty");
   if (vocab.length > MAX_ID) fail(file, "model.vocab", `${vocab.length} tokens, at most ${MAX_ID} are taken`);
@@ -81,7 +96,7 @@ function checkScores(file: string, { vocab, unk_id }: JsonObject): Scores {
   }
   return vocab.map((entry, i): readonly [string, number] => {
     const [token, score] = Array.isArray(entry) && entry.length === 2 ? entry : [];
-    if (typeof token === "string" && typeof score === "number" && Number.isFinite(score)) return [token, score];
+    if (typeof token === "string" && typeof score === "number" && Number.isFinite(score)) return [token, read(score)];
     return fail(file, `model.vocab[${i}]`, `expected [token, finite score], got ${show(entry)}`);
   });
 }
@@ -116,6 +131,7 @@ const USUAL_UNKNOWN: Readonly<Record<string, string>> = { WordPiece: "[UNK]", Wo
 function checkModel(
   file: string,
   value: Json | undefined,
+  converted: boolean,
 ): Pick<TokenizerJson, "model" | "vocab" | "merges" | "scores" | "unk_token_id"> {
   if (!isObject(value)) return fail(file, "model", `expected an object, got ${kind(value)}`);
   const { vocab: given, merges, ...rest } = value;
@@ -124,7 +140,7 @@ function checkModel(
   const model = Object.assign(rest, { type });
   checkModelFields(file, type, model);
   if (type === "Unigram") {
-    const scores = checkScores(file, value);
+    const scores = checkScores(file, value, converted ? (score) => score : twiceRounded);
     const vocab = new Map(scores.map(([token], id) => [token, id]));
     const unk_token_id = typeof value.unk_id === "number" ? value.unk_id : undefined;
     return { model, vocab, merges: NO_MERGES, scores, unk_token_id };
@@ -201,7 +217,7 @@ export function checkTokenizerJson(value: unknown, file: string, converted = fal
   const section = (name: string) => checkComponents(file, name, value[name], converted);
   return {
     file,
-    ...checkModel(file, value.model),
+    ...checkModel(file, value.model, converted),
     added_tokens: checkAdded(file, value.added_tokens),
     normalizer: section("normalizer"),
     pre_tokenizer: section("pre_tokenizer"),

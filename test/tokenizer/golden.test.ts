@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import { StreamDecoder } from "../../src/tokenizer/stream.js";
-import { goldens } from "./golden.js";
+import { golden, goldens } from "./golden.js";
 
 describe.each(goldens.map((entry) => [entry.name, entry] as const))("%s", (_name, { tokenizer, cases }) => {
   it("encodes as Python does", () => {
@@ -28,4 +28,20 @@ describe.each(goldens.map((entry) => [entry.name, entry] as const))("%s", (_name
       }
     }
   });
+});
+
+it("of two cuts with the same tokens takes Python's: its library rounds the scores of a file twice", () => {
+  const { tokenizer } = golden("unigram-split");
+  const ids = tokenizer.encode("évpt1,000", { add_special_tokens: false });
+  expect(ids.map((id) => tokenizer.id_to_token(id))).toEqual(["▁", "é", "v", "pt", "1", ",", "0", "00"]);
+});
+
+it("cuts at what was punctuation when Python's tables were made", () => {
+  const { tokenizer } = golden("wordpiece");
+  const unknown = tokenizer.token_to_id("[UNK]");
+  expect(tokenizer.encode("a\u166Db", { add_special_tokens: false })).toEqual([
+    ...tokenizer.encode("a", { add_special_tokens: false }),
+    unknown,
+    ...tokenizer.encode("b", { add_special_tokens: false }),
+  ]);
 });

@@ -7,6 +7,7 @@ import { flag, type Options, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { CallableBase } from "./callable.js";
 import { type Image, type RawImage, toRGB } from "./image.js";
+import { orientationOf, upright } from "./orientation.js";
 import { bytesOf, isFile, type MediaFile, type MediaReader } from "./reader.js";
 import { centerCrop, FILTERS, type Filter, resize } from "./resize.js";
 
@@ -161,7 +162,8 @@ export class ImageProcessor extends CallableBase<
 
   async #read(image: unknown): Promise<Image> {
     if (!isFile(image)) return toRGB(image);
-    return toRGB(await this.#reader.image(await bytesOf(this.#reader, image)));
+    const bytes = await bytesOf(this.#reader, image);
+    return toRGB(upright(await this.#reader.image(bytes), orientationOf(bytes)));
   }
 
   #shaped(image: Image, asked: ImageProcessorOptions): Image {

@@ -69,7 +69,7 @@ describe("images", () => {
   test("what is refused", async () => {
     const processor = await AutoImageProcessor.from_pretrained(folder("vit"));
     await expect(processor(folder("none.png"))).rejects.toThrow(NotFoundError);
-    await expect(processor(new Uint8Array(9))).rejects.toThrow(/must be a PNG or JPEG file/);
+    await expect(processor(new Uint8Array(9))).rejects.toThrow(/must be a file of one of these kinds: PNG, JPEG, WebP/);
     await expect(processor(file("rgb.png").subarray(0, 500))).rejects.toThrow(FormatError);
     await expect(processor(file("smooth.jpg").subarray(0, 300))).rejects.toThrow(FormatError);
     await expect(processor([])).rejects.toThrow(ShapeError);

@@ -74,7 +74,8 @@ def main():
                 print(json.dumps({"skipped": str(error).strip().split("\n")[0]}), file=out)
                 continue
             print("{}", file=out)
-            tokens, ids = sorted(vocabulary), sorted(vocabulary.values())
+            # <FILL_ME> asks CodeLlama's class for infilling, which Octavo does not have.
+            tokens, ids = sorted(set(vocabulary) - {"<FILL_ME>"}), sorted(vocabulary.values())
             rng = random.Random(kind["name"])
             for _ in range(job["texts"]):
                 text = text_of(rng, story, tokens)

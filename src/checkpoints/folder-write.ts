@@ -2,7 +2,6 @@
 // what the old one keeps; then both change places in one step of the file system. Where no system call does that (Windows,
 // file systems without it, no add-on) the new files are moved in one by one, configuration last.
 
-import { randomBytes } from "node:crypto";
 import {
   chmod,
   link,
@@ -23,6 +22,7 @@ import { exchangePaths } from "../backends/native/addon.js";
 import { OptionError } from "../core/errors.js";
 import { cut, printable } from "../core/show.js";
 import { type WriteHints, writing } from "../sources/file-errors.js";
+import { isAlive, machine, OWNER, ownName } from "../sources/owners.js";
 import type { FolderFiles, FolderWriter } from "./folder.js";
 import { syncFolder, writeSafetensors } from "./safetensors-write.js";
 
@@ -115,9 +115,23 @@ async function moveIn(from: string, to: string, names: ReadonlySet<string>, gone
   await syncAll(to, names);
 }
 
+/** Removes the temporary folders of saves that were killed: those whose process has gone. They are as large as a model. */
+async function removeLeft(path: string): Promise<void> {
+  const [before, after] = [`.${basename(path)}.`, ".tmp"];
+  const owned = new RegExp(`^${OWNER}$`);
+  for (const parent of [dirname(path), path]) {
+    for (const name of await readdir(parent).catch(() => [])) {
+      if (!name.startsWith(before) || !name.endsWith(after)) continue;
+      const [, place, pid] = owned.exec(name.slice(before.length, -after.length)) ?? [];
+      if (place !== machine() || isAlive(Number(pid))) continue;
+      await rm(join(parent, name), { recursive: true, force: true }).catch(() => undefined);
+    }
+  }
+}
+
 /** A new folder beside `path`, or inside it where its parent cannot be written. */
 async function temporaryFor(path: string, there: boolean): Promise<{ folder: string; beside: boolean }> {
-  const name = `.${basename(path)}.${randomBytes(6).toString("hex")}.tmp`;
+  const name = `.${basename(path)}.${ownName()}.tmp`;
   const made = async (parent: string): Promise<string> => {
     const folder = join(parent, name);
     await mkdir(folder);
@@ -145,6 +159,7 @@ export const FOLDERS: FolderWriter = {
 async function replace(...[folder, replaces, write]: Parameters<FolderWriter["replace"]>): Promise<void> {
   const { path, there, empty } = await placeOf(folder);
   if (!there) await mkdir(dirname(path), { recursive: true });
+  await removeLeft(path);
   const { folder: temporary, beside } = await temporaryFor(path, there);
   const written = new Set<string>();
   const gone = (name: string): boolean => written.has(name) || replaces(name) || inside(temporary, join(path, name));

@@ -5,37 +5,17 @@
 // proved is renamed into place. Two processes at once are both right. The owner in the name (machine, process, thread) only saves
 // work: a second process waits while the first one gets on, and what a dead process has left is taken over.
 
-import { createHash, randomBytes } from "node:crypto";
-import { readlinkSync } from "node:fs";
 import { readdir, rename, rm, stat } from "node:fs/promises";
-import { hostname } from "node:os";
 import { join } from "node:path";
 import { threadId } from "node:worker_threads";
+import { isAlive, machine, OWNER, ownName } from "../sources/owners.js";
 
 /** Milliseconds without a byte after which another process's download is not waited for any more. */
 const QUIET = 60_000;
 /** Milliseconds after which a partial file has no owner any more, whoever it was: longer than any `timeout`. */
 const OLD = 2 * 3600_000;
 
-/** Processes are known by number within one machine, and within one container of it. */
-const machine = once(() => {
-  const facts: string[] = [];
-  for (const fact of [hostname, () => readlinkSync("/proc/self/ns/pid")]) {
-    try {
-      facts.push(fact());
-    } catch {
-      // not Linux, or Deno without permission
-    }
-  }
-  return createHash("sha256").update(facts.join(" ")).digest("hex").slice(0, 8);
-});
-
-function once<T>(make: () => T): () => T {
-  let made: { value: T } | undefined;
-  return () => (made ??= { value: make() }).value;
-}
-
-const NAME = /^([0-9a-f]+)\.(?:([0-9a-f]{8})-(\d+)\.(\d+)-[0-9a-f]+\.|[0-9a-f]+\.)?incomplete$/;
+const NAME = new RegExp(`^([0-9a-f]+)\\.(?:${OWNER}\\.|[0-9a-f]+\\.)?incomplete$`);
 
 /** Partial files that this thread is writing. */
 const writing = new Set<string>();
@@ -51,8 +31,7 @@ export class Partials {
 
   /** A new path, of this thread until it is released. */
   own(): string {
-    const owner = `${machine()}-${process.pid}.${threadId}-${randomBytes(4).toString("hex")}`;
-    const path = join(this.#blobs, `${this.#etag}.${owner}.incomplete`);
+    const path = join(this.#blobs, `${this.#etag}.${ownName()}.incomplete`);
     writing.add(path);
     return path;
   }
@@ -124,13 +103,4 @@ export async function bytesThere(blobs: string, etags: readonly string[]): Promi
     there.set(etag, Math.max(size, there.get(etag) ?? 0));
   }
   return there;
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== "ESRCH";
-  }
 }

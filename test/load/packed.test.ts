@@ -377,6 +377,15 @@ describe("what does not fit is refused", () => {
     await expect(load(folder)).rejects.toThrow(/g_idx: input 0 is in group 4, of 4/);
   });
 
+  test("one matrix whose groups are not of neighbours is decoded, and said apart from the others", async () => {
+    const folder = copied("gptq");
+    await overwrite(folder, `${KEY}.g_idx`, new Uint8Array(Int32Array.of(1).buffer));
+    await using model = await load(folder, { dtype: "float32" });
+    expect(model.warnings).toEqual([
+      "6 of the file's 7 matrices (gptq, 4 bits) are kept in 4 bits; the others are decoded into float32",
+    ]);
+  });
+
   test("a shape beside the words that is another", async () => {
     const folder = copied("ct-int4");
     await overwrite(folder, `${KEY}.weight_shape`, new Uint8Array(BigInt64Array.of(64n, 96n).buffer));

@@ -34,6 +34,10 @@ const OWN = {
     value: "<type>",
     help: "4-bit code: nf4 or fp4 (default: nf4, the more precise; the library's is fp4, as Python's)",
   }),
+  /** Only "uint8", Python's default: the type that files give to codes. Files that give them another one are read. */
+  bnb_4bit_quant_storage: option<"uint8">(z.literal("uint8"), '"uint8"', {
+    hint: "other types are for FSDP in Python, which cuts floats alone; leave it out",
+  }),
   /** Quantize the scales of 4-bit blocks as well. */
   bnb_4bit_use_double_quant: flag({ flag: "double-quant", help: "quantize the scales of 4-bit blocks as well" }),
 };

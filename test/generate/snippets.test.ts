@@ -56,6 +56,7 @@ describe("from_pretrained takes", () => {
         llm_int8_threshold: 0,
         llm_int8_enable_fp32_cpu_offload: true,
         llm_int8_has_fp16_weight: false,
+        bnb_4bit_quant_storage: "uint8",
         device: HERE,
       },
       "llm_int8",

@@ -1,18 +1,19 @@
 // Load speed of pytorch_model.bin beside the same tensors in safetensors: writes a model of some 2 GB in bf16 three times
-// (safetensors, and both containers of torch.save), loads them in turn and prints medians, and the ratio of each round.
+// (safetensors, and both containers of torch.save), loads them in turn and prints medians, and the ratio of each round. Then of the
+// model as it is saved in int8, beside the rate at which the same file is read and nothing done with it.
 //
 //     node bench/bin.mjs [folder, default below the system's temporary one] [rounds]
 //
 // The page cache should hold all three files: the first round, which fills it, is not counted.
 
-import { closeSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, mkdirSync, openSync, readSync, rmSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../dist/checkpoints/checkpoint.js";
 import { AutoModelForCausalLM } from "../dist/index.js";
 import { Disk } from "../dist/sources/disk.js";
 
-const root = process.argv[2] ?? join(tmpdir(), "octavo-bench-bin");
+const root = process.argv[2] || join(tmpdir(), "octavo-bench-bin");
 const rounds = Number(process.argv[3] ?? 5);
 
 const HIDDEN = 2048;
@@ -191,6 +192,38 @@ for (let round = 0; round <= rounds; round++) {
     times.get(name)?.cpu.push((user + system) / 1000);
   }
 }
+
+const saved = join(root, "int8");
+{
+  const load_in_8bit = { device: "cpu", quantization_config: { load_in_8bit: true } };
+  const model = await AutoModelForCausalLM.from_pretrained(join(root, "safetensors"), load_in_8bit);
+  await model.save_pretrained(saved, { max_shard_size: "100GB" });
+  model.dispose();
+}
+/** Reads a file in pieces of 8 MB, as weights are read. @param {string} file */
+function readAll(file) {
+  const handle = openSync(file, "r");
+  const { size } = fstatSync(handle);
+  const piece = Buffer.allocUnsafeSlow(8 << 20);
+  const start = performance.now();
+  for (let at = 0; at < size; ) at += readSync(handle, piece, 0, piece.length, at);
+  const ms = performance.now() - start;
+  closeSync(handle);
+  return { size, ms };
+}
+/** @type {{ rate: number[], read: number[], share: number[] }} GB/s, and the share of the first of the second */
+const int8 = { rate: [], read: [], share: [] };
+for (let round = 0; round <= rounds; round++) {
+  const { size, ms } = readAll(join(saved, "model.safetensors"));
+  const start = performance.now();
+  const model = await AutoModelForCausalLM.from_pretrained(saved, { device: "cpu" });
+  const loaded = performance.now() - start;
+  model.dispose();
+  if (round === 0) continue;
+  int8.rate.push(size / loaded / 1e6);
+  int8.read.push(size / ms / 1e6);
+  int8.share.push(ms / loaded);
+}
 const median = (/** @type {number[]} */ list) => [...list].sort((a, b) => a - b)[list.length >> 1] ?? 0;
 const reference = times.get("safetensors")?.load ?? [];
 const work = median(times.get("safetensors")?.cpu ?? []);
@@ -205,4 +238,8 @@ for (const [name, { load, open, cpu }] of times) {
       `${median(cpu).toFixed(0)} ms, ${(median(cpu) / work).toFixed(2)} x; headers in ${median(open).toFixed(1)} ms`,
   );
 }
+const [rate, read, share] = [int8.rate, int8.read, int8.share].map(median);
+console.log(
+  `int8 as saved: ${rate?.toFixed(2)} GB/s, ${((share ?? 0) * 100).toFixed(0)} % of ${read?.toFixed(2)} GB/s, at which the file is read`,
+);
 rmSync(root, { recursive: true, force: true });

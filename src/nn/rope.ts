@@ -211,7 +211,9 @@ function dynamic(config: RopeConfig, inverse: Float32Array, read: Block): RopeFr
 /** YaRN (Peng et al. 2023): short wavelengths kept, long ones divided by the factor, a ramp over the dims between. */
 function yarn(config: RopeConfig, inverse: Float32Array, read: Block, original: number): RopeFrequencies {
   const { theta, dim } = config;
-  const factor = read.optional("factor") ?? modelLength(config) / original;
+  const longer = modelLength(config) / original;
+  // Where no length says it either, a factor is missing.
+  const factor = longer === 1 ? read.number("factor") : (read.optional("factor") ?? longer);
   const [mscale, all] = [read.optional("mscale"), read.optional("mscale_all_dim")];
   const magnitude = (by = 1): number => (factor <= 1 ? 1 : 0.1 * by * Math.log(factor) + 1);
   const scale = read.optional("attention_factor") ?? (mscale && all ? magnitude(mscale) / magnitude(all) : magnitude());

@@ -140,6 +140,7 @@ test("kinds that are not here, and blocks that lack something, are refused by na
   expect(of({ type: "longrope", short_factor: [1, 1, 1, 1], long_factor: [1, 2, 3] })).toThrow(
     'needs 4 positive numbers as "long_factor", got [1,2,3]',
   );
+  expect(of({ type: "yarn" })).toThrow('rope_scaling of type "yarn" needs a positive "factor"');
   expect(of({ type: "yarn", factor: 4, truncate: 1 })).toThrow('needs true or false as "truncate", got 1');
   expect(of({ full_attention: { rope_type: "default" } })).toThrow('for "full_attention" alone');
 });

@@ -11,7 +11,7 @@ import { checkedPlace, checkMaking, type Place } from "./place.js";
 import { enroll, withdraw } from "./scope.js";
 import { checkedShape, elements, packed, rowStrides, viewShape, wholeList, windowed } from "./shape.js";
 import { listed, shapeText, show } from "./show.js";
-import { Storage } from "./storage.js";
+import { type Later, Storage } from "./storage.js";
 import { checkedValues, decode, dtypeOf, encode, type HostValues } from "./values.js";
 
 export type { Place } from "./place.js";
@@ -67,6 +67,11 @@ export class Tensor implements Disposable {
     return new Tensor(new Storage(device, bytesOf(dtype, elements(sizes)), label), sizes, dtype, null, 0, false);
   }
 
+  /** A tensor that gets memory and contents when it is first used (ops/later.ts). */
+  static later(device: Device, shape: readonly number[], dtype: DType, label: string, later: Later): Tensor {
+    return new Tensor(new Storage(device, bytesOf(dtype, elements(shape)), label, later), shape, dtype, null, 0, false);
+  }
+
   /**
    * Memory for a matrix in the device's panel layout, or in rows if the device has none.
    * @throws as `empty`
@@ -106,8 +111,8 @@ export class Tensor implements Disposable {
 
   /** @throws OctavoError if the tensor was disposed, or is evicted. */
   get buffer(): BufferId {
-    const { block } = this.#storage;
-    if (this.#alive && block) return block.buffer;
+    const block = this.#alive ? this.#storage.ready : undefined;
+    if (block) return block.buffer;
     const what = `tensor ${shapeText(this.shape)} ${this.dtype}`;
     if (this.#alive) throw new OctavoError("ERR_NOT_LOADED", `${what} was used while it was evicted`);
     throw new OctavoError("ERR_DISPOSED", `${what} was used after dispose()`, {
@@ -334,7 +339,7 @@ export class Tensor implements Disposable {
 
   /** False while it is evicted. */
   get resident(): boolean {
-    return this.#storage.block !== undefined;
+    return this.#storage.block !== undefined || this.#storage.later !== undefined;
   }
 
   /** Allocates memory again; its contents are undefined until written. @throws OutOfMemoryError */

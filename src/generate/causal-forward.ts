@@ -74,7 +74,7 @@ export function causalForward(
       lengths: checkpoint ? new TextLengths(lengths) : reach,
       texts: texts && Tensor.from(device, texts, shape),
     };
-    using pass = module.pass(input, { capture, capture_attentions, attention, checkpoint });
+    using pass = module.pass(input, { capture, capture_attentions, attention, checkpoint, once });
     const ids = Tensor.from(device, batch.ids, shape);
     let computed: { loss?: Tensor; logits?: Tensor };
     if (learned && inputs.skip_logits) {

@@ -41,12 +41,14 @@ export class GemmaLayer extends DecoderLayer {
   post_attention_layernorm: RMSNorm;
   pre_feedforward_layernorm: RMSNorm;
   post_feedforward_layernorm: RMSNorm;
+  readonly width: number;
 
   constructor(c: LlamaConfig, layer: number) {
     super(c, layer);
     const norm = (): RMSNorm => new RMSNorm(c.hidden_size, c.rms_norm_eps, c.traits.norm_offset);
     this.self_attn = new LlamaAttention(c, layer);
     this.mlp = new LlamaMLP(c);
+    this.width = c.intermediate_size;
     this.input_layernorm = norm();
     this.post_attention_layernorm = norm();
     this.pre_feedforward_layernorm = norm();
@@ -55,10 +57,12 @@ export class GemmaLayer extends DecoderLayer {
 
   forward(x: Tensor, pass: Pass, table: Tensor | undefined): Tensor {
     return scope(() => {
-      const seen = this.self_attn.forward(this.input_layernorm.forward(x), undefined, pass, table);
+      const seen = this.self_attn.forward(x, this.input_layernorm, undefined, pass, table);
       const h = add(x, this.post_attention_layernorm.forward(seen));
-      const thought = this.mlp.forward(this.pre_feedforward_layernorm.forward(h));
-      return add(h, this.post_feedforward_layernorm.forward(thought));
+      return pass.byRows(h, this.width, (rows) => {
+        const thought = this.mlp.forward(this.pre_feedforward_layernorm.forward(rows));
+        return add(rows, this.post_feedforward_layernorm.forward(thought));
+      });
     });
   }
 }

@@ -124,11 +124,14 @@ export abstract class RotaryAttention extends Module {
   /** Queries and keys before their rotation, and values, of x[B,T,hidden]. */
   abstract project(x: Tensor): Heads;
 
-  /** x[B,T,hidden] after its norm -> [B,T,hidden], plus `residual`. Without a table nothing is rotated. */
-  forward(x: Tensor, residual: Tensor | undefined, pass: Pass, table: Tensor | undefined): Tensor {
-    const [q, k, v] = this.project(x);
+  /** x[B,T,hidden], of which it sees `norm(x)` -> [B,T,hidden], plus `residual`. Without a table nothing is rotated. */
+  forward(x: Tensor, norm: RMSNorm, residual: Tensor | undefined, pass: Pass, table: Tensor | undefined): Tensor {
     const turned = (heads: Tensor): Tensor => (table ? rope(heads, table) : heads);
-    const y = attend(pass, this.layer, turned(q), turned(k), v, this.options); // [B,T,H*D]
+    const [q, k, v] = pass.again(x, (h): Heads => {
+      const [queries, keys, values] = this.project(norm.forward(h));
+      return [turned(queries), turned(keys), values];
+    });
+    const y = attend(pass, this.layer, q, k, v, this.options); // [B,T,H*D]
     return this.o_proj.forward(y, residual ? { residual } : {});
   }
 }
@@ -179,23 +182,26 @@ export abstract class DecoderLayer extends Module {
 
 /** A layer: attention, then the part that differs between descendants. */
 export abstract class LlamaLayer extends DecoderLayer {
+  /** Features inside the second half. */
+  readonly width: number;
   self_attn: RotaryAttention;
   input_layernorm: RMSNorm;
   post_attention_layernorm: RMSNorm;
 
   constructor(c: LlamaConfig, layer: number, attention: RotaryAttention = new LlamaAttention(c, layer)) {
     super(c, layer);
+    this.width = c.intermediate_size;
     this.self_attn = attention;
     this.input_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
     this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
   }
 
-  /** The second half, for x[B,T,hidden] after its norm; `residual` is added. */
+  /** The second half, for x[B,T,hidden] after its norm; `residual` is added. Each token's result depends on that token alone. */
   abstract feedForward(x: Tensor, residual: Tensor): Tensor;
 
   forward(x: Tensor, pass: Pass, table: Tensor | undefined): Tensor {
-    const h = scope(() => this.self_attn.forward(this.input_layernorm.forward(x), x, pass, table));
-    return this.feedForward(this.post_attention_layernorm.forward(h), h);
+    const h = scope(() => this.self_attn.forward(x, this.input_layernorm, x, pass, table));
+    return pass.byRows(h, this.width, (rows) => this.feedForward(this.post_attention_layernorm.forward(rows), rows));
   }
 }
 

@@ -38,6 +38,7 @@ class GraniteDecoderLayer extends DecoderLayer {
   input_layernorm: RMSNorm;
   post_attention_layernorm: RMSNorm;
   readonly multiplier: number;
+  readonly width: number;
 
   constructor(c: GraniteConfig, layer: number) {
     super(c, layer);
@@ -46,14 +47,17 @@ class GraniteDecoderLayer extends DecoderLayer {
     this.input_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
     this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
     this.multiplier = c.residual_multiplier;
+    this.width = c.intermediate_size;
   }
 
   forward(x: Tensor, pass: Pass, table: Tensor | undefined): Tensor {
     return scope(() => {
-      const seen = this.self_attn.forward(this.input_layernorm.forward(x), undefined, pass, table);
+      const seen = this.self_attn.forward(x, this.input_layernorm, undefined, pass, table);
       const h = add(x, scale(seen, this.multiplier));
-      const thought = this.mlp.forward(this.post_attention_layernorm.forward(h));
-      return add(h, scale(thought, this.multiplier));
+      return pass.byRows(h, this.width, (rows) => {
+        const thought = this.mlp.forward(this.post_attention_layernorm.forward(rows));
+        return add(rows, scale(thought, this.multiplier));
+      });
     });
   }
 }

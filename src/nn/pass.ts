@@ -4,9 +4,10 @@
 import type { Device } from "../core/device.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Compute } from "../ops/linear.js";
+import { tapes } from "../ops/tape.js";
 import { transfer } from "../ops/transfer.js";
 import type { Cache, CrossCache } from "./cache.js";
-import { checkpointed } from "./checkpoint.js";
+import { checkpointed, recomputed, recomputedByRows } from "./checkpoint.js";
 import { type Module, within } from "./module.js";
 import type { TextLengths } from "./text-lengths.js";
 
@@ -86,6 +87,8 @@ export interface PassOptions {
   readonly capture_attentions?: boolean;
   /** Under a tape, keep only the inputs of blocks. The pass owns its `lengths` then. */
   readonly checkpoint?: boolean;
+  /** Nothing can be computed again after the pass: its weights, or what is set for it, are gone then. */
+  readonly once?: boolean;
 }
 
 /** Attention of tokens to their own sequence, or to an encoder's output. */
@@ -100,7 +103,8 @@ export class Pass implements Disposable {
   readonly #shared = new Map<object, Map<Device, Tensor>>();
   /** True if blocks are computed once more in the backward pass. */
   readonly checkpoint: boolean;
-  /** Blocks that are still to be computed once more. */
+  readonly #once: boolean;
+  /** Blocks and parts of blocks that are still to be computed once more. */
   #holders = 0;
   #disposed = false;
   /** Its own handles on its inputs, for those. */
@@ -109,6 +113,7 @@ export class Pass implements Disposable {
   constructor(input: PassInput, options: PassOptions = {}) {
     this.#input = input;
     this.checkpoint = options.checkpoint === true;
+    this.#once = options.once === true || input.cache !== undefined;
     this.attention = options.attention ?? EXACT_ATTENTION;
     this.place = options.place ?? HERE;
     this.#captured = options.capture ? [] : undefined;
@@ -151,6 +156,26 @@ export class Pass implements Disposable {
   /** `x` (usually an input of the pass) on `device`: itself, or a copy made once per device and pass. */
   at<T extends Tensor | undefined>(device: Device, x: T): T | Tensor {
     return x === undefined || x.device === device ? x : this.once(x, device, () => transfer(x, device));
+  }
+
+  /**
+   * Records `body(x)`, which gives what a later op keeps for its gradient: queries, keys and values. Under a tape they are not kept; the
+   * backward pass computes them again.
+   */
+  again<T extends readonly Tensor[]>(x: Tensor, body: (x: Tensor) => T): T {
+    // What is computed again itself keeps what it reads: it does so for a moment.
+    if (this.#once || !tapes.open || tapes.open.later) return body(x);
+    return recomputed(x, body, { hold: () => this.hold(), outputs: true }) as T;
+  }
+
+  /**
+   * Records `body(x)`, [..,K] -> [..,N], of which each row depends on that row of `x` alone. Under a tape nothing inside is kept; the
+   * backward pass computes it again, by pieces of rows.
+   * @param width features of the widest activation inside
+   */
+  byRows(x: Tensor, width: number, body: (x: Tensor) => Tensor): Tensor {
+    if (this.#once || !tapes.open) return body(x);
+    return recomputedByRows(x, width, body, () => this.hold());
   }
 
   /** Adds one hidden state, if they are captured. */

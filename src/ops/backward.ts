@@ -145,14 +145,15 @@ function withoutRepeats(at: Place, d: Tensor): readonly [place: Place, sum: Tens
 
 /** False if no gradient reaches the entry. */
 function step(tape: Tape, entry: TapeEntry, gradients: Gradients, watched: ReadonlySet<object>): boolean {
-  const { op, inputs, outputs, attributes, wanted, gradient, path } = entry;
+  const { op, inputs, outputs, attributes, wanted, gradient, path, remade } = entry;
   const dy = outputs.map((output) => (isFloat(output.dtype) ? gradients.of(output.place) : undefined));
   if (dy.every((one) => one === undefined)) return false;
   const where = path ? ` in ${path}` : "";
   if (!gradient) {
     throw new GradientError(`${op}${where}: this op has no gradient`, { details: { op, module: path } });
   }
-  const found = gradient({ inputs, outputs, attributes, dy, wanted });
+  const operands = inputs.map((input, i) => (input && remade.get(i)?.().part(input.place)) ?? input);
+  const found = gradient({ inputs: operands, outputs, attributes, dy, wanted });
   for (const output of outputs) if (!watched.has(output.storage)) gradients.clear(output.place);
   inputs.forEach((input, i) => {
     if (!input || !wanted[i]) return;
@@ -190,18 +191,28 @@ export function walk(tape: Tape, result: Tensor, seed?: Tensor): readonly (Tenso
     throw new GradientError(`a gradient needs a result of one number, got shape [${result.shape.join(", ")}]`);
   }
   if (!tape.tracks(result)) throw new GradientError("the result does not depend on the tensors to differentiate by");
-  const { device } = result;
+  return walkFrom(tape, [[result, seed]]);
+}
+
+/** `walk` from several results at once, each with its gradient; those that depend on no watched tensor do not count. */
+export function walkFrom(
+  tape: Tape,
+  results: readonly (readonly [result: Tensor, seed: Tensor | undefined])[],
+): readonly (Tensor | undefined)[] {
   const watched = new Set(tape.watched.map(({ storage }) => storage));
   return taping(undefined, () =>
     scope(() => {
       using gradients = new Gradients();
-      tape.checkFlow("backward", result.storage);
-      gradients.add(result.place, seed ? contiguous(seed, "f32") : filled(device, result.shape, 1));
+      for (const [result, seed] of results) {
+        if (!tape.tracks(result)) continue;
+        tape.checkFlow("backward", result.storage);
+        gradients.add(result.place, seed ? contiguous(seed, "f32") : filled(result.device, result.shape, 1));
+      }
       for (let entry = tape.pop(); entry; entry = tape.pop()) {
         const taken = entry;
         let reached = true;
         try {
-          const own = taken.outputs[0]?.device ?? device;
+          const own = taken.outputs[0]!.device;
           at(own, taken.path, () => scope(() => void (reached = step(tape, taken, gradients, watched))));
         } finally {
           // One that failed is used up as well: what it gave must not pass as a constant.

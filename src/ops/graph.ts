@@ -147,8 +147,11 @@ class Graph extends Tape {
     this.#search = Math.max(SOME, 2 * this.entries.length);
     this.tracked.clear();
     this.kept.clear();
+    this.forgetAgain();
     for (const { storage } of this.#leaves) this.tracked.add(storage);
-    for (const { inputs, outputs } of this.entries) {
+    for (const entry of this.entries) {
+      const { inputs, outputs } = entry;
+      this.remember(entry);
       for (const { storage } of outputs) this.tracked.add(storage);
       for (const tensor of [...inputs, ...outputs]) if (tensor?.alive) this.kept.add(tensor.storage);
     }

@@ -1,11 +1,13 @@
 // What an op is, and how a call is recorded. An op is a signature, a plain-loop reference and, optionally, a gradient rule and
 // an equivalent in simpler ops; each has a file beside this one, and index.ts lists them.
 
+import type { EncodableTensor } from "../core/command.js";
 import type { Device } from "../core/device.js";
 import type { DType, HostArray } from "../core/dtype.js";
 import { DeviceError, ShapeError } from "../core/errors.js";
 import { Signature } from "../core/signature.js";
 import { scope, Tensor } from "../core/tensor.js";
+import { beforeWrite, laterCall } from "./later.js";
 import { type GradientRule, type Tape, tapes } from "./tape.js";
 import { watchers } from "./watch.js";
 
@@ -66,7 +68,7 @@ export class Op {
 
   /**
    * Records a call: checks shapes and dtypes, allocates the outputs, appends one command (or those of `compose`). Returns
-   * the outputs.
+   * the outputs. On a tape whose calls run later, memory and command wait until an output is used.
    * @throws ShapeError, DTypeError, DeviceError (no kernel, operands on different devices), OutOfMemoryError,
    * GradientError (an open tape needs the values of an operand written in place)
    */
@@ -85,6 +87,9 @@ export class Op {
       if (kinds[i]!.type === "f32" || value === (value | 0)) continue;
       throw new ShapeError(`${this.name}: \`${kinds[i]!.name}\` must be a whole number of 32 bits, got ${value}`);
     }
+    const tape = tapes.open;
+    const writes = inputs.filter((input, i): input is Tensor => input !== undefined && isWritten(specs[i]!));
+    const later = tape?.later === true && writes.length === 0;
     // All operands are checked before anything is allocated or recorded: a rejected call leaves nothing behind.
     for (let i = 0; i < specs.length; i++) {
       const input = inputs[i];
@@ -94,21 +99,53 @@ export class Op {
           `${this.name}: operand \`${specs[i]!.name}\` is on ${input.device.name}, the first one on ${device.name}`,
         );
       }
-      void input.buffer; // throws if it was disposed
+      if (!later || !input.alive || !input.resident) void input.buffer; // throws if it was disposed
     }
     if (device !== this.#device) {
       this.#kernel = device.kernel(this.name);
       this.#device = device;
     }
-    const tape = tapes.open;
     const wanted = tape && this.#wanted(tape, inputs);
     if (this.#kernel < 0 || (wanted && definition.compose && !definition.gradient)) {
       if (definition.compose) return scope(() => definition.compose!(inputs, attributes));
       throw new DeviceError(`${this.name}: device ${device.name} has no kernel for it`);
     }
+    const outputs = later ? this.#later(device, inputs, attributes) : this.#now(device, inputs, attributes, writes);
+    if (wanted) this.#tape(tape, inputs, outputs, attributes, wanted);
+    return outputs;
+  }
+
+  #now(
+    device: Device,
+    inputs: readonly (Tensor | undefined)[],
+    attributes: readonly number[],
+    writes: readonly Tensor[],
+  ): readonly Tensor[] {
+    for (const tensor of writes) beforeWrite(tensor);
     const outputs = this.#allocate(device, inputs, attributes);
+    this.#record(device, this.#kernel, inputs, outputs, attributes);
+    watchers.open?.(this.name, device, this.#written(inputs, outputs));
+    return outputs;
+  }
+
+  #later(device: Device, inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): readonly Tensor[] {
+    const kernel = this.#kernel;
+    return laterCall(device, inputs, this.#outputs(inputs, attributes), this.name, (operands, outputs) =>
+      this.#record(device, kernel, operands, outputs, attributes),
+    );
+  }
+
+  /** Appends the command. */
+  #record(
+    device: Device,
+    kernel: number,
+    inputs: readonly (EncodableTensor | undefined)[],
+    outputs: readonly EncodableTensor[],
+    attributes: readonly number[],
+  ): void {
+    const { inputs: specs, attrs: kinds } = this.signature;
     const { commands } = device;
-    commands.begin(this.#kernel, device.site);
+    commands.begin(kernel, device.site);
     for (let i = 0; i < specs.length; i++) commands.tensor(inputs[i]);
     for (let i = 0; i < outputs.length; i++) commands.tensor(outputs[i]);
     for (let i = 0; i < kinds.length; i++) {
@@ -117,9 +154,6 @@ export class Op {
     }
     commands.end();
     device.recordedOne();
-    watchers.open?.(this.name, device, this.#written(inputs, outputs));
-    if (wanted) this.#tape(tape, inputs, outputs, attributes, wanted);
-    return outputs;
   }
 
   /** What a call writes as a whole. */
@@ -128,15 +162,20 @@ export class Op {
     return [...outputs, ...replaced];
   }
 
-  #allocate(device: Device, inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): Tensor[] {
+  /** Shapes and dtypes of the outputs of the call that the signature is bound to. */
+  #outputs(inputs: readonly (Tensor | undefined)[], attributes: readonly number[]) {
     const { signature, definition } = this;
-    const count = signature.outputs.length;
-    const outputs: Tensor[] = [];
     const shapes = definition.shape?.(signature.dims(), named(signature, attributes));
+    return signature.outputs.map((_, i) => {
+      return { shape: shapes ? shapes[i]! : signature.outputShape(i), dtype: signature.outputDType(i, inputs) };
+    });
+  }
+
+  #allocate(device: Device, inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): Tensor[] {
+    const outputs: Tensor[] = [];
     try {
-      for (let i = 0; i < count; i++) {
-        const shape = shapes ? shapes[i]! : signature.outputShape(i);
-        outputs.push(Tensor.empty(device, shape, signature.outputDType(i, inputs), this.name));
+      for (const { shape, dtype } of this.#outputs(inputs, attributes)) {
+        outputs.push(Tensor.empty(device, shape, dtype, this.name));
       }
     } catch (error) {
       for (const output of outputs) output.dispose();
@@ -167,10 +206,7 @@ export class Op {
     wanted: readonly boolean[],
   ): void {
     const { signature, definition } = this;
-    const written = inputs.filter((input, i): input is Tensor => {
-      const { mutated, marked } = signature.inputs[i]!;
-      return input !== undefined && mutated && !marked;
-    });
+    const written = inputs.filter((input, i): input is Tensor => input !== undefined && isWritten(signature.inputs[i]!));
     const names = [...signature.inputs.slice(0, inputs.length), ...signature.outputs].map(({ name }) => name);
     const kept = definition.keeps?.(wanted, attributes);
     tape.record({
@@ -183,6 +219,11 @@ export class Op {
       reads: (operand) => names[operand] !== undefined && (kept?.includes(names[operand]) ?? true),
     });
   }
+}
+
+/** True for an operand that is written in place. Setting marks is none: they only add up. */
+function isWritten({ mutated, marked }: { readonly mutated: boolean; readonly marked: boolean }): boolean {
+  return mutated && !marked;
 }
 
 function named({ attrs }: Signature, values: readonly number[]): Attributes {

@@ -33,6 +33,11 @@ export interface TapedCall {
   readonly gradient: GradientRule | undefined;
   /** Which of `[...inputs, ...outputs]` the rule reads. */
   readonly reads: (operand: number) => boolean;
+  /**
+   * Computes the outputs again, from what the entry keeps: whoever reads them need not keep them. What it gives lives until `release`,
+   * and is laid out like the outputs.
+   */
+  readonly again?: (inputs: readonly (Tensor | undefined)[]) => readonly Tensor[];
   /** Called when the entry is not needed any more. */
   readonly release?: () => void;
 }
@@ -41,6 +46,8 @@ export interface TapedCall {
 export interface TapeEntry extends Omit<TapedCall, "reads"> {
   /** Path of the module that recorded it. */
   readonly path: string;
+  /** Inputs that the rule reads and nobody keeps, by their place among the inputs: each is computed again, as a whole allocation. */
+  readonly remade: ReadonlyMap<number, () => Tensor>;
 }
 
 export class Tape implements Disposable {
@@ -50,10 +57,17 @@ export class Tape implements Disposable {
   protected readonly tracked = new Set<object>();
   /** Allocations that rules will read. */
   protected readonly kept = new Set<object>();
+  /** Allocations that can be computed again. */
+  readonly #again = new Map<object, () => Tensor>();
+  /** Those of them that were written since: computed again they would be what they were. */
+  readonly #overwritten = new WeakSet<object>();
+  /** True if calls wait until one of their outputs is used (later.ts). */
+  readonly later: boolean;
 
   /** @param watched f32, f16 or bf16: the tensors to differentiate by */
-  constructor(watched: readonly Tensor[]) {
+  constructor(watched: readonly Tensor[], later = false) {
     this.#watched = watched;
+    this.later = later;
     for (const tensor of watched) {
       if (!isFloat(tensor.dtype))
         throw new GradientError(`a gradient wants floats to differentiate by, not ${tensor.dtype}`);
@@ -73,6 +87,7 @@ export class Tape implements Disposable {
 
   /** @throws GradientError if `tensor` is watched, or a gradient rule still reads its old values */
   checkWrite(op: string, operand: string, tensor: Tensor): void {
+    if (this.#again.delete(tensor.storage)) this.#overwritten.add(tensor.storage);
     if (!this.kept.has(tensor.storage)) return;
     throw new GradientError(
       `${op}: operand \`${operand}\` is written in place, and a gradient still needs its values`,
@@ -91,16 +106,39 @@ export class Tape implements Disposable {
   /** Records a call with a tracked input: its float outputs are tracked from now on. */
   record({ reads, ...call }: TapedCall): void {
     const count = call.inputs.length;
+    const remade = new Map<number, () => Tensor>();
     const handle = (tensor: Tensor, operand: number): Tensor => {
       const own = tensor.alias().keep();
-      if (call.gradient && reads(operand)) this.kept.add(own.storage);
-      else own.dispose();
+      const again = operand < count ? this.#again.get(own.storage) : undefined;
+      if (!call.gradient || !reads(operand)) own.dispose();
+      else if (again) {
+        remade.set(operand, again);
+        own.dispose();
+      } else this.kept.add(own.storage);
       return own;
     };
     const inputs = call.inputs.map((tensor, i) => tensor && handle(tensor, i));
     const outputs = call.outputs.map((tensor, i) => handle(tensor, count + i));
     for (const tensor of outputs) if (isFloat(tensor.dtype)) this.tracked.add(tensor.storage);
-    this.entries.push({ ...call, inputs, outputs, path: call.outputs[0]?.device.path ?? "" });
+    const entry = { ...call, inputs, outputs, remade, path: call.outputs[0]?.device.path ?? "" };
+    this.entries.push(entry);
+    this.remember(entry);
+  }
+
+  /** Notes which outputs of an entry can be computed again: those that are an allocation of their own. */
+  protected remember({ inputs, outputs, again }: TapeEntry): void {
+    if (!again) return;
+    for (const [i, { place, strides }] of outputs.entries()) {
+      const whole = strides === null && outputs.every((other, at) => at === i || other.storage !== place.storage);
+      const size = place.shape.reduce((n, length) => n * length, 1);
+      if (!whole || size !== place.capacity || this.#overwritten.has(place.storage)) continue;
+      this.#again.set(place.storage, () => again(inputs)[i]!);
+    }
+  }
+
+  /** Forgets what could be computed again. */
+  protected forgetAgain(): void {
+    this.#again.clear();
   }
 
   /** Removes the last entry; the caller disposes it. */

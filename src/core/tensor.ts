@@ -432,7 +432,7 @@ export class Tensor implements Disposable {
   }
 
   #share(shape: readonly number[], strides: readonly number[] | null, offset: number, dtype = this.dtype): Tensor {
-    void this.buffer; // throws if disposed
+    if (!this.#alive || !this.resident) void this.buffer; // throws
     this.#storage.references++;
     return new Tensor(this.#storage, shape, dtype, strides, offset, this.panels);
   }

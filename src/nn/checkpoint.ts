@@ -18,6 +18,7 @@ type Inputs = readonly (Tensor | undefined)[];
 
 /** Finds out which values of another tape a body depends on. */
 class Probe extends Tape {
+  override readonly keeps = false;
   readonly outside = new Set<object>();
   readonly #outer: Tape;
 
@@ -142,7 +143,7 @@ interface Again {
  */
 export function recomputed(x: Tensor, body: (x: Tensor) => Tensors, { hold, outputs: remade = false }: Again): Tensors {
   const outer = tapes.open;
-  if (!outer) return body(x);
+  if (!outer?.keeps) return body(x);
   const random = get_rng_state();
   const probe = new Probe(outer);
   const outputs = taping(probe, () => body(x));
@@ -178,8 +179,8 @@ export function checkpointed(x: Tensor, body: (x: Tensor) => Tensor, hold: () =>
   return recomputed(x, (h) => [body(h)], { hold })[0]!;
 }
 
-/** Most elements of one layer's activations in a piece of rows: 8 MB. */
-const PIECE = 2 ** 21;
+/** Most elements of one layer's activations in a piece of rows: 4 MB. */
+const PIECE = 2 ** 20;
 
 /**
  * Records `body(x)`, of which each row depends on that row of `x` alone: [..,K] -> [..,N]. With an open tape it is `recomputed`, and both
@@ -201,7 +202,7 @@ export function recomputedByRows(
   const random = get_rng_state();
   const probe = new Probe(outer);
   // Of what is computed again itself, nothing may be needed; then it is not cut.
-  const y = taping(probe, () => (outer.later ? body(x) : joined(x, step, body)));
+  const y = taping(outer.keeps ? probe : outer, () => (outer.later ? body(x) : joined(x, step, body)));
   const sources = sourcesOf(outer, probe.outside, x);
   const fits = sources && sources.inputs.slice(1).reduce((sum, { size }) => sum + size, 0) <= x.size;
   if (!y || !fits || get_rng_state().streams !== random.streams) {

@@ -16,8 +16,8 @@ import { type GradientCall, recordAs, tapes } from "../ops/tape.js";
 import type { CausalLM } from "./decoder.js";
 import type { Seq2SeqLM } from "./seq2seq.js";
 
-/** Most elements of logits in a piece: 32 MB. */
-const CHUNK_LOGITS = 2 ** 23;
+/** Most elements of logits in a piece: 16 MB, and as much for their gradient. */
+const CHUNK_LOGITS = 2 ** 22;
 
 /** Maps hidden states to logits. */
 export interface Head {
@@ -44,7 +44,7 @@ export interface HeadLossOptions {
   readonly smoothing?: number;
   /** Label of tokens that do not count. */
   readonly ignored?: number;
-  /** Rows per piece; by default what fits in 32 MB of logits. */
+  /** Rows per piece; by default what fits in 16 MB of logits. */
   readonly rows?: number;
 }
 

@@ -84,6 +84,7 @@ export const activationOp = new Op({
   },
   gradient: ({ inputs: [x], attributes: [act], dy: [dy] }) => [activationBack(x!, dy!, act!)],
   keeps: () => ["x"],
+  cheap: true,
 });
 
 /** `act(x)`, elementwise. */

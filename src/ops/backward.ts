@@ -9,7 +9,7 @@ import { add } from "./add.js";
 import { contiguous, copyInto } from "./copy.js";
 import { filled, fillInto } from "./fill.js";
 import { sumRows } from "./sum-rows.js";
-import { disposeEntry, type Tape, type TapeEntry, taping } from "./tape.js";
+import { disposeEntry, operandsOf, type Tape, type TapeEntry, taping } from "./tape.js";
 
 /** The gradient of an allocation so far. */
 interface Held {
@@ -145,15 +145,14 @@ function withoutRepeats(at: Place, d: Tensor): readonly [place: Place, sum: Tens
 
 /** False if no gradient reaches the entry. */
 function step(tape: Tape, entry: TapeEntry, gradients: Gradients, watched: ReadonlySet<object>): boolean {
-  const { op, inputs, outputs, attributes, wanted, gradient, path, remade } = entry;
+  const { op, inputs, outputs, attributes, wanted, gradient, path } = entry;
   const dy = outputs.map((output) => (isFloat(output.dtype) ? gradients.of(output.place) : undefined));
   if (dy.every((one) => one === undefined)) return false;
   const where = path ? ` in ${path}` : "";
   if (!gradient) {
     throw new GradientError(`${op}${where}: this op has no gradient`, { details: { op, module: path } });
   }
-  const operands = inputs.map((input, i) => (input && remade.get(i)?.().part(input.place)) ?? input);
-  const found = gradient({ inputs: operands, outputs, attributes, dy, wanted });
+  const found = gradient({ inputs: operandsOf(entry), outputs, attributes, dy, wanted });
   for (const output of outputs) if (!watched.has(output.storage)) gradients.clear(output.place);
   inputs.forEach((input, i) => {
     if (!input || !wanted[i]) return;

@@ -1,6 +1,6 @@
 // gated: act(gate) * up, the middle of a gated feed-forward (Shazeer 2020, "GLU variants improve transformer").
 
-import type { Tensor } from "../core/tensor.js";
+import { scope, type Tensor } from "../core/tensor.js";
 import { ACT, type Act, activate, activationBack } from "./activation.js";
 import { contiguous } from "./copy.js";
 import { Op } from "./op.js";
@@ -13,11 +13,12 @@ export const gatedOp = new Op({
   },
   gradient({ inputs: [gate, up], attributes: [act = 0], dy: [dy], wanted }) {
     return [
-      wanted[0] ? activationBack(contiguous(gate!), multiply(dy!, up!), act) : undefined,
+      wanted[0] ? scope(() => activationBack(contiguous(gate!), multiply(dy!, up!), act)) : undefined,
       wanted[1] ? gatedOp.run([gate, dy], [act]) : undefined,
     ];
   },
   keeps: (wanted) => (wanted[0] ? ["gate", "up"] : ["gate"]),
+  cheap: true,
 });
 
 /** `act(gate) * up`. */

@@ -35,7 +35,9 @@ export const layerNormOp = new Op({
       wanted[2] ? sumRows(dy!) : undefined,
     ];
   },
-  keeps: (wanted) => (wanted[0] || wanted[1] ? ["x", "weight"] : []),
+  // The bias only for a result that is computed again.
+  keeps: (wanted) => (wanted[0] || wanted[1] ? ["x", "weight", "bias"] : []),
+  cheap: true,
 });
 
 /** `(x - mean) / sqrt(variance + eps) * weight + bias` over the last dim. */

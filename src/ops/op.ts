@@ -39,6 +39,11 @@ export interface OpDefinition {
   gradient?: GradientRule;
   /** Names of the operands and outputs whose values `gradient` reads; without it the tape keeps all of them. */
   keeps?(wanted: readonly boolean[], attributes: readonly number[]): readonly string[];
+  /**
+   * The op costs little beside the memory of its outputs: a later op that reads them for its gradient does not keep them if this one keeps
+   * all its operands anyway, and the backward pass runs it once more.
+   */
+  readonly cheap?: boolean;
 }
 
 export class Op {
@@ -209,6 +214,7 @@ export class Op {
     const written = inputs.filter((input, i): input is Tensor => input !== undefined && isWritten(signature.inputs[i]!));
     const names = [...signature.inputs.slice(0, inputs.length), ...signature.outputs].map(({ name }) => name);
     const kept = definition.keeps?.(wanted, attributes);
+    const again = definition.cheap && inputs.every((input, i) => !input || !kept || kept.includes(names[i]!));
     tape.record({
       op: this.name,
       inputs,
@@ -217,6 +223,7 @@ export class Op {
       wanted,
       gradient: definition.gradient,
       reads: (operand) => names[operand] !== undefined && (kept?.includes(names[operand]) ?? true),
+      ...(again ? { again: (operands: readonly (Tensor | undefined)[]) => this.runAll(operands, attributes) } : {}),
     });
   }
 }

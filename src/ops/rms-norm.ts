@@ -28,6 +28,7 @@ export const rmsNormOp = new Op({
     ];
   },
   keeps: () => ["x", "weight"],
+  cheap: true,
 });
 
 /** `x / sqrt(mean(x²) + eps) * (weight + offset)` over the last dim. */

@@ -34,8 +34,8 @@ export interface TapedCall {
   /** Which of `[...inputs, ...outputs]` the rule reads. */
   readonly reads: (operand: number) => boolean;
   /**
-   * Computes the outputs again, from what the entry keeps: whoever reads them need not keep them. What it gives lives until `release`,
-   * and is laid out like the outputs.
+   * Computes the outputs again, laid out as they are, from the inputs, which the entry keeps: whoever reads them for a gradient need not
+   * keep them. Called while the tape is walked.
    */
   readonly again?: (inputs: readonly (Tensor | undefined)[]) => readonly Tensor[];
   /** Called when the entry is not needed any more. */
@@ -61,6 +61,8 @@ export class Tape implements Disposable {
   readonly #again = new Map<object, () => Tensor>();
   /** Those of them that were written since: computed again they would be what they were. */
   readonly #overwritten = new WeakSet<object>();
+  /** False for a tape that only hears of calls, and is not walked. */
+  readonly keeps: boolean = true;
   /** True if calls wait until one of their outputs is used (later.ts). */
   readonly later: boolean;
 
@@ -126,13 +128,14 @@ export class Tape implements Disposable {
   }
 
   /** Notes which outputs of an entry can be computed again: those that are an allocation of their own. */
-  protected remember({ inputs, outputs, again }: TapeEntry): void {
+  protected remember(entry: TapeEntry): void {
+    const { outputs, again } = entry;
     if (!again) return;
     for (const [i, { place, strides }] of outputs.entries()) {
       const whole = strides === null && outputs.every((other, at) => at === i || other.storage !== place.storage);
       const size = place.shape.reduce((n, length) => n * length, 1);
       if (!whole || size !== place.capacity || this.#overwritten.has(place.storage)) continue;
-      this.#again.set(place.storage, () => again(inputs)[i]!);
+      this.#again.set(place.storage, () => again(operandsOf(entry))[i]!);
     }
   }
 
@@ -164,6 +167,11 @@ export class Tape implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** The inputs of an entry with their memory: kept, or computed again now. */
+export function operandsOf({ inputs, remade }: TapeEntry): readonly (Tensor | undefined)[] {
+  return inputs.map((input, i) => (input && remade.get(i)?.().part(input.place)) ?? input);
 }
 
 /** Frees what an entry keeps. */

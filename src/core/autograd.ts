@@ -8,7 +8,7 @@ interface Engine {
   forget(tensor: unknown): void;
   /** True if something is recorded for the tensor. */
   tracks(tensor: unknown): boolean;
-  /** @throws GradientError if a gradient still needs the tensor's values */
+  /** Called before the host writes to a tensor. @throws GradientError if a gradient still needs its values */
   checkWrite(call: string, tensor: unknown): void;
   /** @throws GradientError */
   backward(result: unknown, gradient: unknown): void;

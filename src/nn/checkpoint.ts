@@ -113,7 +113,7 @@ class Rerun {
   gradients({ inputs, dy }: Pick<GradientCall, "inputs" | "dy">): Inputs {
     const { tape, outputs } = this.#run(inputs);
     for (const one of outputs) one.dispose(); // where they lay is enough
-    const found = [...walkFrom(tape, seeds(outputs, dy))];
+    const found = [...walkFrom(tape, seeds(outputs, dy), true)];
     return inputs.map((input, i) => (this.#wanted[i] ? (found.shift() ?? zeros(input!)) : undefined));
   }
 

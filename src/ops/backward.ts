@@ -152,8 +152,8 @@ function step(tape: Tape, entry: TapeEntry, gradients: Gradients, watched: Reado
   if (!gradient) {
     throw new GradientError(`${op}${where}: this op has no gradient`, { details: { op, module: path } });
   }
-  const found = gradient({ inputs: operandsOf(entry), outputs, attributes, dy, wanted });
   for (const output of outputs) if (!watched.has(output.storage)) gradients.clear(output.place);
+  const found = gradient({ inputs: operandsOf(entry), outputs, attributes, dy, wanted });
   inputs.forEach((input, i) => {
     if (!input || !wanted[i]) return;
     const d = found[i];
@@ -193,10 +193,14 @@ export function walk(tape: Tape, result: Tensor, seed?: Tensor): readonly (Tenso
   return walkFrom(tape, [[result, seed]]);
 }
 
-/** `walk` from several results at once, each with its gradient; those that depend on no watched tensor do not count. */
+/**
+ * `walk` from several results at once, each with its gradient; those that depend on no watched tensor do not count.
+ * @param spent the seeds are disposed as soon as they are used
+ */
 export function walkFrom(
   tape: Tape,
   results: readonly (readonly [result: Tensor, seed: Tensor | undefined])[],
+  spent = false,
 ): readonly (Tensor | undefined)[] {
   const watched = new Set(tape.watched.map(({ storage }) => storage));
   return taping(undefined, () =>
@@ -206,6 +210,7 @@ export function walkFrom(
         if (!tape.tracks(result)) continue;
         tape.checkFlow("backward", result.storage);
         gradients.add(result.place, seed ? contiguous(seed, "f32") : filled(result.device, result.shape, 1));
+        if (spent) seed?.dispose();
       }
       for (let entry = tape.pop(); entry; entry = tape.pop()) {
         const taken = entry;

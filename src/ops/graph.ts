@@ -11,6 +11,7 @@ import { scope, Tensor } from "../core/tensor.js";
 import { add } from "./add.js";
 import { walk } from "./backward.js";
 import { contiguous, copyInto } from "./copy.js";
+import { beforeWrite } from "./later.js";
 import { disposeEntry, Tape, type TapedCall, type TapeEntry, tapes, taping } from "./tape.js";
 
 /** Entries between two searches for those that nobody needs, at least. */
@@ -177,7 +178,10 @@ export const GRAPH = {
   },
   forget: (tensor: unknown): void => graph.forget(tensor as Tensor),
   tracks: (tensor: unknown): boolean => graph.tracks(tensor as Tensor),
-  checkWrite: (call: string, tensor: unknown): void => tapes.open?.checkWrite(call, "this", tensor as Tensor),
+  checkWrite: (call: string, tensor: unknown): void => {
+    tapes.open?.checkWrite(call, "this", tensor as Tensor);
+    beforeWrite(tensor as Tensor);
+  },
   backward: (result: unknown, gradient: unknown): void =>
     graph.backward(result as Tensor, gradient as Tensor | undefined),
 };

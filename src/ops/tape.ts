@@ -13,7 +13,10 @@ export interface GradientCall {
   /** Outputs, with the same restriction; for ops that write in place, the operands written. */
   readonly outputs: readonly Tensor[];
   readonly attributes: readonly number[];
-  /** f32 gradients of the outputs, contiguous. Missing: the result does not depend on that output. */
+  /**
+   * f32 gradients of the outputs, contiguous. Missing: the result does not depend on that output. A rule may dispose them when it has read
+   * them.
+   */
   readonly dy: readonly (Tensor | undefined)[];
   /** Which inputs need gradients. */
   readonly wanted: readonly boolean[];

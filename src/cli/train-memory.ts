@@ -4,6 +4,7 @@
 import { scope } from "../core/tensor.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { trainedContext } from "../nn/architecture.js";
+import { CHUNK_LOGITS } from "../nn/head-loss.js";
 import type { TrainingArguments } from "../train/arguments.js";
 
 /** Bytes that are expected at the peak. */
@@ -23,8 +24,8 @@ function stateBytes(optim: string): number {
 
 /** Least and most tokens of the second pass: enough for activations to outweigh gradients, and few, as they are only for this. */
 const TOKENS = { least: 32, most: 256 };
-/** Most elements of logits that are held at once, and how many times (logits, their gradient, what the softmax needs). */
-const LOGITS = { most: 2 ** 23, times: 3 };
+/** Bytes of logits and of their gradient, which the loss takes in pieces. */
+const logitBytes = (tokens: number, vocab: number): number => 8 * Math.min(tokens * vocab, CHUNK_LOGITS);
 
 const memoryOf = ({ device }: PreTrainedModel): { readonly live: number; readonly peak: number } => device.memory;
 
@@ -41,6 +42,7 @@ export async function trainMemory(
   trainable: number,
 ): Promise<TrainMemory> {
   const { arena } = model.device;
+  const { vocab } = model.module.geometry;
   const peaks: number[] = [];
   const longest = Math.min(TOKENS.most, trainedContext(model.config) ?? TOKENS.most);
   const second = Math.min(longest, Math.max(TOKENS.least, tokens >> 1));
@@ -54,14 +56,11 @@ export async function trainMemory(
     await loss.readFloats();
     loss.dispose();
     model.zero_grad();
-    peaks.push(memoryOf(model).peak - before);
+    peaks.push(memoryOf(model).peak - before - logitBytes(count, vocab));
   }
   const slope = (peaks[1]! - peaks[0]!) / (second - first);
   const fixed = Math.max(0, peaks[0]! - slope * first);
-  const { vocab } = model.module.geometry;
-  // The loss takes logits in pieces, so they grow only as long as a batch is smaller than one.
-  const beyond = Math.max(0, tokens - Math.floor(LOGITS.most / vocab));
-  const activations = Math.round(fixed + slope * tokens - beyond * vocab * 4 * LOGITS.times);
+  const activations = Math.round(fixed + slope * tokens + logitBytes(tokens, vocab));
   const weights = memoryOf(model).live;
   const optimizer = Math.round(trainable * stateBytes(args.optim));
   return { weights, optimizer, activations, total: weights + optimizer + activations };

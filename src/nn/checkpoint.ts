@@ -3,7 +3,6 @@
 // Computed again, ops wait until a gradient rule reads what they give (ops/later.ts).
 
 import { isFloat } from "../core/dtype.js";
-import { GradientError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { add } from "../ops/add.js";
 import { walkFrom } from "../ops/backward.js";
@@ -76,7 +75,6 @@ class Rerun {
   readonly #random: RandomState;
   readonly #wanted: readonly boolean[];
   #made: { readonly tape: Tape; readonly outputs: Tensors } | undefined;
-  #over = false;
 
   constructor(body: (x: Tensor) => Tensors, random: RandomState, wanted: readonly boolean[]) {
     this.#body = body;
@@ -91,11 +89,6 @@ class Rerun {
 
   #run(inputs: Inputs) {
     if (this.#made) return this.#made;
-    if (this.#over) {
-      throw new GradientError("an earlier backward() has used up what was recorded for a value", {
-        hint: "add the results, and call backward() once",
-      });
-    }
     const tape = new Tape(inputs.filter((_, i) => this.#wanted[i]) as Tensor[], true);
     try {
       const run = (): Tensors => taping(tape, () => this.#body(inputs[0]!));
@@ -121,7 +114,6 @@ class Rerun {
     this.#made?.tape.dispose();
     for (const one of this.#made?.outputs ?? []) one.dispose();
     this.#made = undefined;
-    this.#over = true;
   }
 }
 
@@ -201,7 +193,7 @@ export function recomputedByRows(
   const step = Math.ceil(rows / pieces);
   const random = get_rng_state();
   const probe = new Probe(outer);
-  // Of what is computed again itself, nothing may be needed; then it is not cut.
+  // While a block is computed again, what this gives may never be read, so it waits as a whole.
   const y = taping(outer.keeps ? probe : outer, () => (outer.later ? body(x) : joined(x, step, body)));
   const sources = sourcesOf(outer, probe.outside, x);
   const fits = sources && sources.inputs.slice(1).reduce((sum, { size }) => sum + size, 0) <= x.size;

@@ -17,7 +17,7 @@ import type { CausalLM } from "./decoder.js";
 import type { Seq2SeqLM } from "./seq2seq.js";
 
 /** Most elements of logits in a piece: 16 MB, and as much for their gradient. */
-const CHUNK_LOGITS = 2 ** 22;
+export const CHUNK_LOGITS = 2 ** 22;
 
 /** Maps hidden states to logits. */
 export interface Head {

@@ -152,6 +152,7 @@ function step(tape: Tape, entry: TapeEntry, gradients: Gradients, watched: Reado
   if (!gradient) {
     throw new GradientError(`${op}${where}: this op has no gradient`, { details: { op, module: path } });
   }
+  inputs.forEach((input, i) => void (input && wanted[i] && tape.checkFlow(op, input.storage)));
   for (const output of outputs) if (!watched.has(output.storage)) gradients.clear(output.place);
   const found = gradient({ inputs: operandsOf(entry), outputs, attributes, dy, wanted });
   inputs.forEach((input, i) => {
@@ -162,7 +163,6 @@ function step(tape: Tape, entry: TapeEntry, gradients: Gradients, watched: Reado
         details: { op, module: path, operand: i },
       });
     }
-    tape.checkFlow(op, input.storage);
     gradients.add(input.place, d);
   });
   return true;
@@ -209,7 +209,9 @@ export function walkFrom(
       for (const [result, seed] of results) {
         if (!tape.tracks(result)) continue;
         tape.checkFlow("backward", result.storage);
-        gradients.add(result.place, seed ? contiguous(seed, "f32") : filled(result.device, result.shape, 1));
+        scope(() =>
+          gradients.add(result.place, seed ? contiguous(seed, "f32") : filled(result.device, result.shape, 1)),
+        );
         if (spent) seed?.dispose();
       }
       for (let entry = tape.pop(); entry; entry = tape.pop()) {

@@ -211,7 +211,9 @@ export class Op {
     wanted: readonly boolean[],
   ): void {
     const { signature, definition } = this;
-    const written = inputs.filter((input, i): input is Tensor => input !== undefined && isWritten(signature.inputs[i]!));
+    const written = inputs.filter(
+      (input, i): input is Tensor => input !== undefined && isWritten(signature.inputs[i]!),
+    );
     const names = [...signature.inputs.slice(0, inputs.length), ...signature.outputs].map(({ name }) => name);
     const kept = definition.keeps?.(wanted, attributes);
     const again = definition.cheap && inputs.every((input, i) => !input || !kept || kept.includes(names[i]!));

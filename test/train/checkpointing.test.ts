@@ -116,7 +116,11 @@ describe("on the CPU", { timeout: 120_000 }, () => {
       // What waits for the backward pass.
       if (gradient_checkpointing) net.gradient_checkpointing_enable();
       const before = device.memory.live;
-      const { loss } = net.forward({ input_ids: [long[0]!.input_ids], labels: [long[0]!.input_ids], skip_logits: true });
+      const { loss } = net.forward({
+        input_ids: [long[0]!.input_ids],
+        labels: [long[0]!.input_ids],
+        skip_logits: true,
+      });
       const held = device.memory.live - before;
       await net.backward(loss);
       loss.dispose();

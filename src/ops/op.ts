@@ -93,8 +93,7 @@ export class Op {
       throw new ShapeError(`${this.name}: \`${kinds[i]!.name}\` must be a whole number of 32 bits, got ${value}`);
     }
     const tape = tapes.open;
-    const writes = inputs.filter((input, i): input is Tensor => input !== undefined && isWritten(specs[i]!));
-    const later = tape?.later === true && writes.length === 0;
+    const later = tape?.later === true && !inputs.some((input, i) => input && isWritten(specs[i]!));
     // All operands are checked before anything is allocated or recorded: a rejected call leaves nothing behind.
     for (let i = 0; i < specs.length; i++) {
       const input = inputs[i];
@@ -115,18 +114,17 @@ export class Op {
       if (definition.compose) return scope(() => definition.compose!(inputs, attributes));
       throw new DeviceError(`${this.name}: device ${device.name} has no kernel for it`);
     }
-    const outputs = later ? this.#later(device, inputs, attributes) : this.#now(device, inputs, attributes, writes);
+    const outputs = later ? this.#later(device, inputs, attributes) : this.#now(device, inputs, attributes);
     if (wanted) this.#tape(tape, inputs, outputs, attributes, wanted);
     return outputs;
   }
 
-  #now(
-    device: Device,
-    inputs: readonly (Tensor | undefined)[],
-    attributes: readonly number[],
-    writes: readonly Tensor[],
-  ): readonly Tensor[] {
-    for (const tensor of writes) beforeWrite(tensor);
+  #now(device: Device, inputs: readonly (Tensor | undefined)[], attributes: readonly number[]): readonly Tensor[] {
+    const { inputs: specs } = this.signature;
+    for (let i = 0; i < specs.length; i++) {
+      const input = inputs[i];
+      if (input && isWritten(specs[i]!)) beforeWrite(input);
+    }
     const outputs = this.#allocate(device, inputs, attributes);
     this.#record(device, this.#kernel, inputs, outputs, attributes);
     watchers.open?.(this.name, device, this.#written(inputs, outputs));

@@ -50,8 +50,18 @@ export interface TapeEntry extends Omit<TapedCall, "reads"> {
   /** Path of the module that recorded it. */
   readonly path: string;
   /** Inputs that the rule reads and nobody keeps, by their place among the inputs: each is computed again, as a whole allocation. */
-  readonly remade: ReadonlyMap<number, () => Tensor>;
+  readonly remade: ReadonlyMap<number, Remade>;
 }
+
+/** A value that is computed again. */
+interface Remade {
+  readonly make: () => Tensor;
+  /** Calls in a row that it takes. */
+  readonly depth: number;
+}
+
+/** Most calls in a row that a value may take: long chains, computed again for each of their links, would take long. */
+const DEEPEST = 2;
 
 export class Tape implements Disposable {
   readonly entries: TapeEntry[] = [];
@@ -61,7 +71,7 @@ export class Tape implements Disposable {
   /** Allocations that rules will read. */
   protected readonly kept = new Set<object>();
   /** Allocations that can be computed again. */
-  readonly #again = new Map<object, () => Tensor>();
+  readonly #again = new Map<object, Remade>();
   /** Those of them that were written since: computed again they would be what they were. */
   readonly #overwritten = new WeakSet<object>();
   /** False for a tape that only hears of calls, and is not walked. */
@@ -111,7 +121,7 @@ export class Tape implements Disposable {
   /** Records a call with a tracked input: its float outputs are tracked from now on. */
   record({ reads, ...call }: TapedCall): void {
     const count = call.inputs.length;
-    const remade = new Map<number, () => Tensor>();
+    const remade = new Map<number, Remade>();
     const handle = (tensor: Tensor, operand: number): Tensor => {
       const own = tensor.alias().keep();
       const again = operand < count ? this.#again.get(own.storage) : undefined;
@@ -132,13 +142,14 @@ export class Tape implements Disposable {
 
   /** Notes which outputs of an entry can be computed again: those that are an allocation of their own. */
   protected remember(entry: TapeEntry): void {
-    const { outputs, again } = entry;
-    if (!again) return;
+    const { outputs, again, remade } = entry;
+    const depth = 1 + Math.max(0, ...[...remade.values()].map((one) => one.depth));
+    if (!again || depth > DEEPEST) return;
     for (const [i, { place, strides }] of outputs.entries()) {
       const whole = strides === null && outputs.every((other, at) => at === i || other.storage !== place.storage);
       const size = place.shape.reduce((n, length) => n * length, 1);
       if (!whole || size !== place.capacity || this.#overwritten.has(place.storage)) continue;
-      this.#again.set(place.storage, () => again(operandsOf(entry))[i]!);
+      this.#again.set(place.storage, { make: () => again(operandsOf(entry))[i]!, depth });
     }
   }
 
@@ -174,7 +185,7 @@ export class Tape implements Disposable {
 
 /** The inputs of an entry with their memory: kept, or computed again now. */
 export function operandsOf({ inputs, remade }: TapeEntry): readonly (Tensor | undefined)[] {
-  return inputs.map((input, i) => (input && remade.get(i)?.().part(input.place)) ?? input);
+  return inputs.map((input, i) => (input && remade.get(i)?.make().part(input.place)) ?? input);
 }
 
 /** Frees what an entry keeps. */

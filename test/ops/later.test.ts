@@ -102,6 +102,20 @@ describe.each(["reference", "cpu", "wasm"] as const)("%s", (name) => {
     found.gradients[0]!.dispose();
   });
 
+  test("a long chain of cheap ops is not computed again link by link", async () => {
+    using x = vector(1.1, -0.9).keep();
+    const before = device.recorded;
+    const { value, gradients } = scope(() =>
+      valueAndGradients([x], () => {
+        let y = x;
+        for (let i = 0; i < 12; i++) y = scale(multiply(y, y), 0.9);
+        return sumRows(y.view(2, 1)).view(1);
+      }),
+    );
+    expect(device.recorded - before).toBeLessThan(12 * 15);
+    for (const one of [value, ...gradients]) one.dispose();
+  });
+
   test("a value that was written since it was made is kept as it is", async () => {
     using x = vector(1, 2).keep();
     const { value, gradients } = scope(() =>

@@ -67,9 +67,11 @@ export class Tensor implements Disposable {
     return new Tensor(new Storage(device, bytesOf(dtype, elements(sizes)), label), sizes, dtype, null, 0, false);
   }
 
-  /** A tensor that gets memory and contents when it is first used (ops/later.ts). */
+  /** A tensor that gets memory and contents when it is first used (ops/later.ts). @throws ShapeError, DTypeError, DeviceError */
   static later(device: Device, shape: readonly number[], dtype: DType, label: string, later: Later): Tensor {
-    return new Tensor(new Storage(device, bytesOf(dtype, elements(shape)), label, later), shape, dtype, null, 0, false);
+    checkMaking(device, dtype, label);
+    const sizes = checkedShape(label, shape);
+    return new Tensor(new Storage(device, bytesOf(dtype, elements(sizes)), label, later), sizes, dtype, null, 0, false);
   }
 
   /**

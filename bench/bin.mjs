@@ -1,16 +1,16 @@
 // Load speed of pytorch_model.bin beside the same tensors in safetensors: writes a model of some 2 GB in bf16 three times
 // (safetensors, and both containers of torch.save), loads them in turn and prints medians, and the ratio of each round. Then of the
-// model as it is saved in int8, beside the rate at which the same file is read and nothing done with it.
+// model as it is saved in int8, beside the rate at which a device reads the same file into new memory and does nothing with it.
 //
 //     node bench/bin.mjs [folder, default below the system's temporary one] [rounds]
 //
 // The page cache should hold all three files: the first round, which fills it, is not counted.
 
-import { closeSync, fstatSync, mkdirSync, openSync, readSync, rmSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, rmSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../dist/checkpoints/checkpoint.js";
-import { AutoModelForCausalLM } from "../dist/index.js";
+import { AutoModelForCausalLM, openDevice, Tensor } from "../dist/index.js";
 import { Disk } from "../dist/sources/disk.js";
 
 const root = process.argv[2] || join(tmpdir(), "octavo-bench-bin");
@@ -200,21 +200,23 @@ const saved = join(root, "int8");
   await model.save_pretrained(saved, { max_shard_size: "100GB" });
   model.dispose();
 }
-/** Reads a file in pieces of 8 MB, as weights are read. @param {string} file */
-function readAll(file) {
-  const handle = openSync(file, "r");
-  const { size } = fstatSync(handle);
-  const piece = Buffer.allocUnsafeSlow(8 << 20);
+/** Reads a file into memory of a device. @param {string} file */
+async function readAll(file) {
+  const { size } = statSync(file);
+  const device = openDevice("cpu");
   const start = performance.now();
-  for (let at = 0; at < size; ) at += readSync(handle, piece, 0, piece.length, at);
+  const into = Tensor.empty(device, [size], "u8");
+  device.load(into, file, 0);
+  await device.synchronize();
   const ms = performance.now() - start;
-  closeSync(handle);
+  into.dispose();
+  await device.close();
   return { size, ms };
 }
 /** @type {{ rate: number[], read: number[], share: number[] }} GB/s, and the share of the first of the second */
 const int8 = { rate: [], read: [], share: [] };
 for (let round = 0; round <= rounds; round++) {
-  const { size, ms } = readAll(join(saved, "model.safetensors"));
+  const { size, ms } = await readAll(join(saved, "model.safetensors"));
   const start = performance.now();
   const model = await AutoModelForCausalLM.from_pretrained(saved, { device: "cpu" });
   const loaded = performance.now() - start;
@@ -240,6 +242,6 @@ for (const [name, { load, open, cpu }] of times) {
 }
 const [rate, read, share] = [int8.rate, int8.read, int8.share].map(median);
 console.log(
-  `int8 as saved: ${rate?.toFixed(2)} GB/s, ${((share ?? 0) * 100).toFixed(0)} % of ${read?.toFixed(2)} GB/s, at which the file is read`,
+  `int8 as saved: ${rate?.toFixed(2)} GB/s, ${((share ?? 0) * 100).toFixed(0)} % of ${read?.toFixed(2)} GB/s, at which a device reads the file`,
 );
 rmSync(root, { recursive: true, force: true });

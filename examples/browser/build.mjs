@@ -30,7 +30,6 @@ export async function build(folder = join(here, "dist")) {
     outdir: folder,
     bundle: true,
     minify: true,
-    keepNames: true, // names of errors are for people
     format: "esm",
     target: "es2022",
     tsconfig: join(root, "tsconfig.browser.json"),

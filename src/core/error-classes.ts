@@ -154,3 +154,24 @@ export class AbortError extends OctavoError {
     super("ERR_ABORTED", message, options);
   }
 }
+
+// Bundlers shorten the names of classes; these are for people.
+const CLASSES = {
+  OctavoError,
+  ShapeError,
+  DTypeError,
+  DeviceError,
+  KernelError,
+  OutOfMemoryError,
+  FormatError,
+  NotFoundError,
+  FileError,
+  NetworkError,
+  CheckpointError,
+  ConfigError,
+  UnsupportedModelError,
+  GradientError,
+  OptionError,
+  AbortError,
+};
+for (const [name, value] of Object.entries(CLASSES)) Object.defineProperty(value, "name", { value: name });

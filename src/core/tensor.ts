@@ -67,7 +67,7 @@ export class Tensor implements Disposable {
     return new Tensor(new Storage(device, bytesOf(dtype, elements(sizes)), label), sizes, dtype, null, 0, false);
   }
 
-  /** A tensor that gets memory and contents when it is first used (ops/later.ts). @throws ShapeError, DTypeError, DeviceError */
+  /** @internal a tensor that gets memory and contents when it is first used (ops/later.ts). @throws ShapeError, DTypeError, DeviceError */
   static later(device: Device, shape: readonly number[], dtype: DType, label: string, later: Later): Tensor {
     checkMaking(device, dtype, label);
     const sizes = checkedShape(label, shape);

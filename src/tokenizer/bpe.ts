@@ -22,6 +22,9 @@ const SHORT = 24;
 /** Places of a piece in one number with a rank; no string is longer. */
 const PLACE = 2 ** 29;
 
+/** Characters whose bytes' tokens are remembered. */
+const MOST_FALLBACKS = 2 ** 16;
+
 const UTF8 = new TextEncoder();
 const [UNKNOWN, NEVER_LOOKED] = [-1, -2];
 
@@ -155,6 +158,7 @@ export class Bpe implements Model {
   readonly #ranks: Ranks;
   readonly #units = new Int32Array(65536).fill(NEVER_LOOKED); // ids of single UTF-16 units, or UNKNOWN
   readonly #bytes: readonly (number | undefined)[];
+  readonly #fallbacks = new Map<string, readonly number[]>(); // ids of the bytes of characters that are no tokens
   readonly #kept = new PieceCache();
   readonly #keptWithBanned = new PieceCache();
   readonly #parts = new PieceCache(); // of long pieces, which are merged even if they are tokens
@@ -269,20 +273,19 @@ export class Bpe implements Model {
     for (let at = 0; at < piece.length; ) {
       const end = at + sizeAt(piece, at);
       const last = end === piece.length && suffix !== "";
-      if (!last) {
-        const known = this.#unitId(piece, at);
-        if (known >= 0 && !banned?.has(known)) {
-          ids.push(known);
-          sizes?.push(bytesAt(piece, at));
-          unknown = false;
-          at = end;
-          continue;
-        }
+      const known = last ? UNKNOWN : this.#unitId(piece, at);
+      if (known >= 0 && !banned?.has(known)) {
+        ids.push(known);
+        sizes?.push(bytesAt(piece, at));
+        unknown = false;
+        at = end;
+        continue;
       }
       const char = last ? piece.slice(at, end) + suffix : piece.slice(at, end);
       const size = sizes === undefined ? 0 : bytesAt(piece, at);
+      // The vocabulary was asked for single units already.
+      const id = last || end - at > 1 ? this.#vocab.get(char) : undefined;
       at = end;
-      const id = this.#vocab.get(char);
       if (id !== undefined && !banned?.has(id)) {
         ids.push(id);
         sizes?.push(size);
@@ -305,13 +308,16 @@ export class Bpe implements Model {
     return ids;
   }
 
-  #bytesOf(char: string, banned: ReadonlySet<number> | undefined): number[] | undefined {
+  #bytesOf(char: string, banned: ReadonlySet<number> | undefined): readonly number[] | undefined {
+    const known = banned === undefined ? this.#fallbacks.get(char) : undefined;
+    if (known !== undefined) return known;
     const ids: number[] = [];
     for (const byte of UTF8.encode(char)) {
       const id = this.#bytes[byte];
       if (id === undefined || banned?.has(id)) return undefined;
       ids.push(id);
     }
+    if (banned === undefined && this.#fallbacks.size < MOST_FALLBACKS) this.#fallbacks.set(char, ids);
     return ids;
   }
 

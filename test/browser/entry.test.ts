@@ -2,6 +2,7 @@
 
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join, relative } from "node:path";
+import { build as bundle } from "esbuild";
 import { expect, test } from "vitest";
 // @ts-expect-error a script without types
 import { build as buildOf, describe as describeOf } from "../../examples/browser/build.mjs";
@@ -64,16 +65,34 @@ test("both entries give the same names, but for what one platform lacks", () => 
   expect(missing(browser, node).sort()).toEqual(["WorkerHost", "cacheSize", "clearCache"]);
 });
 
-test("page and Worker of the example are under 470 kB after gzip, without the WASM module", async () => {
+test("page and Worker of the example are under 450 kB after gzip, without the WASM module", async () => {
   const built = await build(temporary("example"));
   console.log(describeBuilt(built));
   const sum = Object.values(built.gzipped).reduce((a, b) => a + b, 0);
   // All chunks, those of models that are loaded on demand too; adapters, grammars and times of speech came with some 30 kB. What a
   // page may never need (shaders, PyTorch's files, older tokenizers) is in chunks of its own: each is compressed apart.
   // Losses of tasks, first values of adapters, new tokens, constrained beams, DoLa and moving came with another 20 kB.
-  expect(sum).toBeLessThan(470_000);
+  expect(sum).toBeLessThan(450_000);
   // What is there before the Worker has been asked for anything.
   expect(built.gzipped["main.js"]).toBeLessThan(20_000);
+});
+
+test("errors keep their names where a bundler shortens those of classes", async () => {
+  const contents = `import { OctavoError, OptionError } from "./src/core/error-classes.ts";
+    class OwnError extends OptionError {}
+    export const names = [new OctavoError("ERR_X", "x"), new OptionError("x"), new OwnError("x")].map(({ name }) => name);`;
+  const { outputFiles } = await bundle({
+    stdin: { contents, resolveDir: ROOT },
+    bundle: true,
+    minify: true,
+    format: "esm",
+    write: false,
+  });
+  const file = `${temporary("names")}.mjs`;
+  writeFileSync(file, outputFiles[0]!.text);
+  const { names } = (await import(file)) as { names: string[] };
+  expect(names.slice(0, 2)).toEqual(["OctavoError", "OptionError"]);
+  expect(names[2]).not.toBe("OptionError");
 });
 
 test("the example's server refuses to build a page without WebAssembly, at once and with the command to type", async () => {

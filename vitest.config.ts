@@ -19,7 +19,7 @@ const ON_ALL_DEVICES = [
   "webgpu",
 ];
 /** They leave their process as they found it, so that others may follow them there, where modules are loaded already. */
-const PLAIN = ["cli", "fuzz", "hub", "media", "pipelines", "tokenizer"];
+const PLAIN = ["cli", "hub", "media", "pipelines", "tokenizer"];
 /** They measure their process, or lose and break devices. */
 const ALONE = [
   ...["responsive", "scratch"].map((name) => `test/laws/${name}.test.ts`),
@@ -34,7 +34,7 @@ const folders = [...ON_ALL_DEVICES, ...PLAIN].join("|");
 class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const rank = ({ project, moduleId }: TestSpecification): number =>
-      project.name === "devices" ? (/[\\/](conformance|cli|fuzz)[\\/]/.test(moduleId) ? 1 : 2) : 0;
+      project.name === "devices" ? (/[\\/](conformance|cli)[\\/]/.test(moduleId) ? 1 : 2) : 0;
     return (await super.sort(files)).sort((a, b) => rank(a) - rank(b));
   }
 }

@@ -1,5 +1,6 @@
 // Loads mutants of model folders as a user does, on the reference device.
 
+import { afterAll } from "vitest";
 import { AbortError } from "../../../src/core/errors.js";
 import type { FromPretrainedOptions } from "../../../src/generate/options.js";
 import { autoModel } from "../../../src/generate/pretrained.js";
@@ -11,8 +12,8 @@ import { problemOfText } from "./fuzz.js";
 import { type Files, MemorySource } from "./memory-source.js";
 import { TINY } from "./tiny.js";
 
-/** Of all files of a process; it is never closed. */
 export const device = openDevice("reference");
+afterAll(() => device.close());
 
 /** A folder that is a mutant, and how it is loaded. */
 export interface Folder {

@@ -13,9 +13,9 @@ export const BROWSER_MEDIA: MediaReader = {
       throw new OptionError("there is no decoder of images here", { hint: "pass { width, height, data }" });
     }
     try {
-      // As stored: neither turned by the camera's note, nor multiplied by alpha, nor moved to another colour space.
+      // Turned by the camera's note (Chromium does so with "none", too), neither multiplied by alpha nor moved to another colour space.
       const bitmap = await createImageBitmap(new Blob([new Uint8Array(bytes)]), {
-        imageOrientation: "none",
+        imageOrientation: "from-image",
         premultiplyAlpha: "none",
         colorSpaceConversion: "none",
       });

@@ -7,7 +7,6 @@ import { flag, type Options, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { CallableBase } from "./callable.js";
 import { type Image, type RawImage, toRGB } from "./image.js";
-import { orientationOf, upright } from "./orientation.js";
 import { bytesOf, isFile, type MediaFile, type MediaReader } from "./reader.js";
 import { centerCrop, FILTERS, type Filter, resize } from "./resize.js";
 
@@ -162,8 +161,7 @@ export class ImageProcessor extends CallableBase<
 
   async #read(image: unknown): Promise<Image> {
     if (!isFile(image)) return toRGB(image);
-    const bytes = await bytesOf(this.#reader, image);
-    return toRGB(upright(await this.#reader.image(bytes), orientationOf(bytes)));
+    return toRGB(await this.#reader.image(await bytesOf(this.#reader, image)));
   }
 
   #shaped(image: Image, asked: ImageProcessorOptions): Image {

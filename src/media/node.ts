@@ -6,6 +6,7 @@ import { FormatError, NotFoundError, OptionError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
 import { fetched } from "./fetched.js";
 import type { RawImage } from "./image.js";
+import { orientationOf, upright } from "./orientation.js";
 import type { MediaReader } from "./reader.js";
 
 /** What is used of the packages. */
@@ -120,7 +121,7 @@ export const NODE_MEDIA: MediaReader = {
       });
     }
     try {
-      return await decode(bytes, kind);
+      return upright(await decode(bytes, kind), orientationOf(bytes));
     } catch (cause) {
       if (cause instanceof OptionError) throw cause;
       throw new FormatError(`a ${kind} file cannot be decoded`, { cause });

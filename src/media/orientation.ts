@@ -1,5 +1,5 @@
-// How a camera was held (Exif 2.32, tag 0x0112), and images turned as it says. As transformers does for every file; decoders here give
-// pixels as they are stored.
+// How a camera was held (Exif 2.32, tag 0x0112), and images turned as it says. As transformers does for every file; Node's decoders
+// give pixels as they are stored, browsers turn them themselves.
 
 import type { RawImage } from "./image.js";
 

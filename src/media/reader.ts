@@ -8,7 +8,10 @@ import type { RawImage } from "./image.js";
 export interface MediaReader {
   /** The bytes of a file by its path or address. @throws NotFoundError, NetworkError, OptionError */
   bytes(where: string): Promise<Uint8Array>;
-  /** Decodes PNG or JPEG, and what else the platform can: pixels as they are stored, not turned. @throws FormatError for broken or other files, OptionError if no decoder is installed */
+  /**
+   * Decodes PNG or JPEG, and what else the platform can, turned as the file says.
+   * @throws FormatError for broken or other files, OptionError if no decoder is installed
+   */
   image(bytes: Uint8Array): Promise<RawImage>;
 }
 

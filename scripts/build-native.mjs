@@ -23,6 +23,7 @@ import { availableParallelism, cpus } from "node:os";
 import { basename, delimiter, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { keepAddon } from "./kept-addon.mjs";
+import { precompile } from "./precompiled.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
@@ -373,7 +374,7 @@ const keyOf = ({ object }) => relative(objects, object);
 const todo = [];
 for (const job of jobs) {
   job.by = job.level ? compiler : platformCompiler;
-  job.args = [...job.by.args, ...common, ...job.flags, "-c", job.file];
+  job.args = [...job.by.args, ...common, ...job.flags];
   const known = stamp.objects[keyOf(job)];
   if (known === undefined || stateOf(job, job.args) !== known) todo.push(job);
 }
@@ -395,7 +396,8 @@ const start = Date.now();
 async function compile(job) {
   mkdirSync(dirname(job.object), { recursive: true });
   delete stamp.objects[keyOf(job)];
-  const args = [...job.args, "-MMD", "-MF", job.object.replace(/\.o$/, ".d"), "-o", job.object];
+  const depends = ["-MMD", "-MF", job.object.replace(/\.o$/, ".d")];
+  const args = [...job.args, ...(precompiled.get(job.level) ?? []), ...depends, "-c", job.file, "-o", job.object];
   const result = await run(job.by.command, args);
   done++;
   const what = `[${done}/${todo.length}] ${job.file}${job.level ? ` (${job.level})` : ""}`;
@@ -422,12 +424,21 @@ function run(command, args) {
   });
 }
 
+// clang finds a precompiled header by other options.
+const headerFolder = join(objects, "precompiled");
+const gnu = !versionLine.includes("clang");
+const kernels = todo.filter(({ level }) => level);
+const precompiled = gnu
+  ? await precompile(kernels, headerFolder, async (args) => (await run(compiler.command, args)).code === 0)
+  : new Map();
+
 const queue = todo.slice();
 await Promise.all(
   Array.from({ length: Math.max(1, availableParallelism()) }, async () => {
     for (let job = queue.shift(); job && !failed; job = queue.shift()) await compile(job);
   }),
 );
+rmSync(headerFolder, { recursive: true, force: true });
 
 function saveStamp() {
   writeFileSync(stampFile, JSON.stringify(stamp));

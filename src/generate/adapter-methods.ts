@@ -267,7 +267,8 @@ export abstract class AdapterMethods extends VocabularyMethods {
     for (const name of list) adapters.delete(name);
     const [next] = adapters.names;
     if (active.length > 0 && adapters.choice.active.length === 0 && next !== undefined) {
-      warnOnce("delete_adapter", `${active.join(", ")} worked and is deleted now; ${next} works from here on`);
+      // Each time: what the model answers is another's from here on.
+      console.warn(`octavo: ${active.join(", ")} worked and is deleted now; ${next} works from here on`);
       adapters.activate([next]);
     }
     return this;

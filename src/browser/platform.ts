@@ -34,8 +34,8 @@ async function source(model: string, options: SourceOptions): Promise<Source> {
     if (options[key] !== undefined) throw new OptionError(`${key} has no meaning in a browser`);
   }
   if (model === STORYTELLER && hub === undefined) {
-    throw new OptionError(`${STORYTELLER} lies in the package, which a page cannot read`, {
-      hint: 'serve node_modules/octavo/models/storyteller and pass its address, such as "/models/storyteller/"',
+    throw new OptionError(`${STORYTELLER} lies in a package, which a page cannot read`, {
+      hint: 'serve node_modules/@octavo/storyteller/storyteller and pass its address, such as "/models/storyteller/"',
     });
   }
   const relative = typeof model === "string" && hub === undefined && isRelative(model);

@@ -34,7 +34,7 @@ test("a folder of that name wins, as of any other", async () => {
 });
 
 test("a page is told where it lies", async () => {
-  await expect(BROWSER.source(NAME, {})).rejects.toThrow("lies in the package, which a page cannot read");
+  await expect(BROWSER.source(NAME, {})).rejects.toThrow("lies in a package, which a page cannot read");
 });
 
 test("a folder by its address, as text and as a URL", async () => {

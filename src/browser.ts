@@ -26,6 +26,7 @@ export { WorkerHost, type WorkerLike } from "./browser/client.js";
 export { chooseDevice, requestDevice } from "./browser/platform.js";
 export type {
   WorkerAdapter,
+  WorkerAdapters,
   WorkerGenerateOptions,
   WorkerLoadOptions,
   WorkerMemory,
@@ -33,6 +34,9 @@ export type {
   WorkerResult,
   WorkerStep,
   WorkerSurvey,
+  WorkerTrained,
+  WorkerTrainingStep,
+  WorkerTrainOptions,
 } from "./browser/protocol.js";
 export { cacheSize, clearCache } from "./browser/storage.js";
 export type { FromPretrainedOptions, TokenizerOptions } from "./generate/pretrained.js";

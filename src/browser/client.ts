@@ -1,5 +1,6 @@
 // The page's side of the Worker: sends calls to worker.ts. It imports no kernels, so it is small.
 
+import type { Files } from "../checkpoints/folder-in-memory.js";
 import { isFunction, isSignal } from "../core/checks.js";
 import { AbortError, DeviceError, entriesOf, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
@@ -13,6 +14,7 @@ import {
   revive,
   type ToWorker,
   type WorkerAdapter,
+  type WorkerAdapters,
   type WorkerGenerateOptions,
   type WorkerLoadOptions,
   type WorkerMemory,
@@ -20,6 +22,9 @@ import {
   type WorkerResult,
   type WorkerStep,
   type WorkerSurvey,
+  type WorkerTrained,
+  type WorkerTrainingStep,
+  type WorkerTrainOptions,
 } from "./protocol.js";
 import { isRelative, WEB } from "./web.js";
 
@@ -128,6 +133,41 @@ export class WorkerHost {
       const schema = rest.json_schema === undefined ? {} : { json_schema: jsonSchemaOf(rest.json_schema) };
       return { ...rest, ...schema, ...(alone ? {} : { prompt: first }) } as unknown as WorkerGenerateOptions;
     });
+  }
+
+  /**
+   * Learns an adapter from examples, as an SFTTrainer does; it works in the texts that follow. `step` hears of each update. A run that
+   * fails or is aborted leaves the model as it was, but for an adapter that was there and has learned more.
+   */
+  train(
+    options: WorkerTrainOptions & { step?: (step: WorkerTrainingStep) => void; signal?: AbortSignal },
+  ): Promise<WorkerTrained> {
+    return this.#with("train", options, "step", (rest) => rest as unknown as WorkerTrainOptions);
+  }
+
+  /** Loads an adapter: an id, an address, or the bytes of its files. It works in the texts that follow. */
+  load_adapter(which: string | Files, adapter_name = "default"): Promise<WorkerAdapters> {
+    const where = typeof which === "string" ? fromPage(which, undefined) : which;
+    return this.#call("load_adapter", { which: where, adapter_name });
+  }
+
+  /** From now on these adapters work. */
+  set_adapter(names: string | readonly string[]): Promise<WorkerAdapters> {
+    return this.#call("set_adapter", names);
+  }
+
+  /** No adapter works until `enable_adapters`. */
+  disable_adapters(): Promise<WorkerAdapters> {
+    return this.#call("disable_adapters", undefined);
+  }
+
+  enable_adapters(): Promise<WorkerAdapters> {
+    return this.#call("enable_adapters", undefined);
+  }
+
+  /** Takes adapters off the model and frees them. */
+  delete_adapter(names: string | readonly string[]): Promise<WorkerAdapters> {
+    return this.#call("delete_adapter", names);
   }
 
   /**

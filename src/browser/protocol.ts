@@ -1,13 +1,15 @@
 // The messages between a page and the Worker that runs the library. All of them can be cloned; errors travel as plain data
 // and are revived as the same typed errors.
 
+import type { Files } from "../checkpoints/folder-in-memory.js";
 import { isOf } from "../core/checks.js";
 import { ERROR_CLASSES, type ErrorDetails, OctavoError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { ProgressEvent } from "../load/fill.js";
-import type { WorkerGenerateOptions, WorkerLoadOptions } from "./options.js";
+import type { Logs } from "../train/callbacks.js";
+import type { WorkerGenerateOptions, WorkerLoadOptions, WorkerTrainOptions } from "./options.js";
 
-export type { WorkerGenerateOptions, WorkerLoadOptions } from "./options.js";
+export type { WorkerGenerateOptions, WorkerLoadOptions, WorkerTrainOptions } from "./options.js";
 
 /** Bytes on the device. */
 export interface WorkerMemory {
@@ -68,6 +70,39 @@ export interface WorkerResult {
   readonly memory: WorkerMemory;
 }
 
+/** An update of a training run, or an evaluation between two of them. */
+export interface WorkerTrainingStep {
+  /** Updates that are done, and all of the run. */
+  readonly step: number;
+  readonly steps: number;
+  /** What was logged: `loss`, `grad_norm`, `learning_rate`, `epoch`; `eval_loss` and more of an evaluation. */
+  readonly logs: Logs;
+  readonly memory: WorkerMemory;
+}
+
+/** An adapter that was learned. */
+export interface WorkerTrained {
+  readonly adapter_name: string;
+  readonly global_step: number;
+  /** The mean of the losses of all updates. */
+  readonly training_loss: number;
+  readonly log_history: readonly Logs[];
+  /** Parameters that learned, and all of the model. */
+  readonly trainable_parameters: number;
+  readonly parameters: number;
+  readonly seconds: number;
+  readonly memory: WorkerMemory;
+  /** adapter_config.json and adapter_model.safetensors, as PEFT has them: to be kept, offered, and given to load_adapter. */
+  readonly files: Files;
+}
+
+/** The adapters of the model that is loaded. */
+export interface WorkerAdapters {
+  readonly names: readonly string[];
+  /** Those that work; none while they are disabled. */
+  readonly active: readonly string[];
+}
+
 /** Facts about a WebGPU adapter, or why there is none. */
 export interface WorkerAdapter {
   readonly available: boolean;
@@ -88,6 +123,12 @@ export interface Calls {
   load: { args: { model: string; options: WorkerLoadOptions }; result: WorkerModel; event: ProgressEvent };
   survey: { args: { model: string; options: WorkerLoadOptions }; result: WorkerSurvey; event: never };
   generate: { args: WorkerGenerateOptions; result: WorkerResult; event: WorkerStep };
+  train: { args: WorkerTrainOptions; result: WorkerTrained; event: WorkerTrainingStep };
+  load_adapter: { args: { which: string | Files; adapter_name: string }; result: WorkerAdapters; event: never };
+  set_adapter: { args: string | readonly string[]; result: WorkerAdapters; event: never };
+  disable_adapters: { args: undefined; result: WorkerAdapters; event: never };
+  enable_adapters: { args: undefined; result: WorkerAdapters; event: never };
+  delete_adapter: { args: string | readonly string[]; result: WorkerAdapters; event: never };
   memory: { args: undefined; result: WorkerMemory; event: never };
   adapter: { args: undefined; result: WorkerAdapter; event: never };
   cacheSize: { args: undefined; result: { bytes: number; files: number }; event: never };

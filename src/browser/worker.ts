@@ -12,7 +12,7 @@ import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";
 import { surveyModel } from "../load/survey.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { WORKER_GENERATE, WORKER_LOAD } from "./options.js";
+import { WORKER_GENERATE, WORKER_LOAD, WORKER_TRAIN } from "./options.js";
 import { BROWSER, chooseDevice } from "./platform.js";
 import {
   type CallName,
@@ -21,12 +21,15 @@ import {
   type FromWorker,
   type ToWorker,
   type WorkerAdapter,
+  type WorkerAdapters,
   type WorkerGenerateOptions,
   type WorkerLoadOptions,
   type WorkerMemory,
   type WorkerModel,
   type WorkerResult,
   type WorkerSurvey,
+  type WorkerTrained,
+  type WorkerTrainOptions,
 } from "./protocol.js";
 import { cacheSize, clearCache } from "./storage.js";
 import { WEB } from "./web.js";
@@ -91,6 +94,14 @@ class Host {
     generate: (options, context) => this.#inTurn(() => this.#generate(options, context)),
     dispose: () => this.#inTurn(() => this.#dispose()),
     survey: ({ model, options }, { signal }) => survey(model, options, signal),
+    train: (options, context) => this.#inTurn(() => this.#train(options, context)),
+    // It may learn more: that costs nothing before it does.
+    load_adapter: ({ which, adapter_name }) =>
+      this.#adapters((model) => model.load_adapter(which, adapter_name, { is_trainable: true })),
+    set_adapter: (names) => this.#adapters((model) => model.set_adapter(names)),
+    disable_adapters: () => this.#adapters((model) => model.disable_adapters()),
+    enable_adapters: () => this.#adapters((model) => model.enable_adapters()),
+    delete_adapter: (names) => this.#adapters((model) => model.delete_adapter(names)),
     memory: async () => memoryOf(this.#holding()),
     adapter: describeAdapter,
     cacheSize,
@@ -155,6 +166,27 @@ class Host {
       warnings: model.warnings,
       memory: memoryOf(held),
     };
+  }
+
+  async #train(given: WorkerTrainOptions, { signal, emit }: Context<"train">): Promise<WorkerTrained> {
+    throwIfAborted(signal, "training");
+    const options = readOptions("train", WORKER_TRAIN, given);
+    const { train_dataset } = options;
+    if (train_dataset === undefined)
+      throw new OptionError("train: the train_dataset is missing", { details: { option: "train_dataset" } });
+    const held = this.#holding();
+    const { trainAdapter } = await import("./training.js");
+    return trainAdapter(held, { ...options, train_dataset }, { signal, emit, memory: () => memoryOf(held) });
+  }
+
+  #adapters(change: (model: PreTrainedModel) => unknown): Promise<WorkerAdapters> {
+    return this.#inTurn(async () => {
+      const { model } = this.#holding();
+      await change(model);
+      const { adapters } = model;
+      const { active = [], enabled = true } = adapters?.choice ?? {};
+      return { names: adapters?.names ?? [], active: enabled ? [...active] : [] };
+    });
   }
 
   async #generate(given: WorkerGenerateOptions, context: Context<"generate">): Promise<WorkerResult> {

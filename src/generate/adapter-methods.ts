@@ -17,6 +17,7 @@ import type { RowAdapters } from "../adapters/rows.js";
 import { Adapters, adapterName, noAdapters, type Prepared } from "../adapters/set.js";
 import { addWeighted, type Combination } from "../adapters/weighted.js";
 import { adapterState, checkTables } from "../adapters/write.js";
+import { type Files, filesOf, sourceInMemory } from "../checkpoints/folder-in-memory.js";
 import { isList, isOf, listOf } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
@@ -26,6 +27,7 @@ import type { Savable } from "../load/save.js";
 import type { Architecture } from "../nn/architecture.js";
 import type { Matrix, Parameter } from "../nn/module.js";
 import type { StateTensor } from "../nn/state.js";
+import type { Source } from "../sources/source.js";
 import { LOAD_ADAPTER, type LoadAdapterOptions, MERGE, type MergeOptions, WEIGHTED } from "./adapter-options.js";
 import { VocabularyMethods } from "./vocabulary-methods.js";
 import { warnOnce } from "./warn.js";
@@ -83,13 +85,13 @@ export abstract class AdapterMethods extends VocabularyMethods {
   }
 
   /**
-   * Loads an adapter, as PEFT saves one, from a folder, a hub or a server: named as from_pretrained finds models. It works at once,
-   * and others no longer do; on a PeftModel that has others it waits for `set_adapter`. The model that the adapter's files name is
+   * Loads an adapter, as PEFT saves one, from a folder, a hub or a server: named as from_pretrained finds models; or from the bytes of
+   * its files, by their names. It works at once, and others no longer do; on a PeftModel that has others it waits for `set_adapter`. The model that the adapter's files name is
    * not looked for. A load that fails leaves the model as it was.
    * @throws OptionError, NotFoundError, FormatError, UnsupportedModelError, CheckpointError, NetworkError, OutOfMemoryError, AbortError
    */
   async load_adapter(
-    which: string | URL,
+    which: string | URL | Files,
     name?: string | LoadAdapterOptions,
     options?: LoadAdapterOptions,
   ): Promise<this> {
@@ -121,11 +123,15 @@ export abstract class AdapterMethods extends VocabularyMethods {
     return this;
   }
 
-  async #open(which: unknown, given: LoadAdapterOptions) {
+  async #open(which: unknown, given: LoadAdapterOptions): Promise<Source> {
+    const files = filesOf(which);
+    if (files) return sourceInMemory(files);
     const open = this.adapterHost?.origin.source;
     const where = isOf(which, URL) ? addressOf(which) : which;
     if (typeof where !== "string" || where === "") {
-      throw new OptionError(`load_adapter: expected a folder or an id such as "org/name", got ${show(which)}`);
+      throw new OptionError(`load_adapter: expected a folder or an id such as "org/name", got ${show(which)}`, {
+        hint: 'or the files: { "adapter_config.json": bytes, "adapter_model.safetensors": bytes }',
+      });
     }
     if (!open)
       throw new OctavoError("ERR_UNSUPPORTED", "load_adapter needs a model that was loaded by from_pretrained");

@@ -36,6 +36,11 @@ test.each<[string, unknown, string]>([
   ["generate", { prompt: "x", input_ids: [[1]] }, "generate: unknown option `input_ids`"],
   ["generate", { prompt: 5 }, "prompt must be text, got 5"],
   ["generate", {}, "the prompt is missing"],
+  ["train", { train_dataset: [{ text: "x" }], lora: {} }, "train: unknown option `lora`"],
+  ["train", { train_dataset: "x" }, "train_dataset must be a list of examples"],
+  ["train", { train_dataset: [{ text: "x" }] }, "no model is loaded in this Worker"],
+  ["train", {}, "the train_dataset is missing"],
+  ["load_adapter", { which: "x", adapter_name: "a" }, "no model is loaded in this Worker"],
 ])("%s of %j", async (call, args, words) => {
   const error = await refusal(call, args);
   expect(error).toBeInstanceOf(OptionError);
@@ -87,6 +92,12 @@ describe("the page's side", () => {
         () => odd.generate!("x", make()),
         () => odd.generate!({ prompt: make() }),
         () => odd.generate!("x", { step: make(), signal: make() }),
+        () => odd.train!(make()),
+        () => odd.train!({ train_dataset: make(), args: make(), peft_config: make() }),
+        () => odd.train!({ step: make(), signal: make() }),
+        () => odd.load_adapter!(make(), make()),
+        () => odd.set_adapter!(make()),
+        () => odd.delete_adapter!(make()),
       ]) {
         const error: unknown = await call().then(
           () => undefined,

@@ -1,8 +1,8 @@
 // Builds the example into a folder that any static server can serve: page, Worker, the WASM module where it is built, and
 // the storyteller. `node examples/browser/build.mjs [folder]`
 
-import { cpSync, existsSync, mkdirSync, readFileSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { basename, dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
@@ -17,17 +17,30 @@ export function missingModules() {
   return MODULES.filter((name) => !existsSync(join(root, "build", name)));
 }
 
+/** What the Worker loads when it needs it: shaders, architectures, training, older files. */
+const CHUNK = /-[A-Z0-9]{8}\.js(\.map)?$/;
+
+/** The files that come with one at once: it, and what it imports before it runs. */
+function atOnce(outputs, file, found = new Set()) {
+  if (found.has(file)) return found;
+  found.add(file);
+  for (const { kind, path } of outputs[file].imports) if (kind === "import-statement") atOnce(outputs, path, found);
+  return found;
+}
+
 /**
  * @param {string} [folder]
- * @returns {Promise<{ folder: string, gzipped: Record<string, number>, wasm: number | undefined }>} bytes after gzip of
- * what the page loads before any model, by file; and of the WASM module, which only devices without WebGPU load
+ * @returns {Promise<{ folder: string, gzipped: Record<string, number>, later: number, wasm: number | undefined }>} bytes after
+ * gzip of what the page loads before any model, by file (the Worker's with what it imports at once); of all that the Worker may load
+ * later; and of the WASM module, which only devices without WebGPU load
  */
 export async function build(folder = join(here, "dist")) {
   const { build: bundle } = await import("esbuild"); // not before it is needed: a fresh clone has no packages yet
   mkdirSync(folder, { recursive: true });
-  await bundle({
-    entryPoints: [join(here, "main.ts"), join(here, "worker.ts")],
+  for (const name of readdirSync(folder)) if (CHUNK.test(name)) rmSync(join(folder, name));
+  const common = {
     outdir: folder,
+    absWorkingDir: root,
     bundle: true,
     minify: true,
     format: "esm",
@@ -35,25 +48,43 @@ export async function build(folder = join(here, "dist")) {
     tsconfig: join(root, "tsconfig.browser.json"),
     sourcemap: "linked",
     logLevel: "warning",
+    metafile: true,
+  };
+  // Apart from each other: what both need would else be one chunk with all that the Worker alone needs.
+  await bundle({ ...common, entryPoints: [join(here, "main.ts")] });
+  const { metafile } = await bundle({
+    ...common,
+    entryPoints: [join(here, "worker.ts")],
+    splitting: true,
+    // All in one folder: octavo.wasm lies beside the script that asks for it.
+    chunkNames: "[name]-[hash]",
   });
   for (const name of STATIC) cpSync(join(here, name), join(folder, name));
   cpSync(join(root, "models", "storyteller"), join(folder, "models", "storyteller"), { recursive: true });
   const missing = missingModules();
   const modules = MODULES.filter((name) => !missing.includes(name));
   for (const name of modules) cpSync(join(root, "build", name), join(folder, name));
-  const gzip = (name) => gzipSync(readFileSync(join(folder, name)), { level: 9 }).length;
-  const gzipped = Object.fromEntries([...STATIC, "main.js", "worker.js"].map((name) => [name, gzip(name)]));
-  return { folder, gzipped, wasm: modules.length > 0 ? gzip(modules[0]) : undefined };
+  const gzip = (path) => gzipSync(readFileSync(path), { level: 9 }).length;
+  const sum = (paths) => paths.reduce((bytes, path) => bytes + gzip(join(root, path)), 0);
+  const scripts = Object.keys(metafile.outputs).filter((path) => path.endsWith(".js"));
+  const first = atOnce(metafile.outputs, relative(root, join(folder, "worker.js")));
+  const gzipped = Object.fromEntries([...STATIC, "main.js"].map((name) => [name, gzip(join(folder, name))]));
+  return {
+    folder,
+    gzipped: { ...gzipped, "worker.js": sum([...first]) },
+    later: sum(scripts.filter((path) => !first.has(path))),
+    wasm: modules.length > 0 ? gzip(join(folder, modules[0])) : undefined,
+  };
 }
 
 /** @param {Awaited<ReturnType<typeof build>>} built */
-export function describe({ folder, gzipped, wasm }) {
+export function describe({ folder, gzipped, later, wasm }) {
   const kb = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
   const sum = Object.values(gzipped).reduce((a, b) => a + b, 0);
   const parts = Object.entries(gzipped).map(([name, bytes]) => `${name} ${kb(bytes)}`);
   const module =
     wasm === undefined ? "no octavo.wasm (npm run build:wasm)" : `one of ${MODULES.join(", ")} besides: ${kb(wasm)}`;
-  return `${basename(folder)}: ${kb(sum)} gzipped (${parts.join(", ")}); ${module}`;
+  return `${basename(folder)}: ${kb(sum)} gzipped (${parts.join(", ")}), ${kb(later)} on demand; ${module}`;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(describe(await build(process.argv[2])));

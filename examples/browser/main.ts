@@ -2,6 +2,7 @@
 
 import { AbortError, type ProgressEvent, WorkerHost, type WorkerModel, type WorkerSurvey } from "octavo/browser";
 import { explain } from "./errors.js";
+import * as lesson from "./lesson.js";
 import { define, element, megabytes, show } from "./page.js";
 import { Result } from "./results.js";
 import * as settings from "./settings.js";
@@ -91,8 +92,12 @@ function showProgress(event: ProgressEvent): void {
 /** Loads a model, unless it is the one that is there. */
 async function load({ name, device }: settings.Choice, bits: string, signal: AbortSignal): Promise<WorkerModel> {
   const choices = JSON.stringify([name, device, bits]);
-  if (held?.choices === choices) return held.model;
+  if (held?.choices === choices) {
+    await lesson.apply(host, name);
+    return held.model;
+  }
   held = undefined;
+  lesson.loaded();
   progress.value = 0;
   show("progress-text", "Opening the device and the tokenizer…");
   show("status", `Loading the model in ${bits} bits…`);
@@ -100,6 +105,7 @@ async function load({ name, device }: settings.Choice, bits: string, signal: Abo
   try {
     const model = await host.load(name, { ...BITS[bits]!.options, device, progress_callback: showProgress, signal });
     held = { choices, model };
+    await lesson.apply(host, name);
     return model;
   } finally {
     element("progress-box").hidden = true;
@@ -111,11 +117,12 @@ async function load({ name, device }: settings.Choice, bits: string, signal: Abo
 
 let running: AbortController | undefined;
 
-function setRunning(controller: AbortController | undefined): void {
+function setRunning(controller: AbortController | undefined, learning = false): void {
   const focus = document.activeElement;
   running = controller;
   writeButton.disabled = controller !== undefined;
-  stopButton.hidden = controller === undefined;
+  lesson.setWorking(controller !== undefined, learning);
+  stopButton.hidden = controller === undefined || learning;
   // A button that can no longer be pressed must not keep the keyboard.
   if (controller && focus === writeButton) stopButton.focus();
   if (!controller && focus === stopButton) writeButton.focus();
@@ -189,7 +196,33 @@ async function write(): Promise<void> {
   }
 }
 
-// --- the adapter
+// --- learning
+
+async function learn(): Promise<void> {
+  const lacking = settings.choice().name === "" ? "Which model?" : lesson.missing();
+  showProblem(lacking ?? "");
+  if (lacking) return;
+  const controller = new AbortController();
+  const { signal } = controller;
+  setRunning(controller, true);
+  const choice = settings.choice();
+  try {
+    await load(choice, settings.bits()[0]!, signal);
+    show("status", "");
+    show("lesson", "Reading the texts…");
+    await lesson.learn(host, choice.name, signal);
+  } catch (error) {
+    show("status", "");
+    show("lesson", error instanceof AbortError ? "Stopped. The model is as it was." : "");
+    if (error instanceof AbortError) return;
+    held = undefined; // its device may be lost
+    showError(error);
+  } finally {
+    setRunning(undefined);
+  }
+}
+
+// --- the GPU's adapter
 
 async function showAdapter(): Promise<void> {
   const { available, reason, name, fallback, features, language, limits, choice } = await host.adapter();
@@ -238,6 +271,10 @@ document.addEventListener("keydown", (event) => {
   if (!running) form.requestSubmit();
 });
 stopButton.addEventListener("click", () => running?.abort());
+element("stop-learning").addEventListener("click", () => running?.abort());
+element("learn").addEventListener("click", () => {
+  if (!running) void learn();
+});
 clearButton.addEventListener("click", () => {
   clearButton.disabled = true;
   void host.clearCache().then(showCached, showError);

@@ -3,9 +3,9 @@
 import type { WorkerLoadOptions } from "octavo/browser";
 import { element } from "./page.js";
 
-const STORYTELLER = "./models/storyteller/";
+export const STORYTELLER = "./models/storyteller/";
 /** What begins every story that the storyteller has learned; other tokenizers begin texts by themselves. */
-const BEGIN = "<|endoftext|>";
+export const BEGIN = "<|endoftext|>";
 
 /** Beginnings to try. A title stands above its story. */
 export const EXAMPLES: readonly { readonly name: string; readonly prompt: string }[] = [

@@ -15,6 +15,7 @@ import { temporary } from "../support/temporary.js";
 
 interface Built {
   readonly gzipped: Readonly<Record<string, number>>;
+  readonly later: number;
 }
 const build = buildOf as (folder: string) => Promise<Built>;
 const describeBuilt = describeOf as (built: Built) => string;
@@ -65,14 +66,13 @@ test("both entries give the same names, but for what one platform lacks", () => 
   expect(missing(browser, node).sort()).toEqual(["WorkerHost", "cacheSize", "clearCache"]);
 });
 
-test("page and Worker of the example are under 450 kB after gzip, without the WASM module", async () => {
+test("page and Worker of the example are under 360 kB after gzip, and what they load later under 190 kB", async () => {
   const built = await build(temporary("example"));
   console.log(describeBuilt(built));
   const sum = Object.values(built.gzipped).reduce((a, b) => a + b, 0);
-  // All chunks, those of models that are loaded on demand too; adapters, grammars and times of speech came with some 30 kB. What a
-  // page may never need (shaders, PyTorch's files, older tokenizers) is in chunks of its own: each is compressed apart.
-  // Losses of tasks, first values of adapters, new tokens, constrained beams, DoLa and moving came with another 20 kB.
-  expect(sum).toBeLessThan(450_000);
+  // Shaders, architectures, training, PyTorch's files and older tokenizers come when they are needed.
+  expect(sum).toBeLessThan(360_000);
+  expect(built.later).toBeLessThan(190_000);
   // What is there before the Worker has been asked for anything.
   expect(built.gzipped["main.js"]).toBeLessThan(20_000);
 });

@@ -138,12 +138,12 @@ describeChromium("the example page", () => {
     await page.check('input[name=bits][value="compare"]');
     expect(await text("#size")).toContain("11.0 MB, then 6.6 MB, then 4.6 MB of weights");
     expect(weightsAsked()).toBeLessThanOrEqual(1 << 20);
-    await page.click("summary >> nth=1");
+    await page.click("summary:has-text('GPU')");
     await page.waitForSelector("#adapter dd");
     const adapter = await text("#adapter");
     expect(adapter).toContain("swiftshader (in software)");
     console.log(adapter);
-    await page.click("summary >> nth=1");
+    await page.click("summary:has-text('GPU')");
   });
 
   test("an example is a beginning to write from", async () => {
@@ -251,6 +251,39 @@ describeChromium("the example page", () => {
     expect(await text('.result[data-bits="8"] .remarks')).toContain("Memory: 60 % of 16 bits.");
   });
 
+  test("learns texts, writes by them in any bits, and without them as before", async () => {
+    const before = await write(FAST, "8", TOKENS);
+    await page.click("#teach summary");
+    await page.fill("#lesson-texts", "The robot said beep, and beep again.\n\nBeep, said the robot, and went away.");
+    await page.fill("#updates", "8");
+    await page.click("#learn");
+    await idle();
+    expect(await page.isHidden("#error"), await text("#error")).toBe(true);
+    const said = await text("#lesson");
+    const [, seconds, first, last] = /^Learned in ([\d.]+) s: loss ([\d.]+) → ([\d.]+), /.exec(said)?.map(Number) ?? [];
+    expect(last, said).toBeLessThan(first!);
+    const after = await write(FAST, "8", TOKENS);
+    expect(after).not.toBe(before);
+    console.log(`8 updates in ${seconds} s: ${JSON.stringify(before)} → ${JSON.stringify(after)}`);
+    await page.uncheck("#use");
+    expect(await write(FAST, "8", TOKENS)).toBe(before);
+    const four = await write(FAST, "4", TOKENS);
+    await page.check("#use");
+    expect(await write(FAST, "4", TOKENS)).not.toBe(four);
+    const [download] = await Promise.all([page.waitForEvent("download"), page.click("#keep")]);
+    expect(download.suggestedFilename()).toMatch(/^adapter_(config\.json|model\.safetensors)$/);
+    // A lesson that is stopped leaves the model as it was.
+    await page.uncheck("#use");
+    await page.fill("#updates", "1000");
+    await page.click("#learn");
+    await until(`/^Update \\d+ of 1000/.test(document.querySelector("#lesson").textContent)`);
+    await page.click("#stop-learning");
+    await idle();
+    expect(await text("#lesson")).toBe("Stopped. The model is as it was.");
+    expect(await write(FAST, "4", TOKENS)).toBe(four);
+    await page.click("#teach summary");
+  });
+
   test.each(DEVICES)("greedy text on %s in 32 bits is the CPU's", async (device) => {
     const tokens = GENERATED[device]!;
     const said = await write(device, "32", tokens);
@@ -260,14 +293,11 @@ describeChromium("the example page", () => {
     expect(await figure("KV cache", "32")).toMatch(/MB$/);
   });
 
-  test.each([
-    ["8", { load_in_8bit: true }],
-    ["4", { quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" } }],
-  ] as const)("greedy text in %s bits is that of the same device in Node", async (bits, options) => {
+  /** Greedy text in these bits is that of the same device in Node. */
+  async function sameAsNode(bits: string, options: FromPretrainedOptions, devices: readonly string[]): Promise<void> {
     // Sums in another order can tip a choice between two tokens, so the CPU's text is printed and not asked for.
     const lines = [`cpu: ${JSON.stringify(await expectedText(options))}`];
-    // In software, a GPU compiles the shaders of a storage anew, which takes half a minute: those of 8 bits stand for all.
-    for (const device of bits === "8" ? DEVICES : DEVICES.filter((one) => one !== "webgpu")) {
+    for (const device of devices) {
       const tokens = GENERATED[device]!;
       const said = await write(device, bits, tokens);
       lines.push(`${device}: ${JSON.stringify(said)}`);
@@ -276,31 +306,45 @@ describeChromium("the example page", () => {
       else expect(said.startsWith(await expectedText(options, device, COMPARED[device]))).toBe(true);
     }
     console.log(`${bits} bits\n${lines.join("\n")}`);
-  });
+  }
 
-  test.each([...DEVICES].reverse())(
-    "Stop ends a text that %s writes, and the page answers meanwhile",
-    async (device) => {
-      await write(device, "4", 1);
-      await page.fill("#tokens", "400");
-      await page.evaluate("globalThis.ticks = 0; globalThis.ticker = setInterval(() => globalThis.ticks++, 5)");
-      await page.focus("#write");
-      await page.keyboard.press("Enter");
-      // The keyboard is where it is of use. Pressed in the page itself: a fast device would be through before a click came.
-      await until(
-        `document.querySelector(".written")?.textContent.length > 20 && (document.activeElement.id === "stop") && (document.querySelector("#stop").click(), true)`,
-      );
-      await idle();
-      const ticks = Number(await page.evaluate("clearInterval(globalThis.ticker), globalThis.ticks"));
-      expect(ticks, `turns of the page while ${device} computed`).toBeGreaterThan(3);
-      expect((await written("4")).length).toBeLessThan(900);
-      expect(await text("#status")).toBe("Stopped.");
-      expect(await page.isHidden("#error")).toBe(true);
-      expect(await page.evaluate("document.activeElement.id")).toBe("write");
-      // The Worker is as good as before.
-      expect((await write(device, "4", 2)).length).toBeGreaterThan(0);
-    },
+  /** Stop ends a text that the device writes, and the page answers meanwhile. */
+  async function stops(device: string, bits: string): Promise<void> {
+    await write(device, bits, 1);
+    await page.fill("#tokens", "400");
+    await page.evaluate("globalThis.ticks = 0; globalThis.ticker = setInterval(() => globalThis.ticks++, 5)");
+    await page.focus("#write");
+    await page.keyboard.press("Enter");
+    // The keyboard is where it is of use. Pressed in the page itself: a fast device would be through before a click came.
+    await until(
+      `document.querySelector(".written")?.textContent.length > 20 && (document.activeElement.id === "stop") && (document.querySelector("#stop").click(), true)`,
+    );
+    await idle();
+    const ticks = Number(await page.evaluate("clearInterval(globalThis.ticker), globalThis.ticks"));
+    expect(ticks, `turns of the page while ${device} computed`).toBeGreaterThan(3);
+    expect((await written(bits)).length).toBeLessThan(900);
+    expect(await text("#status")).toBe("Stopped.");
+    expect(await page.isHidden("#error")).toBe(true);
+    expect(await page.evaluate("document.activeElement.id")).toBe("write");
+    // The Worker is as good as before.
+    expect((await write(device, bits, 2)).length).toBeGreaterThan(0);
+  }
+
+  // In software, a GPU compiles the shaders of a storage anew, which takes half a minute: those of 8 bits stand for all, and the model
+  // that the first of these tests leaves is the second one's.
+  const MINUTES = 180_000;
+  const QUICK = DEVICES.filter((one) => one !== "webgpu");
+  test("greedy text in 8 bits is that of the same device in Node", { timeout: MINUTES }, () =>
+    sameAsNode("8", { load_in_8bit: true }, DEVICES),
   );
+  test("Stop ends a text that webgpu writes, and the page answers meanwhile", { timeout: MINUTES }, () =>
+    stops("webgpu", "8"),
+  );
+  test.runIf(QUICK.length > 0)("greedy text in 4 bits is that of the same device in Node", () => {
+    const options = { quantization_config: { load_in_4bit: true, bnb_4bit_quant_type: "nf4" } } as const;
+    return sameAsNode("4", options, QUICK);
+  });
+  test.each(QUICK)("Stop ends a text that %s writes, and the page answers meanwhile", (device) => stops(device, "4"));
 
   test.each([
     ["a desktop", { width: 960, height: 900 }, "light"],

@@ -53,10 +53,19 @@ __attribute__((noinline)) void add_chunk(const Results& part, const Results& who
   }
 }
 
-void put_row(const Job& job, const Run& run, int64_t g, int64_t row, const float* acc, const float* sums) {
-  float* out = job.y + ((run.b * job.T + run.t0 + row / job.R) * job.H + g * job.R + row % job.R) * job.E;
-  const float sum = sum_part(load_part(sums));
-  const float inverse = sum != 0 ? 1.0f / sum : 0.0f;
+// A sink is one more key of a head, whose value is zero.
+void put_row(const Job& job, const Run& run, int64_t g, int64_t row, const float* acc, const float* sums, float top) {
+  const int64_t h = g * job.R + row % job.R;
+  float* out = job.y + ((run.b * job.T + run.t0 + row / job.R) * job.H + h) * job.E;
+  float sum = sum_part(load_part(sums)), share = 1.0f;
+  if (job.sinks != nullptr) {
+    const float sink = job.sinks[h], high = sink > top ? sink : top, from = high == -INFINITY ? 0.0f : high;
+    float factors[kPartLanes] = {top - from, sink - from};
+    store_part(factors, exp_down(load_part(factors)));
+    share = factors[0];
+    sum = sum * share + factors[1];
+  }
+  const float inverse = sum != 0 ? share / sum : 0.0f;
   for (int64_t e = 0; e < job.E; e++) out[e] = acc[e] * inverse + 0.0f;  // (+ 0 turns -0 to 0, as merging a second chunk would)
 }
 
@@ -216,7 +225,8 @@ void attend(const Job& job, int64_t index, int worker) {
     chunk(n);
     add_chunk({w.acc, w.top, w.sum, job.Ew, kPartLanes}, whole, rows.rows, job.Ew);
   }
-  for (int64_t r = 0; r < rows.rows; r++) put_row(job, run, g, row0 + r, whole.acc + r * job.Ew, whole.sum + r * kPartLanes);
+  for (int64_t r = 0; r < rows.rows; r++)
+    put_row(job, run, g, row0 + r, whole.acc + r * job.Ew, whole.sum + r * kPartLanes, whole.top[r]);
 }
 
 // One merge task: combines the chunks of some rows.
@@ -235,7 +245,8 @@ void merge(const Job& job, int64_t index, int worker) {
       for (int64_t r = 0; r < rows; r++) w.top[r] = acc[r * job.part() + job.Ew + kPartLanes];
       add_chunk({acc, w.top, acc + job.Ew, job.part(), job.part()}, whole, rows, job.Ew);
     }
-    for (int64_t r = 0; r < rows; r++) put_row(job, run, g, row + r, whole.acc + r * job.Ew, whole.sum + r * kPartLanes);
+    for (int64_t r = 0; r < rows; r++)
+      put_row(job, run, g, row + r, whole.acc + r * job.Ew, whole.sum + r * kPartLanes, whole.top[r]);
     at += rows;
   }
 }
@@ -250,6 +261,7 @@ const char* attention(const Call& call) {
   job.slopes = call.t[SLOPES].as<float>();
   job.distances = call.t[DISTANCES].as<float>();
   job.bias = call.t[BIAS];
+  job.sinks = call.t[SINKS].as<float>();
   job.y = call.t[Y].as<float>();
   job.B = job.q.dim[0];
   job.T = job.q.dim[1];
@@ -352,7 +364,7 @@ OCTAVO_KERNELS(attention,
                {"attention",
                 "attention: q[B,T,H,D]:f32~ k[P,G,S,D]:f32|f16|bf16|i8~ v[P,G,S,E]:f32|f16|bf16|i8~ scales[2,P,G,S]:f32? "
                 "lanes[2,B,T]:i32? table[R,C]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? distances[H,W]:f32? "
-                "bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 compute:i32 -> y[B,T,H,E]:f32",
+                "bias[B,H,T,S]:f32~? sinks[H]:f32? ; scale:f32 causal:i32 window:i32 softcap:f32 compute:i32 -> y[B,T,H,E]:f32",
                 attention})
 
 }  // namespace octavo::OCTAVO_ISA

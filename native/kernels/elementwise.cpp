@@ -1,4 +1,4 @@
-// activation, gated, add, scale, copy, advance, advance_lanes: one pass over memory each.
+// activation, gated, clamped_gated, add, scale, copy, advance, advance_lanes: one pass over memory each.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -54,8 +54,9 @@ inline int64_t row_offset(const Tensor& t, int64_t row) {
   return offset;
 }
 
-template <int kAct>
-void gate(const Call& call) {
+// y = f(gate, up), 16 elements at a time.
+template <class F>
+void gate(const Call& call, const F& f) {
   const Tensor &g = call.t[0], &u = call.t[1], &y = call.t[2];
   const int64_t K = y.last(), gs = g.stride[g.rank - 1], us = u.stride[u.rank - 1];
   // Long rows are cut, so that a single one also uses all threads.
@@ -69,33 +70,47 @@ void gate(const Call& call) {
       float* out = y.as<float>() + row * K;
       int64_t k = from;
       if (gs == 1 && us == 1) {
-        for (; k + 16 <= to; k += 16) store(out + k, act_of<kAct>(load(a + k)) * load(b + k));
+        for (; k + 16 <= to; k += 16) store(out + k, f(load(a + k), load(b + k)));
         const int n = (int)(to - k);
-        if (n > 0) store_n(out + k, act_of<kAct>(load_n(a + k, n)) * load_n(b + k, n), n);
+        if (n > 0) store_n(out + k, f(load_n(a + k, n), load_n(b + k, n)), n);
       } else {
         for (; k < to; k += 16) {
           const int n = to - k < 16 ? (int)(to - k) : 16;
           f32x16 va = zero(), vb = zero();
           for (int i = 0; i < n; i++) va[i] = a[(k + i) * gs], vb[i] = b[(k + i) * us];
-          store_n(out + k, act_of<kAct>(va) * vb, n);
+          store_n(out + k, f(va, vb), n);
         }
       }
     }
   });
 }
 
+template <int kAct>
+void gate_with(const Call& call) {
+  gate(call, [](f32x16 g, f32x16 u) { return act_of<kAct>(g) * u; });
+}
+
 const char* gated(const Call& call) {
   switch (call.attr[0].i) {
-    case kActNone: gate<kActNone>(call); break;
-    case kActRelu: gate<kActRelu>(call); break;
-    case kActGelu: gate<kActGelu>(call); break;
-    case kActGeluTanh: gate<kActGeluTanh>(call); break;
-    case kActSilu: gate<kActSilu>(call); break;
-    case kActQuickGelu: gate<kActQuickGelu>(call); break;
-    case kActTanh: gate<kActTanh>(call); break;
-    case kActSigmoid: gate<kActSigmoid>(call); break;
+    case kActNone: gate_with<kActNone>(call); break;
+    case kActRelu: gate_with<kActRelu>(call); break;
+    case kActGelu: gate_with<kActGelu>(call); break;
+    case kActGeluTanh: gate_with<kActGeluTanh>(call); break;
+    case kActSilu: gate_with<kActSilu>(call); break;
+    case kActQuickGelu: gate_with<kActQuickGelu>(call); break;
+    case kActTanh: gate_with<kActTanh>(call); break;
+    case kActSigmoid: gate_with<kActSigmoid>(call); break;
     default: return sentence("there is no activation %d", call.attr[0].i);
   }
+  return nullptr;
+}
+
+const char* clamped_gated(const Call& call) {
+  const f32x16 limit = splat(call.attr[0].f);
+  gate(call, [=](f32x16 g, f32x16 u) {
+    // In this order NaN propagates.
+    return act_of<kActQuickGelu>(vmin(limit, g)) * (vmin(limit, vmax(-limit, u)) + 1.0f);
+  });
   return nullptr;
 }
 
@@ -146,6 +161,7 @@ const char* advance_lanes(const Call& call) {
 OCTAVO_KERNELS(elementwise,
     {"activation", "activation: x[..]:f32 ; act:i32 -> y[..]:f32", activation},
     {"gated", "gated: gate[..,K]:f32~ up[..,K]:f32~ ; act:i32 -> y[..,K]:f32", gated},
+    {"clamped_gated", "clamped_gated: gate[..,K]:f32~ up[..,K]:f32~ ; limit:f32 -> y[..,K]:f32", clamped_gated},
     {"add", "add: a[..]:f32 b[..]:f32 -> y[..]:f32", add},
     {"scale", "scale: x[..]:f32 ; factor:f32 softcap:f32 -> y[..]:f32", scale},
     {"advance", "advance: x[..]:i32! ; by:i32 ->", advance},

@@ -15,8 +15,8 @@ struct Case {
   std::vector<int64_t> qs, ks, vs, bs;  // strides
   Array q, k, v, bias;
   Array scales;  // of k and v in i8
-  Array lanes, table, mask, segments, slopes, distances, y;
-  bool has_mask = false, has_segments = false, has_slopes = false, has_bias = false;
+  Array lanes, table, mask, segments, slopes, distances, sinks, y;
+  bool has_mask = false, has_segments = false, has_slopes = false, has_bias = false, has_sinks = false;
   int64_t W = 0;  // of distances; 0: none
   float scale = 1, softcap = 0;
   int causal = 0, window = 0, compute = 0;
@@ -32,7 +32,7 @@ struct Case {
 };
 
 // Operands of attention in the order of its signature.
-enum { kQ, kK, kV, kScales, kLanes, kTable, kMask, kSegments, kSlopes, kDistances, kBias, kY };
+enum { kQ, kK, kV, kScales, kLanes, kTable, kMask, kSegments, kSlopes, kDistances, kBias, kSinks, kY };
 
 inline Call call_of(Case& c) {
   Call call;
@@ -49,6 +49,7 @@ inline Call call_of(Case& c) {
   if (c.has_slopes) call.t[kSlopes] = c.slopes.view({c.H});
   if (c.W > 0) call.t[kDistances] = c.distances.view({c.H, c.W});
   if (c.has_bias) call.t[kBias] = c.bias.view({c.B, c.H, c.T, c.S}, c.bs);
+  if (c.has_sinks) call.t[kSinks] = c.sinks.view({c.H});
   call.t[kY] = c.y.view({c.B, c.T, c.H, c.E});
   call.attr[0].f = c.scale;
   call.attr[1].i = c.causal;
@@ -126,7 +127,9 @@ inline std::vector<double> twin(Case& c, std::vector<double>& slack, std::vector
         }
         slack[(size_t)((b * c.T + t) * c.H + h)] = worst;
         if (top == -INFINITY) continue;
-        double sum = 0;
+        const double sink = c.has_sinks ? c.sinks.at(h) : -INFINITY;
+        top = std::max(top, sink);
+        double sum = std::exp(sink - top);
         double* out = &y[(size_t)(((b * c.T + t) * c.H + h) * c.E)];
         double* magnitude = &size[(size_t)(((b * c.T + t) * c.H + h) * c.E)];
         for (int64_t j = 0; j < total; j++) {

@@ -108,6 +108,9 @@ static Case random_case(int n) {
   if (placed && pick(0, 3) == 0) c.W = 2 * pick(0, pick(0, 1) ? 5 : 200) + 1;
   c.distances = flat(DType::f32, std::max<int64_t>(1, c.H * c.W));
   for (int64_t i = 0; i < c.H * c.W; i++) c.distances.set(i, gauss());
+  c.has_sinks = !c.has_slopes && c.W == 0 && pick(0, 1) == 0;
+  c.sinks = flat(DType::f32, c.H);
+  for (int64_t h = 0; h < c.H; h++) c.sinks.set(h, pick(0, 5) == 0 ? 100.0f : 3.0f * gauss());
   c.mask = flat(DType::u8, c.B * c.S);
   c.segments = flat(DType::i32, c.B * c.S);
   for (int64_t b = 0; b < c.B; b++) {

@@ -236,28 +236,28 @@ export function selfTestCases(): SelfTestCase[] {
     const kv = (): CaseOperand => floats([2, 2, 13, 17], dtype);
     add(
       "attention",
-      `${dtype}, mask`,
+      `${dtype}, mask and sinks`,
       FLOAT,
-      [floats([2, 5, 4, 17]), kv(), kv(), ...none(3), mask, ...none(4)],
+      [floats([2, 5, 4, 17]), kv(), kv(), ...none(3), mask, ...none(4), floats([4])],
       [0.25, 1, 0, 0, 0],
     );
     add(
       "attention",
       `${dtype}, one step, ALiBi`,
       FLOAT,
-      [floats([2, 1, 4, 17]), kv(), kv(), undefined, ...cached(2, 1, 11), ...none(2), positive([4]), ...none(2)],
+      [floats([2, 1, 4, 17]), kv(), kv(), undefined, ...cached(2, 1, 11), ...none(2), positive([4]), ...none(3)],
       [0.25, 1, 0, 0, 0],
     );
     add(
       "attention",
       `${dtype}, a prompt`,
       FLOAT,
-      [floats([1, MANY, 4, 17]), floats([1, 2, MANY, 17], dtype), floats([1, 2, MANY, 21], dtype), ...none(8)],
+      [floats([1, MANY, 4, 17]), floats([1, 2, MANY, 17], dtype), floats([1, 2, MANY, 21], dtype), ...none(9)],
       [0.25, 1, 0, 0, 0],
     );
   }
   const halves = (): CaseOperand => floats([2, 2, 13, 17], "bf16");
-  const few = [undefined, ...cached(2, 5, 6), ...none(5)];
+  const few = [undefined, ...cached(2, 5, 6), ...none(6)];
   add("attention", "bf16, in bf16", BF16, [floats([2, 5, 4, 17]), halves(), halves(), ...few], [0.25, 1, 0, 0, 1]);
   add(
     "attention",
@@ -271,6 +271,7 @@ export function selfTestCases(): SelfTestCase[] {
       ints([1, 7], 2),
       ...none(2),
       floats([1, 3, 7, 7]),
+      undefined,
     ],
     [0.3, 1, 4, 20, 0],
   );
@@ -308,7 +309,7 @@ export function selfTestCases(): SelfTestCase[] {
       ...cached(2, 1, 11),
       ...none(2),
       positive([4]),
-      ...none(2),
+      ...none(3),
     ],
     [0.25, 1, 0, 0, 0],
   );
@@ -321,7 +322,7 @@ export function selfTestCases(): SelfTestCase[] {
       codes8([1, 2, MANY, 17]),
       codes8([1, 2, MANY, 21]),
       positive([2, 1, 2, MANY], 0.02),
-      ...none(7),
+      ...none(8),
     ],
     [0.25, 1, 0, 0, 0],
   );

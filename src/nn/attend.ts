@@ -14,6 +14,8 @@ export interface AttendOptions {
   readonly distances?: Tensor;
   readonly window?: number;
   readonly softcap?: number;
+  /** f32[H]: a score of each head that only makes its weights smaller (ops/attention.ts). */
+  readonly sinks?: Tensor;
 }
 
 /** Attention over all keys [B,G,S,D] of a pass without a cache: [B,T,H,E]. Its weights are captured if the pass wants them. */

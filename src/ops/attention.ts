@@ -1,6 +1,6 @@
 // attention: scaled dot-product attention over grouped heads, with the variants of all architectures (causal, window, key
-// mask, packed segments, ALiBi, T5's distances, additive bias, soft cap), over keys in the pages of a cache or beside the
-// queries. Kernels never hold a T x S matrix (Dao et al. 2022); pages: Kwon et al. 2023.
+// mask, packed segments, ALiBi, T5's distances, additive bias, soft cap, sinks), over keys in the pages of a cache or beside
+// the queries. Kernels never hold a T x S matrix (Dao et al. 2022); pages: Kwon et al. 2023.
 
 import { GradientError, OptionError, ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
@@ -20,8 +20,9 @@ const DETERMINISTIC = 4;
 
 export const attentionOp = new Op({
   signature:
-    "attention: q[B,T,H,D]:f32~ k[P,G,S,D]:f32|f16|bf16|i8~ v[P,G,S,E]:f32|f16|bf16|i8~ scales[2,P,G,S]:f32? lanes[2,B,T]:i32? table[R,C]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? distances[H,W]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 compute:i32 -> y[B,T,H,E]:f32",
-  check([q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias], [, causal, window, , compute]) {
+    "attention: q[B,T,H,D]:f32~ k[P,G,S,D]:f32|f16|bf16|i8~ v[P,G,S,E]:f32|f16|bf16|i8~ scales[2,P,G,S]:f32? lanes[2,B,T]:i32? table[R,C]:i32? mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? distances[H,W]:f32? bias[B,H,T,S]:f32~? sinks[H]:f32? ; scale:f32 causal:i32 window:i32 softcap:f32 compute:i32 -> y[B,T,H,E]:f32",
+  check([q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, sinks], attributes) {
+    const [, causal, window, , compute] = attributes;
     checkCompute("attention", compute! & ~DETERMINISTIC, 2);
     const [batch = 0, steps = 0, heads = 0] = q!.shape;
     const [pages = 0, groups = 0, keys = 0] = k!.shape;
@@ -37,6 +38,8 @@ export const attentionOp = new Op({
     if (distances && distances.shape[1]! % 2 === 0) {
       throw new ShapeError(`attention: distances[H,W] need an odd W, got ${distances.shape[1]}`);
     }
+    // A GPU has no bindings left for all of them, and no architecture has both.
+    if (sinks && (slopes || distances)) throw new OptionError("attention: sinks cannot be combined with slopes or distances");
     if ((lanes === undefined) !== (table === undefined)) {
       throw new ShapeError("attention: `lanes` and `table` must be given together");
     }
@@ -57,7 +60,7 @@ export const attentionOp = new Op({
     }
   },
   reference(operands, { scale, causal, window, softcap }) {
-    const { q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, y } = operands;
+    const { q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, sinks, y } = operands;
     const [batch = 0, steps = 0, heads = 0, size = 0] = q!.shape;
     const [pages = 0, groups = 0, keys = 0] = k!.shape;
     const width = v!.shape[3]!;
@@ -93,7 +96,8 @@ export const attentionOp = new Op({
           return (page * groups + g) * keys + (table ? j % keys : j);
         };
         const scores = new Float64Array(Math.max(0, end)).fill(Number.NEGATIVE_INFINITY);
-        let highest = Number.NEGATIVE_INFINITY;
+        const sink = sinks ? sinks.data[h]! : Number.NEGATIVE_INFINITY;
+        let highest = sink;
         let broken = false;
         for (let j = start; j < end; j++) {
           if (mask && mask.data[b * keys + j] === 0) continue;
@@ -118,6 +122,7 @@ export const attentionOp = new Op({
         let sum = 0;
         const mixed = new Float64Array(width);
         if (highest > Number.NEGATIVE_INFINITY || broken) {
+          sum = Math.exp(sink - highest);
           for (let j = start; j < end; j++) {
             const p = Math.exp(scores[j]! - highest);
             if (p === 0) continue;
@@ -262,6 +267,11 @@ export interface AttentionOptions {
   distances?: Tensor;
   /** f32[B,H,T,S], strides of zero allowed: added to the scores. Not with a table. */
   bias?: Tensor;
+  /**
+   * f32[H]: the score of one more key that every query of a head sees, whose value is zero (gpt-oss; Xiao et al. 2023, section 3.3).
+   * Not with slopes or distances.
+   */
+  sinks?: Tensor;
   scale: number;
   /** Default true. With a table a query sees keys 0 to its own position; without one, those up to its place. */
   causal?: boolean;
@@ -291,9 +301,9 @@ export interface AttentionOptions {
  *   are out of range, or a query sees more keys than its row has room for.
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
-  const { scales, lanes, table, mask, segments, slopes, distances, bias } = options;
+  const { scales, lanes, table, mask, segments, slopes, distances, bias, sinks } = options;
   return attentionOp.run(
-    [q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias],
+    [q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, sinks],
     [
       options.scale,
       options.causal === false ? 0 : 1,

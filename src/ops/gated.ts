@@ -1,5 +1,7 @@
-// gated: act(gate) * up, the middle of a gated feed-forward (Shazeer 2020, "GLU variants improve transformer").
+// gated: act(gate) * up, the middle of a gated feed-forward (Shazeer 2020, "GLU variants improve transformer"); clamped_gated: with
+// limits on both.
 
+import { OptionError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { ACT, type Act, activate, activationBack } from "./activation.js";
 import { contiguous } from "./copy.js";
@@ -24,6 +26,25 @@ export const gatedOp = new Op({
 /** `act(gate) * up`. */
 export function gated(gate: Tensor, up: Tensor, act: Act): Tensor {
   return gatedOp.run([gate, up], [ACT[act]]);
+}
+
+export const clampedGatedOp = new Op({
+  signature: "clamped_gated: gate[..,K]:f32~ up[..,K]:f32~ ; limit:f32 -> y[..,K]:f32",
+  check(_, [limit]) {
+    if (!(limit! > 0)) throw new OptionError(`clamped_gated: limit must be above zero, got ${limit}`);
+  },
+  reference({ gate, up, y }, { limit }) {
+    for (let i = 0; i < gate!.data.length; i++) {
+      const open = activate(ACT.quick_gelu, Math.min(gate!.data[i]!, limit!));
+      y!.data[i] = open * (Math.max(-limit!, Math.min(up!.data[i]!, limit!)) + 1);
+    }
+    return undefined;
+  },
+});
+
+/** `quick_gelu(min(gate, limit)) * (up, clamped to ±limit, + 1)`: the experts of gpt-oss (OpenAI 2025, model card, section 2.2). */
+export function clampedGated(gate: Tensor, up: Tensor, limit: number): Tensor {
+  return clampedGatedOp.run([gate, up], [limit]);
 }
 
 /** `a * b`, elementwise: a gate without an activation. */

@@ -24,7 +24,7 @@ import {
   fourBitLinearOp,
   fourBitQuantizeOp,
 } from "./four-bit.js";
-import { gatedOp } from "./gated.js";
+import { clampedGatedOp, gatedOp } from "./gated.js";
 import { GRAPH } from "./graph.js";
 import { int8MatmulOp, int8QuantizeOp } from "./int8.js";
 import { kvAppendOp } from "./kv-append.js";
@@ -70,6 +70,7 @@ export const OPS: readonly Op[] = [
   layerNormOp,
   activationOp,
   gatedOp,
+  clampedGatedOp,
   addOp,
   scaleOp,
   copyOp,

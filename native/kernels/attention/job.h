@@ -45,7 +45,7 @@ constexpr int64_t kMostPartial = 8 << 20;         // most floats of their result
 constexpr int kMergeRows = 16;                    // rows merged by one task
 
 // Operands and attributes of the op, in the order of its signature.
-enum { Q, K, V, SCALES, LANES, TABLE, MASK, SEGMENTS, SLOPES, DISTANCES, BIAS, Y };
+enum { Q, K, V, SCALES, LANES, TABLE, MASK, SEGMENTS, SLOPES, DISTANCES, BIAS, SINKS, Y };
 enum { SCALE, CAUSAL, WINDOW, SOFTCAP, COMPUTE };
 // Flags of `compute`: products in bf16, and the same bits from all paths.
 constexpr int kBf16 = 1, kDeterministic = 4;
@@ -71,7 +71,7 @@ struct Job {
   const float *k_scales, *v_scales;  // [P,G,S]: absmax of rows of codes; null for floats
   const uint8_t* mask;
   const int32_t* segments;
-  const float *slopes, *distances;
+  const float *slopes, *distances, *sinks;
   float* y;
   int64_t B, T, H, G, R, S, D, E;
   int64_t columns;  // pages of a row of the table

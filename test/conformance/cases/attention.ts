@@ -30,6 +30,7 @@ interface Options {
   readonly causal?: boolean;
   readonly window?: number;
   readonly softcap?: number;
+  readonly sinks?: boolean;
   /** Size of the queries: large ones make sharp softmaxes. */
   readonly size?: number;
   /** Keys, values or both as codes with scales. */
@@ -93,6 +94,7 @@ function attentionCase(seed: number, o: Options = {}): Case {
       slopes && operand([H], slopes),
       o.distances === undefined ? undefined : operand([H, o.distances], normals(seed + 7, H * o.distances)),
       bias,
+      o.sinks ? operand([H], normals(seed + 8, H, 3)) : undefined,
     ],
     attrs: [scale, causal ? 1 : 0, window, softcap, o.compute ? COMPUTE.bf16 : COMPUTE.f32],
     bound: () => bound,
@@ -118,6 +120,10 @@ const FEATURES: readonly Options[] = [
   { window: 1 },
   { window: 3, causal: false },
   { softcap: 2 },
+  { sinks: true },
+  { sinks: true, mask: "rows", bias: "full" },
+  { sinks: true, codes: "both", segments: true, window: 3, softcap: 2 },
+  { sinks: true, compute: "bf16", share: 9, G: 1, D: 70 },
   { E: 5 },
   { E: 24 },
   { share: 1 },
@@ -174,6 +180,7 @@ const attention: Family = {
     attentionCase(1013, { ...EVERYTHING, T: 130, S: 200, D: 70, codes: "both" }),
     attentionCase(1014, { T: 1, S: 1300, D: 64, G: 1, share: 4, B: 1, codes: "both" }),
     attentionCase(1015, { T: 1, S: 1300, D: 128, G: 2, share: 8, B: 2, mask: "left", codes: "both" }),
+    attentionCase(1016, { T: 40, S: 300, sinks: true, mask: "left" }),
     attentionCase(1002, { ...EVERYTHING, T: 130, S: 200, bias: "full", B: 1 }),
     attentionCase(1004, { T: 1, S: 1300, D: 64, G: 1, share: 4, B: 1 }),
     attentionCase(1005, { T: 3, S: 1300, D: 12, mask: "left", B: 3 }),
@@ -206,12 +213,15 @@ const attention: Family = {
           causal: fc.boolean(),
           window: fc.constantFrom(0, 0, 1, 4, 30),
           softcap: fc.constantFrom(0, 0, 2),
+          sinks: fc.boolean(),
           size: fc.constantFrom(1, 1, 10),
           compute: fc.constantFrom(undefined, "bf16" as const),
           codes: fc.constantFrom(undefined, "both" as const, "both" as const, "keys" as const, "values" as const),
         }),
       )
-      .map(([seed, { extra, ...o }]) => attentionCase(seed, { ...o, S: o.T + extra })),
+      .map(([seed, { extra, sinks, ...o }]) =>
+        attentionCase(seed, { ...o, S: o.T + extra, sinks: sinks && !o.slopes && o.distances === undefined }),
+      ),
     pagedAttention.fuzz,
   ),
 };

@@ -1,4 +1,4 @@
-// Cases of the elementwise ops: activation, gated, add, scale, copy, advance.
+// Cases of the elementwise ops: activation, gated, clamped_gated, add, scale, copy, advance.
 
 import fc from "fast-check";
 import type { DType, HostArray } from "../../../src/core/dtype.js";
@@ -6,9 +6,9 @@ import { ACT, type Act, activationOp } from "../../../src/ops/activation.js";
 import { addOp } from "../../../src/ops/add.js";
 import { advanceOp } from "../../../src/ops/advance.js";
 import { copyOp } from "../../../src/ops/copy.js";
-import { gatedOp } from "../../../src/ops/gated.js";
+import { clampedGatedOp, gatedOp } from "../../../src/ops/gated.js";
 import { scaleOp } from "../../../src/ops/scale.js";
-import { type Case, type Family, operand, UNIT, type ViewStep } from "../../support/conformance.js";
+import { type Case, type Family, type Operand, operand, UNIT, type ViewStep } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
 import { ACTS, actBound, acts, LEADS, leads, seeds } from "./_tools.js";
 
@@ -93,6 +93,32 @@ const gated: Family = {
     gatedCase([1, 2, 40_003], "rows", "rows", "gelu_tanh", 8),
   ],
   fuzz: fc.tuple(dims, layouts, layouts, acts, seeds).map((all) => gatedCase(...all)),
+};
+
+/** Elements of a row that do not lie side by side, as gates and ups that alternate. */
+function apart([a, b, K]: readonly [number, number, number], seed: number): Operand {
+  return operand([a, K, b], normals(seed, a * K * b, 3), "f32", { view: [["permute", 0, 2, 1]] });
+}
+
+function clampedCase(dims: readonly [number, number, number], gate: Layout, up: Layout, limit: number, seed: number): Case {
+  const { name, inputs } = gatedCase(dims, gate, up, "quick_gelu", seed);
+  const error = actBound("quick_gelu", limit, 0) * (limit + 1);
+  return {
+    name: `${name} limit ${limit}`,
+    inputs: seed % 2 === 0 ? inputs : [apart(dims, seed), inputs[1]],
+    attrs: [limit],
+    bound: (want) => (i) => error + 4 * UNIT * Math.abs(want[i]!) + 1e-45,
+  };
+}
+
+const clampedGated: Family = {
+  op: clampedGatedOp,
+  table: [
+    ...LAYOUTS.map((layout, i) => clampedCase([2, 3, 37], layout, "rows", 2, 2 * i + 2)),
+    clampedCase([2, 3, 37], "rows", "permute", 7, 9),
+    clampedCase([1, 2, 5003], "rows", "rows", 0.5, 12),
+  ],
+  fuzz: fc.tuple(dims, layouts, layouts, fc.constantFrom(0.5, 2, 7), seeds).map((all) => clampedCase(...all)),
 };
 
 function addCase(lead: readonly number[], width: number, seed: number): Case {
@@ -247,4 +273,4 @@ const advance: Family = {
   fuzz: fc.tuple(leads, fc.integer({ min: -100, max: 100 }), seeds).map((all) => advanceCase(...all)),
 };
 
-export const ELEMENTWISE: readonly Family[] = [activation, gated, add, scale, copy, advance];
+export const ELEMENTWISE: readonly Family[] = [activation, gated, clampedGated, add, scale, copy, advance];

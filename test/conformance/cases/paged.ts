@@ -107,6 +107,7 @@ interface Options {
   readonly softcap?: number;
   readonly slopes?: boolean;
   readonly distances?: number;
+  readonly sinks?: boolean;
   readonly codes?: "both" | "keys" | "values";
   readonly compute?: "bf16";
 }
@@ -153,6 +154,7 @@ function pagedCase(name: string, pages: Pages, o: Options = {}, seed = 1, fails 
       o.slopes ? operand([H], slopesOf(H)) : undefined,
       o.distances === undefined ? undefined : operand([H, o.distances], normals(seed + 5, H * o.distances)),
       undefined,
+      o.sinks ? operand([H], normals(seed + 8, H, 3)) : undefined,
     ],
     attrs: [scale, causal ? 1 : 0, window, softcap, o.compute ? COMPUTE.bf16 : COMPUTE.f32],
     bound: () => bound,
@@ -216,6 +218,8 @@ const FEATURES: readonly Options[] = [
   { window: 1, codes: "both" },
   { slopes: true, softcap: 2 },
   { distances: 9 },
+  { sinks: true, window: 5, codes: "both" },
+  { sinks: true, share: 5, G: 1, D: 70, E: 20 },
   { share: 5, G: 1, D: 33, E: 20 },
   { q: "part", D: 20, E: 33, share: 1 },
   { codes: "both" },
@@ -253,7 +257,7 @@ export const pagedAttention: Omit<Family, "op"> = {
   table: [
     ...LAYOUTS.flatMap(([name, pages], i) => FEATURES.map((o, n) => pagedCase(name, pages, o, 100 * i + 7 * n + 1))),
     ...RINGS.flatMap(([name, pages, window], i) =>
-      [{}, { codes: "both" as const }, { slopes: true, share: 3 }].map((o, n) =>
+      [{}, { codes: "both" as const }, { slopes: true, share: 3 }, { sinks: true }].map((o, n) =>
         pagedCase(name, pages, { ...o, window }, 2000 + 100 * i + 7 * n),
       ),
     ),
@@ -262,6 +266,7 @@ export const pagedAttention: Omit<Family, "op"> = {
       pagedCase("cross, contiguous", { ...CROSS, S: 64 }, { ...o, causal: false }, 3010 + n),
     ]),
     pagedCase("long rows", { runs: decode([1300, 700]), held: [1300, 700], S: 16 }, { D: 64, share: 4 }, 4000),
+    pagedCase("long rows", { runs: decode([1300, 700]), held: [1300, 700], S: 16 }, { sinks: true, D: 64 }, 4030),
     pagedCase("long rows", { runs: decode([1300, 700]), held: [1300, 700], S: 16 }, { codes: "both", D: 64 }, 4010),
     pagedCase("long rows", { runs: decode([1300, 700]), held: [1300, 700], S: 1312 }, { codes: "both" }, 4020),
     pagedCase("no lane in use", { runs: [[{ row: 0, from: 0, count: 0, pad: 3 }]], held: [4], S: 4 }),
@@ -290,12 +295,14 @@ export const pagedAttention: Omit<Family, "op"> = {
         softcap: fc.constantFrom(0, 0, 2),
         slopes: fc.boolean(),
         distances: fc.constantFrom(undefined, 1, 7, 33),
+        sinks: fc.boolean(),
         codes: fc.constantFrom(undefined, "both" as const, "both" as const, "keys" as const, "values" as const),
         compute: fc.constantFrom(undefined, "bf16" as const),
       }),
     })
     .map(({ seed, rows, S, o: any }) => {
-      const o = { ...any, causal: any.causal || any.window > 0 }; // windows over a table are causal
+      const causal = any.causal || any.window > 0; // windows over a table are causal
+      const o = { ...any, causal, sinks: any.sinks && !any.slopes && any.distances === undefined };
       const T = Math.max(1, ...rows.map(({ count }) => count));
       const runs = rows.map(({ past, count }, row) => [{ row, from: past, count, pad: T - count }]);
       const held = rows.map(({ past, count }) => past + count);

@@ -17,12 +17,24 @@ export const SPAN = 256;
 export const FADE = (type: string): string =>
   `fn fade(old: ${type}, top: ${type}) -> ${type} { return select(exp(old - top), ${type}(1.0), old == top); }`;
 
+/**
+ * WGSL of `sunk(best, whole, h)`: the factor on the sum of values of a row of head h whose weights, relative to the score `best`, sum up
+ * to `whole`. A sink is one more key, whose value is zero.
+ */
+export const SUNK = `
+fn sunk(best: f32, whole: f32, h: u32) -> f32 {
+  let sink = sinks[P.sinks + h];
+  let top = max(best, sink);
+  let less = exp(best - top);
+  return less / (whole * less + exp(sink - top));
+}`;
+
 /** Combines the results of all spans of a query row, in order. */
-const combine = family("attention", (_: { combine: true }) => ({
-  bindings: [reads("parts", "array<f32>"), writes("y")],
-  params: ["count", "share", "T", "H", "G", "R", "E", "splits", "y"],
+const combine = family("attention", ({ sinks }: { combine: true; sinks: boolean }) => ({
+  bindings: [reads("parts", "array<f32>"), ...(sinks ? [reads("sinks", "array<f32>")] : []), writes("y")],
+  params: ["count", "share", "T", "H", "G", "R", "E", "splits", "sinks", "y"],
   workgroup: BLOCK,
-  declarations: [FADE("f32")],
+  declarations: [FADE("f32"), sinks ? SUNK : ""],
   body: `if (group >= P.count) { return; }
   let row = group % P.R;
   let bg = group / P.R;
@@ -45,7 +57,7 @@ const combine = family("attention", (_: { combine: true }) => ({
       all_whole = all_whole * old + whole * fresh;
       all_mixed = all_mixed * old + parts[at + 2u + e] * fresh;
     }
-    y[out + e] = select(all_mixed / all_whole, 0.0, all_whole == 0.0);
+    y[out + e] = ${sinks ? "all_mixed * sunk(all_best, all_whole, h)" : "select(all_mixed / all_whole, 0.0, all_whole == 0.0)"};
   }`,
 }));
 
@@ -130,8 +142,16 @@ export function joined(recorder: CommandRecorder, slopes: Operand, distances: Op
 }
 
 /** Combines the spans' results in `parts` into y. */
-export function combined(recorder: CommandRecorder, parts: Binding, y: Operand, numbers: Record<string, number>): void {
-  recorder.dispatch(combine({ combine: true }), [parts, y], numbers, numbers.count!);
+export function combined(
+  recorder: CommandRecorder,
+  parts: Binding,
+  y: Operand,
+  sinks: Operand | undefined,
+  numbers: Record<string, number>,
+): void {
+  const bindings = sinks ? [parts, sinks, y] : [parts, y];
+  const own = { ...numbers, sinks: sinks?.offset ?? 0 };
+  recorder.dispatch(combine({ combine: true, sinks: sinks !== undefined }), bindings, own, numbers.count!);
 }
 
 /** Reports invalid lanes and table entries. */
@@ -150,5 +170,6 @@ export const PARTS: readonly Shader[] = [
   merge({ merge: true }),
   join({ join: true }),
   check({ check: true }),
-  combine({ combine: true }),
+  combine({ combine: true, sinks: false }),
+  combine({ combine: true, sinks: true }),
 ];

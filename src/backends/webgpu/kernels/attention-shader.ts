@@ -19,7 +19,7 @@ import {
   writes,
 } from "../shader.js";
 import { ACTIVATIONS, FLOATS, fold, LOWEST, literal, range } from "../wgsl.js";
-import { BLOCK, FADE, ROOM, SPAN } from "./attention-parts.js";
+import { BLOCK, FADE, ROOM, SPAN, SUNK } from "./attention-parts.js";
 import { PAGED, PAGED_PARAMS } from "./paged.js";
 
 export type Stored = "f32" | "f16" | "bf16" | "i8";
@@ -33,6 +33,8 @@ export interface Bound {
   /** "slopes", "distances", "apart" (both), "joined" (both in one buffer) or "none". */
   readonly adds: "none" | "slopes" | "distances" | "apart" | "joined";
   readonly bias: boolean;
+  /** Not in the shader of a span: `combine` adds them. */
+  readonly sinks: boolean;
   readonly reports: boolean;
 }
 
@@ -65,12 +67,12 @@ const PARAMS: readonly string[] = [
   ...strides("k"),
   ...strides("v"),
   ...strides("b"),
-  ...["y", "scales", "half", "scales1", "scales2", "mask", "segments", "slopes", "distances", "far:i32"],
+  ...["y", "scales", "half", "scales1", "scales2", "mask", "segments", "slopes", "distances", "far:i32", "sinks"],
   ...["scale:f32", "causal", "window:i32", "softcap:f32"],
 ];
 
 export const attentionShader: (options: Options) => Shader = family("attention", (options: Options): ShaderSpec => {
-  const { k, v, rows, d64, e64, quad, paged, hides, adds, bias, reports, split } = options;
+  const { k, v, rows, d64, e64, quad, paged, hides, adds, bias, sinks, reports, split } = options;
   const many = rows > 1;
   const typed = (of: string): string => (many ? `vec4<${of}>` : of);
   const type = typed("f32");
@@ -222,13 +224,15 @@ export const attentionShader: (options: Options) => Shader = family("attention",
       ${parts.map((e) => `all_mixed${e} = all_mixed${e} * old + mixed${e} * fresh;`).join(" ")}`;
   const finish = (r: number): string => `if (r0 + ${r}u < P.R) {
     let row = r0 + ${r}u;
-    let out = P.y + ((b * P.T + row / P.share) * P.H + g * P.share + row % P.share) * P.E;
-    let share = ${lane("all_whole", r)};
+    let h = g * P.share + row % P.share;
+    let out = P.y + ((b * P.T + row / P.share) * P.H + h) * P.E;
+    let share = ${sinks ? `sunk(${lane("all_best", r)}, ${lane("all_whole", r)}, h)` : lane("all_whole", r)};
     ${parts
-      .map(
-        (e) =>
-          `if (lid + ${e * 64}u < P.E) { y[out + lid + ${e * 64}u] = select(${lane(`all_mixed${e}`, r)} / share, 0.0, share == 0.0); }`,
-      )
+      .map((e) => {
+        const mixed = lane(`all_mixed${e}`, r);
+        const value = sinks ? `${mixed} * share` : `select(${mixed} / share, 0.0, share == 0.0)`;
+        return `if (lid + ${e * 64}u < P.E) { y[out + lid + ${e * 64}u] = ${value}; }`;
+      })
       .join("\n    ")}
   }`;
 
@@ -257,6 +261,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
       ...(adds === "slopes" || adds === "apart" || adds === "joined" ? [reads("slopes", "array<f32>")] : []),
       ...(adds === "distances" || adds === "apart" ? [reads("distances", "array<f32>")] : []),
       ...(bias ? [reads("bias", "array<f32>")] : []),
+      ...(sinks ? [reads("sinks", "array<f32>")] : []),
       writes("y"),
     ],
     params: PARAMS,
@@ -274,6 +279,7 @@ export const attentionShader: (options: Options) => Shader = family("attention",
       fold("total", type, BLOCK, (a, b) => `${a} + ${b}`),
       shown ? fold("nearest", "vec2<u32>", BLOCK, (a, b) => `min(${a}, ${b})`) : "",
       FADE(type),
+      sinks ? SUNK : "",
       `var<workgroup> qs: array<${quad ? "vec4<f32>" : "f32"}, ${rows * d64 * (quad ? 16 : 64)}>;`,
       `var<workgroup> ps: array<${type}, ${BLOCK}>;`,
       paged ? `var<workgroup> vs: array<u32, ${BLOCK}>;` : "",

@@ -25,15 +25,17 @@ interface Given {
   readonly slopes: boolean;
   readonly distances: boolean;
   readonly bias: boolean;
+  readonly sinks: boolean;
 }
 
 /**
  * How optional operands are bound. If bindings run out, two operands share one, or lanes are checked by a separate
- * dispatch. WebGPU's default of eight is enough for all combinations, because a table excludes mask, segments and bias.
+ * dispatch. WebGPU's default of eight is enough for all combinations, because a table excludes mask, segments and bias, and
+ * sinks exclude slopes and distances.
  */
 function bound(given: Given, storageBuffers: number): Bound {
-  const { scales, paged, mask, segments, slopes, distances, bias } = given;
-  const wanted = [scales, paged, paged, mask, segments, slopes, distances, bias].filter(Boolean).length;
+  const { scales, paged, mask, segments, slopes, distances, bias, sinks } = given;
+  const wanted = [scales, paged, paged, mask, segments, slopes, distances, bias, sinks].filter(Boolean).length;
   let free = storageBuffers - 4 - wanted;
   const joins = slopes && distances && free < 0;
   if (joins) free++;
@@ -44,6 +46,7 @@ function bound(given: Given, storageBuffers: number): Bound {
     hides: mask && segments ? (merges ? "merged" : "apart") : mask ? "mask" : segments ? "segments" : "none",
     adds: slopes && distances ? (joins ? "joined" : "apart") : slopes ? "slopes" : distances ? "distances" : "none",
     bias,
+    sinks,
     reports: paged && free > 0,
   };
 }
@@ -64,7 +67,7 @@ function spansOf(room: number, window: number, causal: number, paged: boolean): 
 export const attention: Kernel = {
   op: attentionOp,
   record(call, recorder, target) {
-    const [q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, y] = call.operands;
+    const [q, k, v, scales, lanes, table, mask, segments, slopes, distances, bias, sinks, y] = call.operands;
     const [scale = 1, causal = 1, window = 0, softcap = 0] = call.attributes;
     const [B = 0, T = 0, H = 0, D = 0] = q!.shape;
     const [pages = 0, G = 1, S = 0, E = 0] = v!.shape;
@@ -77,7 +80,7 @@ export const attention: Kernel = {
     const there = (operand: Operand | undefined): boolean => operand !== undefined;
     const given = {
       ...{ scales: there(scales), paged, mask: there(mask), segments: there(segments) },
-      ...{ slopes: there(slopes), distances: there(distances), bias: there(bias) },
+      ...{ slopes: there(slopes), distances: there(distances), bias: there(bias), sinks: there(sinks) },
     };
     const optional = bound(given, target.storageBuffers);
     const [lanes0 = 0, lanes1 = 0] = lanes?.strides ?? [];
@@ -101,14 +104,14 @@ export const attention: Kernel = {
       ...{ k: k!.dtype as Stored, v: v!.dtype as Stored },
       ...{ rows, d64: Math.ceil(D / 64), e64: Math.ceil(E / 64), quad },
       ...optional,
-      split,
+      ...{ split, sinks: optional.sinks && !split },
     });
     const out: Binding = split ? scratch(recorder, "spans", B * G * R * splits * (E + 2)) : y!;
     const bindings: (Binding | undefined)[] = [
       ...[q!, k!, v!, scales, lanes, table],
       ...(merges ? [merged(recorder, mask!, segments!)] : [mask, segments]),
       ...(joins ? [joined(recorder, slopes!, distances!)] : [slopes, distances]),
-      ...[bias, out],
+      ...[bias, split ? undefined : sinks, out],
     ];
     const [half = 0, scales1 = 0, scales2 = 0] = scales?.strides ?? [];
     const numbers = {
@@ -119,6 +122,7 @@ export const attention: Kernel = {
       ...{ mask: mask?.offset ?? 0, segments: segments?.offset ?? 0 },
       slopes: joins ? 0 : (slopes?.offset ?? 0),
       distances: joins ? H : (distances?.offset ?? 0),
+      sinks: sinks?.offset ?? 0,
       far: ((distances?.shape[1] ?? 1) - 1) / 2,
       ...{ scale, softcap },
     };
@@ -130,11 +134,11 @@ export const attention: Kernel = {
     );
     if (split) {
       const count = B * G * R;
-      combined(recorder, out, y!, { count, share, T, H: width, G, R, E, splits, y: y!.offset });
+      combined(recorder, out, y!, sinks, { count, share, T, H: width, G, R, E, splits, y: y!.offset });
     }
     return undefined;
   },
-  axes({ operands: [q, k, v, scales, lanes, , mask, segments, slopes, distances, bias, y] }) {
+  axes({ operands: [q, k, v, scales, lanes, , mask, segments, slopes, distances, bias, sinks, y] }) {
     const [batch = 0, steps = 0, H = 0] = q!.shape;
     const [, groups = 0] = v!.shape;
     const share = H / groups;
@@ -149,16 +153,17 @@ export const attention: Kernel = {
       8: ofHeads(slopes, 0),
       9: ofHeads(distances, 0),
       10: ofHeads(bias, 1),
-      11: ofHeads(y, 2),
+      11: ofHeads(sinks, 0),
+      12: ofHeads(y, 2),
     }).filter((entry): entry is [string, Part] => entry[1] !== undefined);
     const byHeads: Axis = { size: groups, parts: Object.fromEntries(parts) };
     if (lanes) {
-      const byRows = along(batch, { 0: [q, 0], 4: [lanes, 1], 11: [y, 0] });
-      const bySteps = along(steps, { 0: [q, 1], 4: [lanes, 2], 11: [y, 1] });
+      const byRows = along(batch, { 0: [q, 0], 4: [lanes, 1], 12: [y, 0] });
+      const bySteps = along(steps, { 0: [q, 1], 4: [lanes, 2], 12: [y, 1] });
       return [byRows, ...(batch === 1 ? [bySteps] : []), byHeads];
     }
     const byRows = along(batch, {
-      ...{ 0: [q, 0], 1: [k, 0], 2: [v, 0], 3: [scales, 1], 6: [mask, 0], 7: [segments, 0], 10: [bias, 0], 11: [y, 0] },
+      ...{ 0: [q, 0], 1: [k, 0], 2: [v, 0], 3: [scales, 1], 6: [mask, 0], 7: [segments, 0], 10: [bias, 0], 12: [y, 0] },
     });
     return batch > 1 ? [byRows] : [byHeads];
   },
@@ -168,17 +173,21 @@ export const attention: Kernel = {
 /** All combinations of operands for heads of up to 64; larger heads in the combinations that models use. */
 function variants({ storageBuffers }: Target): Shader[] {
   const flags = [false, true];
-  const none = { paged: false, mask: false, segments: false, slopes: false, distances: false, bias: false };
+  const none = {
+    ...{ paged: false, mask: false, segments: false, slopes: false, distances: false, bias: false, sinks: false },
+  };
   const adding = flags.flatMap((slopes) => flags.map((distances) => ({ ...none, slopes, distances })));
   const beside = flags.flatMap((mask) => flags.flatMap((segments) => flags.map((bias) => ({ mask, segments, bias }))));
-  const apart = adding.flatMap((one) => beside.map((more) => ({ ...one, ...more })));
-  const cached = adding.map((one) => ({ ...one, paged: true }));
+  const sunk = { ...none, sinks: true };
+  const apart = [sunk, ...adding].flatMap((one) => beside.map((more) => ({ ...one, ...more })));
+  const cached = [sunk, ...adding].map((one) => ({ ...one, paged: true }));
   const heads = [
     [2, 2],
     [3, 2],
     [4, 4],
   ] as const;
-  const large = [none, { ...none, mask: true }, { ...none, segments: true }, { ...none, paged: true }];
+  const plain = [none, { ...none, mask: true }, { ...none, segments: true }, { ...none, paged: true }];
+  const large = [...plain, ...plain.map((one) => ({ ...one, sinks: true }))];
   const made = new Map<string, Shader>();
   for (const dtype of ["f32", "f16", "bf16", "i8"] as const satisfies readonly DType[]) {
     const all = [...cached, ...(dtype === "i8" ? apart.slice(-1) : apart)]; // i8 appears in caches only
@@ -187,7 +196,8 @@ function variants({ storageBuffers }: Target): Shader[] {
         const add = (given: Omit<Given, "scales">, d64: number, e64: number): void => {
           const optional = bound({ ...given, scales: dtype === "i8" }, storageBuffers);
           for (const split of flags) {
-            const one = attentionShader({ k: dtype, v: dtype, rows, d64, e64, quad, ...optional, split });
+            const sinks = optional.sinks && !split;
+            const one = attentionShader({ k: dtype, v: dtype, rows, d64, e64, quad, ...optional, split, sinks });
             made.set(one.key, one);
           }
         };

@@ -1,9 +1,9 @@
-// Elementwise ops: add, scale, activation, gated, advance, advance_lanes. One invocation per element.
+// Elementwise ops: add, scale, activation, gated, clamped_gated, advance, advance_lanes. One invocation per element.
 
-import { activationOp } from "../../../ops/activation.js";
+import { ACT, activationOp } from "../../../ops/activation.js";
 import { addOp } from "../../../ops/add.js";
 import { advanceLanesOp, advanceOp } from "../../../ops/advance.js";
-import { gatedOp } from "../../../ops/gated.js";
+import { clampedGatedOp, gatedOp } from "../../../ops/gated.js";
 import { scaleOp } from "../../../ops/scale.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";
@@ -157,6 +157,36 @@ export const gated: Kernel = {
   },
   axes: ({ operands: [gate, up, y] }) => firstDim({ 0: gate, 1: up, 2: y }),
   shaders: () => [gatedShader({})],
+};
+
+const clampedShader = family("clamped_gated", () => ({
+  bindings: [reads("gate", "array<f32>"), reads("up", "array<f32>"), writes("y")],
+  params: ["count", "limit:f32", ...DIMS, ...strideParams("g"), ...strideParams("u"), "y"],
+  declarations: [
+    ACTIVATIONS,
+    locate("g"),
+    locate("u"),
+    `fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }`,
+  ],
+  body: `${GUARD}
+  let g = gate[g_index(gid)];
+  let u = up[u_index(gid)];
+  let open = select(min(g, P.limit), g, is_nan(g));
+  let held = select(clamp(u, -P.limit, P.limit), u, is_nan(u));
+  y[P.y + gid] = activate(${ACT.quick_gelu}, open) * (held + 1.0);`,
+}));
+
+export const clampedGated: Kernel = {
+  op: clampedGatedOp,
+  record({ operands: [gate, up, y], attributes: [limit = 0] }, recorder) {
+    const dims = fourDims({ g: gate!, u: up! });
+    if (!dims) return "more than four dims that do not fold";
+    const numbers = { ...dims, count: y!.count, limit, y: y!.offset };
+    recorder.dispatch(clampedShader({}), [gate!, up!, y!], numbers, groupsFor(y!.count, WORKGROUP));
+    return undefined;
+  },
+  axes: ({ operands: [gate, up, y] }) => firstDim({ 0: gate, 1: up, 2: y }),
+  shaders: () => [clampedShader({})],
 };
 
 const advanceShader = family("advance", () => ({

@@ -8,7 +8,7 @@ import { affineDequantize, affineQuantize, blockwiseDequantize, blockwiseQuantiz
 import { kvAppend } from "./cache.js";
 import { copy } from "./copy.js";
 import { crossEntropy, crossEntropyBack } from "./cross-entropy.js";
-import { activation, add, advance, advanceLanes, gated, scale } from "./elementwise.js";
+import { activation, add, advance, advanceLanes, clampedGated, gated, scale } from "./elementwise.js";
 import { embedding, fourBitEmbedding, llmInt8Embedding } from "./embedding.js";
 import { expertLinear, fourBitExpertLinear, llmInt8ExpertLinear } from "./experts.js";
 import { fourBitDequantize, fourBitLinear } from "./four-bit.js";
@@ -46,6 +46,7 @@ export const KERNELS: readonly Kernel[] = [
   layerNorm,
   activation,
   gated,
+  clampedGated,
   add,
   scale,
   copy,

@@ -124,7 +124,7 @@ export function refuseExperts(config: ConfigJson, read: ReadonlySet<string>): vo
     if (!EXPERTS.test(key) || read.has(key) || typeof value !== "number" || value <= 1) continue;
     throw new UnsupportedModelError(
       `config.json: ${key} ${show(value)}: a ${show(config.model_type)} model with experts is not supported`,
-      { details: { field: key }, hint: "mixtures of experts that are supported: mixtral, qwen3_moe" },
+      { details: { field: key }, hint: "mixtures of experts that are supported: mixtral, qwen3_moe, gpt_oss" },
     );
   }
 }

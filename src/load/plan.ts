@@ -2,7 +2,7 @@
 // allocates nothing, so that every mismatch is reported before any work is done.
 
 import type { Checkpoint } from "../checkpoints/checkpoint.js";
-import { elementsOf, type StoredTensor } from "../checkpoints/stored.js";
+import { elementsOf, STORED_BITS, type StoredTensor } from "../checkpoints/stored.js";
 import { CheckpointError } from "../core/errors.js";
 import { listed } from "../core/show.js";
 import { type Architecture, placeOf } from "../nn/architecture.js";
@@ -309,6 +309,13 @@ function partsOf(name: string, parameter: Parameter | Matrix, found: readonly Ca
   }
   const { from, fused, index, stored } = whole;
   if (fused.length === 1) {
+    const experts = parameter instanceof Matrix ? parameter.experts : 1;
+    if (whole.transposed && experts > 1) {
+      const rows = shape[0]! / experts;
+      return slicesOf(name, [experts, columns, rows], from).map((one, e) => {
+        return { from: one, at: e * rows, rows, columns, first: 0, view: "transposed" };
+      });
+    }
     const view = checkShape(name, shape, whole);
     return [{ from, at: 0, rows: shape[0] ?? 1, columns, first: 0, view, stored }];
   }
@@ -350,11 +357,35 @@ function checkShape(name: string, expected: readonly number[], { from, transpose
   const [rows, columns] = expected;
   const joined = expected.length === 2 && shape.length > 2 && (shape[0] === rows || shape.at(-1) === columns);
   if (!transposed && joined && elementsOf(shape) === elementsOf(expected)) return "flat";
-  throw new CheckpointError(
-    `tensor ${from.name}: expected shape [${wanted.join(", ")}] for ${name}, got [${shape.join(", ")}]`,
+  throw misshapen(name, wanted, from);
+}
+
+function misshapen(
+  name: string,
+  wanted: readonly number[],
+  { name: tensor, shape, file }: StoredTensor,
+): CheckpointError {
+  return new CheckpointError(
+    `tensor ${tensor}: expected shape [${wanted.join(", ")}] for ${name}, got [${shape.join(", ")}]`,
     {
-      details: { tensor: from.name, file: from.file, expected: wanted, got: shape },
+      details: { tensor, file, expected: wanted, got: shape },
       hint: "does config.json belong to this checkpoint?",
     },
   );
+}
+
+/** The slices of a stored tensor along its first dim, each as a tensor of its own. @throws CheckpointError for another shape */
+function slicesOf(name: string, wanted: readonly number[], from: StoredTensor): StoredTensor[] {
+  const { shape, strides, offset } = from;
+  if (shape.length !== wanted.length || shape.some((size, d) => size !== wanted[d]))
+    throw misshapen(name, wanted, from);
+  const [count = 0, ...inner] = shape;
+  const width = STORED_BITS.get(from.dtype)! / 8;
+  const step = (strides?.[0] ?? elementsOf(inner)) * width;
+  const own = strides?.slice(1);
+  const last = own ? inner.reduce((far, size, d) => far + (size - 1) * own[d]!, 0) : elementsOf(inner) - 1;
+  return Array.from({ length: count }, (_, i) => {
+    const place = { shape: inner, offset: offset + i * step, bytes: (last + 1) * width };
+    return { ...from, ...place, ...(own && { strides: own }) };
+  });
 }

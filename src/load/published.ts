@@ -5,7 +5,7 @@ import type { StoredDType } from "../checkpoints/stored.js";
 import { elementsOf } from "../checkpoints/stored.js";
 import { narrow } from "../core/dtype.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { Architecture } from "../nn/architecture.js";
+import { type Architecture, endingOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
 import { ofExpert } from "../nn/state.js";
@@ -21,6 +21,8 @@ export interface Published {
   readonly names: readonly string[];
   /** A dense matrix is stored as [inputs, outputs]. */
   readonly transposed: boolean;
+  /** The name of the one tensor that holds all matrices of a dense stack. */
+  readonly stack?: string | undefined;
 }
 
 const FLOATS = { f32: "F32", f16: "F16", bf16: "BF16" } as const satisfies Record<FloatDType, StoredDType>;
@@ -35,12 +37,28 @@ export function publishedParameters(model: Model, architecture: Architecture, fi
   for (const [name, parameter] of model.named_parameters()) {
     if (seen.has(parameter) || (filled && !parameter.filled)) continue;
     seen.add(parameter);
-    const transposed = architecture.names.some((rule) => "transposed" in rule && rule.transposed.test(name));
+    const ending = endingOf(name, architecture.names);
+    const listed = architecture.names.some((rule) => "transposed" in rule && rule.transposed.test(name));
     const experts = parameter instanceof Matrix ? parameter.experts : 1;
-    const names = experts === 1 ? [name] : Array.from({ length: experts }, (_, e) => ofExpert(name, e));
-    found.push({ name, parameter, names, transposed: transposed && parameter instanceof Matrix });
+    const stored = ending?.name ?? name;
+    const names = experts === 1 ? [stored] : Array.from({ length: experts }, (_, e) => ofExpert(name, e));
+    const transposed = (listed || ending?.transposed === true) && parameter instanceof Matrix;
+    found.push({ name, parameter, names, transposed, ...(experts > 1 && { stack: ending?.name }) });
   }
   return found;
+}
+
+/** A matrix, or each matrix of a stack, transposed. */
+export function turned(matrices: Tensor): Tensor {
+  return matrices.shape.length === 3 ? matrices.permute(0, 2, 1) : matrices.permute(1, 0);
+}
+
+/** The shape of a dense matrix in its file, of all matrices of a stack that one tensor holds. */
+export function storedShape({ parameter, names, transposed, stack }: Published): readonly number[] {
+  const [outputs = 1, ...inner] = parameter.shape;
+  const rows = [outputs / names.length, ...inner];
+  const one = transposed ? rows.reverse() : rows;
+  return stack === undefined ? one : [names.length, ...one];
 }
 
 /** The tensors that store a parameter of a model, wherever they lie: they are brought to their device while they are read. */
@@ -60,32 +78,39 @@ export async function storedParts(
  * @param dtype of the model: that of 4-bit values once they are decoded, where nothing else was read from a file
  */
 async function partsHere(published: Published, dtype: FloatDType): Promise<WeightPart[]> {
-  const { parameter, names, transposed } = published;
-  if (parameter instanceof NormedParameter) return normedParts(published.name, parameter);
+  const { parameter, names, transposed, stack } = published;
+  const [name = published.name] = names;
+  if (parameter instanceof NormedParameter) return normedParts(name, parameter);
   if (!(parameter instanceof Matrix))
-    return [partOf(published.name, () => (parameter.own ?? parameter.value).alias(), parameter.shape)];
-  const { weight, stored_shape } = parameter;
-  const each = rowsOfExpert(parameter.shape, parameter.experts);
-  if (weight.scheme === "dense" && transposed) {
-    const shape = [...parameter.shape].reverse();
-    const turned = (): Tensor => {
-      const { dtype } = weight.tensors[0]!;
-      return scope(() => contiguous(weight.dense(dtype as FloatDType).permute(1, 0)));
+    return [partOf(name, () => (parameter.own ?? parameter.value).alias(), parameter.shape)];
+  const { weight, stored_shape, experts } = parameter;
+  const each = rowsOfExpert(parameter.shape, experts);
+  if (weight.scheme === "dense" && (transposed || stack !== undefined)) {
+    const dtype = weight.tensors[0]!.dtype as FloatDType;
+    const rows = (): Tensor => {
+      const plain = weight.dense(dtype);
+      const matrices = stack === undefined ? plain : plain.view(experts, each, -1);
+      return transposed ? contiguous(turned(matrices)) : matrices;
     };
-    return [{ ...partOf(published.name, turned, shape), dtype: FLOATS[weight.tensors[0]!.dtype as FloatDType] }];
+    return [partOf(stack ?? name, () => scope(rows), storedShape(published), dtype)];
   }
   const lists = await Promise.all(names.map((name, e) => weight.parts(name, e * each, each, dtype)));
   if (stored_shape === undefined || weight.scheme !== "dense") return lists.flat();
   return lists.flat().map((part) => ({ ...part, shape: stored_shape }));
 }
 
+/** What `partOf` says of a tensor before it is made. */
+type Known = Pick<WeightPart, "dtype" | "shape">;
+
 /** A tensor that `make` gives; the caller of `bytes` needs it for that long. By default it is written in its own shape. */
-export function partOf(name: string, make: () => Tensor, shape?: readonly number[]): WeightPart {
-  using now = make();
+export function partOf(name: string, make: () => Tensor, shape?: readonly number[], dtype?: FloatDType): WeightPart {
+  const known = (): Known => {
+    using now = make();
+    return { dtype: FLOATS[now.dtype as FloatDType], shape: shape ?? now.shape };
+  };
   return {
     name,
-    dtype: FLOATS[now.dtype as FloatDType],
-    shape: shape ?? now.shape,
+    ...(shape && dtype ? { dtype: FLOATS[dtype], shape } : known()),
     async bytes() {
       const tensor = make();
       try {

@@ -127,7 +127,10 @@ function transposedReader(
       const stored = whole;
       scope(() => copyInto(stored.narrow(1, first + at, into.shape[0]!).permute(1, 0), into));
     },
-    [Symbol.dispose]: () => whole?.dispose(),
+    [Symbol.dispose]() {
+      whole?.dispose();
+      whole = undefined;
+    },
   };
 }
 

@@ -14,7 +14,7 @@ import { contiguous, copyInto } from "../ops/copy.js";
 import { pack } from "../ops/pack.js";
 import { taping } from "../ops/tape.js";
 import type { Source } from "../sources/source.js";
-import { type Published, publishedParameters } from "./published.js";
+import { type Published, publishedParameters, storedShape, turned } from "./published.js";
 import { bytesInOrder } from "./read.js";
 
 /**
@@ -38,10 +38,9 @@ export async function restoreModel(model: Model, architecture: Architecture, sou
       );
       taping(undefined, () =>
         scope(() => {
-          const shape = [rows, ...inner];
-          const read = Tensor.empty(into.device, transposed ? [...shape].reverse() : shape, into.dtype, stored.name);
+          const read = Tensor.empty(into.device, stored.shape, into.dtype, stored.name);
           read.writeBytes(bytes);
-          const values = transposed ? contiguous(read.permute(1, 0)) : read;
+          const values = (transposed ? contiguous(turned(read)) : read).view(rows, ...inner);
           if (into.panels) pack(values, into, i * rows);
           else copyInto(values, parts.length === 1 ? into : into.narrow(0, i * rows, rows));
         }),
@@ -52,15 +51,14 @@ export async function restoreModel(model: Model, architecture: Architecture, sou
 
 /** The tensors of a parameter in a checkpoint. */
 function storedOf(
-  { name, names, parameter, transposed }: Published,
+  published: Published,
   tensors: ReadonlyMap<string, StoredTensor>,
   source: Source,
 ): readonly StoredTensor[] {
-  const { shape } = parameter;
-  const each = names.length === 1 ? shape : [shape[0]! / names.length, ...shape.slice(1)];
-  const wanted = parameter instanceof Matrix && parameter.stored_shape !== undefined ? parameter.stored_shape : each;
-  const stored = transposed ? [...wanted].reverse() : wanted;
-  return (parameter instanceof NormedParameter ? [`${name}_v`] : names).map((key) => {
+  const { names, parameter, stack } = published;
+  const stored = (parameter instanceof Matrix ? parameter.stored_shape : undefined) ?? storedShape(published);
+  const keys = parameter instanceof NormedParameter ? [`${names[0]}_v`] : stack === undefined ? names : [stack];
+  return keys.map((key) => {
     const tensor = tensors.get(key);
     if (tensor && shapeText(tensor.shape) === shapeText(stored)) return tensor;
     const what = tensor ? `has shape ${shapeText(tensor.shape)}, expected ${shapeText(stored)}` : "is missing";

@@ -32,13 +32,14 @@ export async function readRows(
     if (begin >= stop) continue;
     const reader = readers[i]!;
     using rows = into.narrow(0, begin - at, stop - begin);
-    if (reader.dtype === dtype) {
-      await reader.read(rows, begin - part.at);
-      continue;
+    if (reader.dtype === dtype) await reader.read(rows, begin - part.at);
+    else {
+      using own = Tensor.empty(into.device, rows.shape, reader.dtype, "rows");
+      await reader.read(own, begin - part.at);
+      copyInto(own, rows);
     }
-    using own = Tensor.empty(into.device, rows.shape, reader.dtype, "rows");
-    await reader.read(own, begin - part.at);
-    copyInto(own, rows);
+    // Rows come in order: what it holds for them is no longer needed.
+    if (stop === part.at + part.rows) reader[Symbol.dispose]();
   }
 }
 

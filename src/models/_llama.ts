@@ -124,6 +124,11 @@ export abstract class RotaryAttention extends Module {
   /** Queries and keys before their rotation, and values, of x[B,T,hidden]. */
   abstract project(x: Tensor): Heads;
 
+  /** `options`, with what is known only once there are values. */
+  attending(): AttendOptions {
+    return this.options;
+  }
+
   /** x[B,T,hidden], of which it sees `norm(x)` -> [B,T,hidden], plus `residual`. Without a table nothing is rotated. */
   forward(x: Tensor, norm: RMSNorm, residual: Tensor | undefined, pass: Pass, table: Tensor | undefined): Tensor {
     const turned = (heads: Tensor): Tensor => (table ? rope(heads, table) : heads);
@@ -131,7 +136,7 @@ export abstract class RotaryAttention extends Module {
       const [queries, keys, values] = this.project(norm.forward(h));
       return [turned(queries), turned(keys), values];
     });
-    const y = attend(pass, this.layer, q, k, v, this.options); // [B,T,H*D]
+    const y = attend(pass, this.layer, q, k, v, this.attending()); // [B,T,H*D]
     return this.o_proj.forward(y, residual ? { residual } : {});
   }
 }

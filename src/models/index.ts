@@ -18,6 +18,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["gemma3_text", async () => (await import("./gemma3_text.js")).gemma3_text],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
   ["gpt_neox", async () => (await import("./gpt_neox.js")).gptNeox],
+  ["gpt_oss", async () => (await import("./gpt_oss.js")).gpt_oss],
   ["gptj", async () => (await import("./gptj.js")).gptj],
   ["granite", async () => (await import("./granite.js")).granite],
   ["llama", async () => (await import("./llama.js")).llama],

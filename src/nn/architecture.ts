@@ -44,6 +44,8 @@ export type Task = keyof TaskModels;
  * - `transposed`: such matrices are stored as [inputs, outputs].
  * - `expert`: such a matrix belongs to one expert, numbered by the group called `expert`; `to` names the stack.
  * - `magnitude` and `direction`: such tensors are the two parts of a normalised weight, which `to` names in place of the match.
+ * - `ending`: names that end so end with `to` in the tree, and are written so again. With `inputs_first` they are matrices, each stored as
+ *   [inputs, outputs]; those of a stack as one tensor [E, inputs, outputs].
  * - `fused`: such a tensor holds the rows of several parameters one below the other, in a stack those of each expert; `to`
  *   names them in that order.
  */
@@ -53,6 +55,7 @@ export type NameRule =
   | { readonly prefix: string }
   | { readonly transposed: RegExp }
   | { readonly expert: RegExp; readonly to: string }
+  | { readonly ending: string; readonly to: string; readonly inputs_first?: boolean }
   | { readonly magnitude: RegExp; readonly direction: RegExp; readonly to: string }
   | { readonly fused: RegExp; readonly to: readonly string[] };
 
@@ -62,6 +65,23 @@ export interface Architecture {
   /** Builds the tree from config.json; allocates nothing. Throws ConfigError. */
   readonly tasks: { readonly [T in Task]?: (config: ConfigJson) => TaskModels[T] };
   readonly names: readonly NameRule[];
+}
+
+/** The name with another ending; undefined if it does not end so. */
+function swapped(name: string, ending: string, to: string): string | undefined {
+  return name.endsWith(ending) ? name.slice(0, -ending.length) + to : undefined;
+}
+
+/** What files call a parameter of the tree whose name ends differently there. */
+export function endingOf(
+  name: string,
+  rules: readonly NameRule[],
+): { readonly name: string; readonly transposed: boolean } | undefined {
+  for (const rule of rules) {
+    const stored = "ending" in rule ? swapped(name, rule.to, rule.ending) : undefined;
+    if (stored !== undefined && "ending" in rule) return { name: stored, transposed: rule.inputs_first === true };
+  }
+  return undefined;
 }
 
 /** The role of a stored tensor in the tree. */
@@ -85,6 +105,10 @@ export function placeOf(stored: string, rules: readonly NameRule[]): Place | und
   for (const rule of rules) {
     if ("ignore" in rule) {
       if (names.some((name) => rule.ignore.test(name))) return undefined;
+    } else if ("ending" in rule) {
+      const found = names.map((name) => swapped(name, rule.ending, rule.to));
+      if (rule.inputs_first && found.some((name) => name !== undefined)) transposed = true;
+      names = names.map((name, i) => found[i] ?? name);
     } else if ("rename" in rule) names = names.map((name) => name.replace(rule.rename, rule.to));
     else if ("prefix" in rule) prefixes.push(rule.prefix);
     else if ("transposed" in rule) transposed ||= names.some((name) => rule.transposed.test(name));

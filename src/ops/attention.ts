@@ -39,7 +39,8 @@ export const attentionOp = new Op({
       throw new ShapeError(`attention: distances[H,W] need an odd W, got ${distances.shape[1]}`);
     }
     // A GPU has no bindings left for all of them, and no architecture has both.
-    if (sinks && (slopes || distances)) throw new OptionError("attention: sinks cannot be combined with slopes or distances");
+    if (sinks && (slopes || distances))
+      throw new OptionError("attention: sinks cannot be combined with slopes or distances");
     if ((lanes === undefined) !== (table === undefined)) {
       throw new ShapeError("attention: `lanes` and `table` must be given together");
     }

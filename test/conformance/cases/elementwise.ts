@@ -100,7 +100,13 @@ function apart([a, b, K]: readonly [number, number, number], seed: number): Oper
   return operand([a, K, b], normals(seed, a * K * b, 3), "f32", { view: [["permute", 0, 2, 1]] });
 }
 
-function clampedCase(dims: readonly [number, number, number], gate: Layout, up: Layout, limit: number, seed: number): Case {
+function clampedCase(
+  dims: readonly [number, number, number],
+  gate: Layout,
+  up: Layout,
+  limit: number,
+  seed: number,
+): Case {
   const { name, inputs } = gatedCase(dims, gate, up, "quick_gelu", seed);
   const error = actBound("quick_gelu", limit, 0) * (limit + 1);
   return {

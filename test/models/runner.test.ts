@@ -21,6 +21,7 @@ const MODELS = ["llama", "llama-rope-llama3", "mixtral", "bloom", "opt", "opt-35
 const MORE = [
   "qwen3-yarn",
   "qwen3_moe",
+  "gpt_oss",
   "phi3-longrope",
   "llama-rope-dynamic",
   "gemma3_text-v5",
@@ -72,7 +73,7 @@ interface Expected {
 
 /** transformers adds ALiBi to Falcon's scores once with "sdpa", and this fixture's results are computed so; others by "eager". */
 const SDPA = ["falcon-rw-sdpa"];
-const FIRST_OF_EXPERT = /\.experts\.\d+\.(w1|gate_proj)$/;
+const FIRST_OF_EXPERT = /\.experts\.\d+\.(w1|gate_proj|gate_up_proj)$/;
 
 const quantizedBy = (name: string): FromPretrainedOptions => ({ quantization_config: QUANTIZED[name]! });
 

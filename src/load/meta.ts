@@ -1,16 +1,19 @@
 // Models without weights: the tree that a config.json declares, with the size of every parameter in the form in which it would be
 // stored. Making one allocates nothing on any device, at any size.
 
+import { MXFP4 } from "../checkpoints/packed/mxfp4.js";
 import { isFunction } from "../core/checks.js";
 import { torchName } from "../core/dtype.js";
 import { OctavoError } from "../core/errors.js";
 import { flag, type Options, readOptions } from "../core/options.js";
 import { architectureOf, taskOf } from "../models/index.js";
 import type { ConfigJson, Task, TaskModels } from "../nn/architecture.js";
-import { type Matrix, type Module, type Parameter, plainBytes } from "../nn/module.js";
+import { Matrix, type Module, type Parameter, plainBytes } from "../nn/module.js";
 import { treeOf } from "../nn/print.js";
-import type { FloatDType } from "../nn/weight.js";
-import { type Quantization, storedQuantization, storedSchemes } from "../quant/index.js";
+import { computeFor, type FloatDType } from "../nn/weight.js";
+import { MXFP4_BLOCK } from "../quant/_mxfp4-files.js";
+import { codesScheme } from "../quant/four-bit.js";
+import { type Quantization, storedPacked, storedQuantization, storedSchemes } from "../quant/index.js";
 import type { Source } from "../sources/source.js";
 import { refuseExperts, watched } from "./config-keys.js";
 import type { HasForm, StoredForm } from "./device-map/tree.js";
@@ -167,6 +170,13 @@ export async function metaModel<T extends Task>(
   const storage = storageOf(module, own, dtype);
   if (own === quantization && storage.selective) unusedPatterns(module, storage.selective);
   const stored = schemeBytes(module, storage);
+  if (!own && storedPacked(config.quantization_config, "config.json") === MXFP4) {
+    const scheme = codesScheme({ kind: "e2m1", blocksize: MXFP4_BLOCK, compute: computeFor(dtype), zero_points: false });
+    // What its files hold so: the experts (transformers packs nothing else).
+    for (const one of module.parameters()) {
+      if (one instanceof Matrix && one.experts > 1) stored.set(one, scheme.bytes(one.shape, one.experts));
+    }
+  }
   return new MetaModel({ module, config, task, dtype, quantization: own, stored });
 }
 

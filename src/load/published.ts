@@ -11,6 +11,8 @@ import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
 import { ofExpert } from "../nn/state.js";
 import { type FloatDType, rowsOfExpert, type WeightPart } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
+import { MXFP4_BLOCK, mxfp4Parts } from "../quant/_mxfp4-files.js";
+import { fourBitOperands } from "../quant/four-bit.js";
 
 /** A parameter with what its tensors in a checkpoint are called. */
 export interface Published {
@@ -94,6 +96,8 @@ async function partsHere(published: Published, dtype: FloatDType): Promise<Weigh
     };
     return [partOf(stack ?? name, () => scope(rows), storedShape(published), dtype)];
   }
+  const operands = weight.scheme === "e2m1" ? fourBitOperands(weight) : undefined;
+  if (operands?.blocksize === MXFP4_BLOCK) return mxfp4Parts(stack ?? name, operands, parameter.shape, experts);
   const lists = await Promise.all(names.map((name, e) => weight.parts(name, e * each, each, dtype)));
   if (stored_shape === undefined || weight.scheme !== "dense") return lists.flat();
   return lists.flat().map((part) => ({ ...part, shape: stored_shape }));

@@ -149,16 +149,24 @@ export async function saveModel(loaded: Savable, folder: string, given: SaveOpti
   return { files: written, bytes: sizeOf(parts), warnings: files.warnings };
 }
 
+/** The method that config.json names for the codes of its files. */
+function methodOf({ quantization_config: block }: ConfigJson): unknown {
+  return typeof block === "object" && block !== null ? (block as ConfigJson).quant_method : undefined;
+}
+
 /** Every matrix must be stored as quantization_config says. @returns whether any is quantized */
 function checkSchemes(savable: Savable): boolean {
-  const { model, architecture, quantization } = savable;
+  const { model, architecture, quantization, config } = savable;
   if (SelectiveConfig.is(quantization)) return checkChoices(savable, quantization);
   const method = quantization?.quantization_method();
+  // Codes that the file held in its own format go back into it.
+  const own = quantization === undefined && methodOf(config) === "mxfp4" ? "e2m1" : undefined;
   const skips = BitsAndBytesConfig.is(quantization) && quantization.llm_int8_skip_modules !== null;
   let quantized = false;
   for (const { name, parameter } of publishedParameters(model, architecture)) {
     if (!(parameter instanceof Matrix) || parameter.weight.scheme === "dense") continue;
     quantized = true;
+    if (parameter.weight.scheme === own) continue;
     if (parameter.weight.scheme === method && parameter !== model.output_embeddings()?.weight) continue;
     if (parameter.weight.scheme === method && skips) continue;
     const { scheme } = parameter.weight;
@@ -213,10 +221,10 @@ export function configOf(
   if (config.transformers_weights !== undefined) changes.transformers_weights = undefined;
   // What the file says of its own codes stays.
   if (!quantized) changes.quantization_config = undefined;
-  else if (!storedQuantization(config.quantization_config, "config.json"))
+  else if (quantization && !storedQuantization(config.quantization_config, "config.json"))
     changes.quantization_config = SelectiveConfig.is(quantization)
       ? selectiveJson(quantization, dtype, oneScheme(model, quantization, config.tie_word_embeddings !== false))
-      : quantizationJson(quantization!, dtype);
+      : quantizationJson(quantization, dtype);
   return editJson(config_text, changes);
 }
 

@@ -39,6 +39,7 @@ const ALSO: Readonly<Record<string, readonly string[]>> = {
   camembert: ["add_cross_attention"],
   gpt2: ["add_cross_attention"],
   gpt_neox: ["is_decoder"],
+  gpt_oss: ["output_router_logits"],
   mbart: ["is_decoder"],
   mixtral: ["output_router_logits"],
   qwen3_moe: ["output_router_logits"],

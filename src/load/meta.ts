@@ -171,7 +171,12 @@ export async function metaModel<T extends Task>(
   if (own === quantization && storage.selective) unusedPatterns(module, storage.selective);
   const stored = schemeBytes(module, storage);
   if (!own && storedPacked(config.quantization_config, "config.json") === MXFP4) {
-    const scheme = codesScheme({ kind: "e2m1", blocksize: MXFP4_BLOCK, compute: computeFor(dtype), zero_points: false });
+    const scheme = codesScheme({
+      kind: "e2m1",
+      blocksize: MXFP4_BLOCK,
+      compute: computeFor(dtype),
+      zero_points: false,
+    });
     // What its files hold so: the experts (transformers packs nothing else).
     for (const one of module.parameters()) {
       if (one instanceof Matrix && one.experts > 1) stored.set(one, scheme.bytes(one.shape, one.experts));

@@ -2,6 +2,7 @@
 
 import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import type { ConfigJson } from "../nn/architecture.js";
 
 /** The types of all layers, one name each. */
 export const layerTypes = z.array(z.enum(["full_attention", "sliding_attention"])).nullish();
@@ -20,6 +21,25 @@ export function slidingLayers(given: Given, usual: (layer: number) => boolean): 
   if (!layer_types) return Array.from({ length: layers }, (_, layer) => usual(layer));
   if (layer_types.length === layers) return layer_types.map((type) => type === "sliding_attention");
   throw new ConfigError(`config.json: layer_types has ${layer_types.length} entries for ${layers} layers`, {
+    hint: CONFIG_HINT,
+  });
+}
+
+/** Blocks of rotary positions by the type of a layer. */
+interface RopeBlocks {
+  readonly full_attention?: unknown;
+  readonly sliding_attention?: unknown;
+}
+
+/**
+ * `rope_parameters` with a block for each type of layer, as transformers 5 writes them. @param model its name, for the message
+ * @throws ConfigError for a block of another kind
+ */
+export function ropeBlocks({ rope_parameters }: ConfigJson, model: string): RopeBlocks {
+  const blocks = (rope_parameters ?? {}) as RopeBlocks;
+  const typed = typeof blocks === "object" && (blocks.full_attention ?? blocks.sliding_attention) !== undefined;
+  if (typed || (typeof blocks === "object" && Object.keys(blocks).length === 0)) return blocks;
+  throw new ConfigError(`config.json: rope_parameters of ${model} are full_attention and sliding_attention`, {
     hint: CONFIG_HINT,
   });
 }

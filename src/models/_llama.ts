@@ -197,8 +197,9 @@ export abstract class LlamaLayer extends DecoderLayer {
     super(c, layer);
     this.width = c.intermediate_size;
     this.self_attn = attention;
-    this.input_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
-    this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps);
+    const { norm_offset } = c.traits;
+    this.input_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps, norm_offset);
+    this.post_attention_layernorm = new RMSNorm(c.hidden_size, c.rms_norm_eps, norm_offset);
   }
 
   /** The second half, for x[B,T,hidden] after its norm; `residual` is added. Each token's result depends on that token alone. */

@@ -2,12 +2,11 @@
 // of their own, for each that sees all.
 
 import * as z from "zod";
-import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type RopeFields, ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { count, headSize, readConfig } from "./_config.js";
 import { GemmaLayer, gemmaFields, gemmaTraits } from "./_gemma.js";
-import { slidingLayers, windowOf } from "./_layer-types.js";
+import { ropeBlocks, slidingLayers, windowOf } from "./_layer-types.js";
 import { llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";
 
 const schema = z.object({
@@ -24,14 +23,8 @@ const schema = z.object({
  * older ones `rope_theta` with `rope_scaling`, and `rope_local_base_freq`.
  */
 function rotations(json: ConfigJson): { all: RopeFields; local: RopeFields } {
-  const { rope_parameters, rope_scaling, rope_theta, rope_local_base_freq, max_position_embeddings } = json;
-  const blocks = (rope_parameters ?? {}) as Readonly<Record<string, unknown>>;
-  const { full_attention, sliding_attention } = blocks;
-  if (typeof blocks !== "object" || (Object.keys(blocks).length > 0 && !full_attention && !sliding_attention)) {
-    throw new ConfigError("config.json: rope_parameters of Gemma 3 are full_attention and sliding_attention", {
-      hint: CONFIG_HINT,
-    });
-  }
+  const { rope_scaling, rope_theta, rope_local_base_freq, max_position_embeddings } = json;
+  const { full_attention, sliding_attention } = ropeBlocks(json, "Gemma 3");
   const own = { rope_scaling, rope_theta, rope_parameters: full_attention, max_position_embeddings };
   const local = { rope_theta: rope_local_base_freq, rope_parameters: sliding_attention, max_position_embeddings };
   return { all: ropeFields(own, 1_000_000), local: ropeFields(local) };

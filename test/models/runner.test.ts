@@ -22,6 +22,8 @@ const MORE = [
   "qwen3-yarn",
   "qwen3_moe",
   "gpt_oss",
+  "gemma",
+  "olmo3",
   "phi3-longrope",
   "llama-rope-dynamic",
   "gemma3_text-v5",

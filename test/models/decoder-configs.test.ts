@@ -44,6 +44,9 @@ describe("windows", () => {
     ["gemma2", { sliding_window: 5 }, [5, undefined, 5, undefined]],
     ["gemma2", { sliding_window: 5, layer_types: mixed }, [undefined, 5, 5, undefined]],
     ["gemma3_text", { sliding_window: 5, sliding_window_pattern: 3 }, [5, 5, undefined, 5]],
+    ["gpt_oss", { sliding_window: 5 }, [5, undefined, 5, undefined]],
+    ["olmo3", { sliding_window: 5 }, [5, 5, 5, undefined]],
+    ["olmo3", { layer_types: mixed }, [undefined, 4096, 4096, undefined]],
     ["smollm3", { sliding_window: 5 }, all(undefined)],
     ["smollm3", { sliding_window: 5, use_sliding_window: true }, [undefined, undefined, undefined, 5]],
   ])("%s %j", async (type, more, wanted) => {
@@ -93,6 +96,13 @@ test.each<[string, ConfigJson, RegExp]>([
   ["gemma3_text", { attn_logit_softcapping: 50 }, /attn_logit_softcapping/],
   ["gemma3_text", { rope_parameters: { rope_theta: 5, rope_type: "default" } }, /full_attention and sliding_attention/],
   ["gemma3_text", { rope_scaling: { rope_type: "odd" } }, /"odd" is not supported/],
+  ["gemma", { use_bidirectional_attention: true }, /use_bidirectional_attention/],
+  ["olmo3", { rope_parameters: { rope_theta: 5, rope_type: "default" } }, /OLMo 3 are full_attention and sliding_att/],
+  ["olmo3", { sliding_window: null }, /no sliding_window in use/],
+  ["gpt_oss", { num_experts_per_tok: 200 }, /200 experts per token cannot be chosen from 128/],
+  ["gpt_oss", { hidden_act: "gelu" }, /hidden_act/],
+  ["gpt_oss", { swiglu_limit: 0 }, /swiglu_limit/],
+  ["gpt_oss", { sliding_window: null }, /no sliding_window in use/],
   ["phi3", { rope_scaling: { type: "linear", factor: 2 } }, /phi3 has no rope_scaling of type "linear"/],
   ["phi3", { partial_rotary_factor: 0.3 }, /partial_rotary_factor 0\.3 of 4 dims/],
   [

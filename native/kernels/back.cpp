@@ -218,8 +218,8 @@ const char* four_bit_back(const Call& call) {
   const int rounding = call.attr[2].i;
   const bool rounded = call.attr[3].i != 0;  // products in 8-bit codes allow it too
   if (const char* wrong = wrong_format(kind, blocksize, rounding)) return wrong;
-  const Absmax absmax(call.t[2], call.t[3], call.t[4], call.t[5]);
-  if (const char* wrong = absmax.wrong()) return wrong;
+  const Absmax absmax(call.t[2], call.t[3], call.t[4], call.t[5], codes.dim[1], blocksize);
+  if (const char* wrong = absmax.wrong(kind)) return wrong;
   if (!FourBit::fits(codes.dim[1], blocksize)) {
     if (codes.panels) return "panels of 4-bit codes need K and the blocksize to be multiples of 8";
     return product(call, FromSteps<FourBitRows, 1>(FourBitRows(codes, absmax, kind, blocksize, rounding)), 6, rounded);
@@ -234,7 +234,7 @@ OCTAVO_KERNELS(back,
     {"linear_back", "linear_back: dy[..,N]:f32 weight[N,K]:f32|f16|bf16@ ; compute:i32 -> dx[..,K]:f32", linear_back},
     {"llm_int8_back", "llm_int8_back: dy[..,N]:f32 codes[N,K]:i8@ scb[N]:f32 ; compute:i32 -> dx[..,K]:f32", llm_int8_back},
     {"four_bit_back",
-     "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; "
+     "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? offset[1]:f32? ; "
      "kind:i32 blocksize:i32 rounding:i32 compute:i32 -> dx[..,K]:f32",
      four_bit_back})
 

@@ -1,5 +1,5 @@
 // isa: portable avx2 avxvnni avx512 avx512bf16 amx dotprod
-// NF4 and FP4 products: y = act(x · Wᵀ + bias) + residual straight from packed nibbles. With few rows the nibbles are looked up
+// Products with 4-bit matrices: y = act(x · Wᵀ + bias) + residual straight from packed nibbles. With few rows the nibbles are looked up
 // inside the tile; many rows share one decoding. Exact f32 unless bf16 or 8-bit products are allowed; values that are rounded
 // after decoding are decoded first even for few rows.
 #include "../simd/experts.h"
@@ -30,9 +30,10 @@ const char* four_bit_linear(const Call& call) {
   const int rounding = call.attr[4].i;
   if (const char* wrong = wrong_format(kind, blocksize, rounding)) return wrong;
   if (x.rows() == 0 || codes.dim[0] == 0) return nullptr;
-  const Absmax absmax(call.t[2], call.t[3], call.t[4], call.t[5]);
-  if (const char* wrong = absmax.wrong()) return wrong;
-  const int64_t k = codes.dim[1], tiles = tile_size(x.rows()).tiles;
+  const int64_t k = codes.dim[1];
+  const Absmax absmax(call.t[2], call.t[3], call.t[4], call.t[5], k, blocksize);
+  if (const char* wrong = absmax.wrong(kind)) return wrong;
+  const int64_t tiles = tile_size(x.rows()).tiles;
   if (!FourBit::fits(k, blocksize)) {
     if (codes.panels) return "panels of 4-bit codes need K and the blocksize to be multiples of 8";
     return product(call, FourBitRows(codes, absmax, kind, blocksize, rounding));
@@ -85,13 +86,13 @@ const char* four_bit_expert_linear(const Call& call) {
 
 OCTAVO_KERNELS(four_bit,
                {"four_bit_linear",
-                "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? "
+                "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? "
                 "offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 "
                 "compute:i32 rounding:i32 -> y[..,N]:f32",
                 four_bit_linear},
                {"four_bit_expert_linear",
-                "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8 nested[E,C]:f32? "
-                "map[256]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 "
+                "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8|i8 nested[E,C]:f32? "
+                "map[T]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 "
                 "act:i32 compute:i32 rounding:i32 -> y[M,A,N]:f32",
                 four_bit_expert_linear})
 

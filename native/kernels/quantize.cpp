@@ -207,9 +207,9 @@ const char* four_bit_dequantize(const Call& call) {
   const int rounding = call.attr[2].i;
   const int64_t blocksize = call.attr[1].i, n = codes.dim[0], k = codes.dim[1];
   if (const char* wrong = wrong_format(kind, blocksize, rounding)) return wrong;
-  const Absmax absmax(call.t[1], call.t[2], call.t[3], call.t[4]);
-  if (const char* wrong = absmax.wrong()) return wrong;
-  const float* table = kFourBitTable[kind];
+  const Absmax absmax(call.t[1], call.t[2], call.t[3], call.t[4], k, blocksize);
+  if (const char* wrong = absmax.wrong(kind)) return wrong;
+  const float* table = absmax.table(kind);
   if (!codes.panels) {
     constexpr int64_t kTaskElements = 1 << 15;
     const int64_t total = n * k;
@@ -287,7 +287,7 @@ OCTAVO_KERNELS(
      "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 search:i32 ->",
      four_bit_quantize},
     {"four_bit_dequantize",
-     "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 "
+     "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? offset[1]:f32? ; kind:i32 "
      "blocksize:i32 rounding:i32 -> w[N,K]:f32",
      four_bit_dequantize},
     {"double_quantize",

@@ -42,10 +42,10 @@ const char* four_bit_embedding(const Call& call) {
   const int64_t blocksize = call.attr[1].i, k = codes.dim[1];
   const int rounding = call.attr[2].i;
   if (const char* wrong = wrong_format(call.attr[0].i, blocksize, rounding)) return wrong;
-  const Absmax absmax(call.t[1], call.t[2], call.t[3], call.t[4]);
-  if (const char* wrong = absmax.wrong()) return wrong;
+  const Absmax absmax(call.t[1], call.t[2], call.t[3], call.t[4], k, blocksize);
+  if (const char* wrong = absmax.wrong(call.attr[0].i)) return wrong;
   if (const char* wrong = outside(ids, codes.dim[0])) return wrong;
-  const float* table = kFourBitTable[call.attr[0].i];
+  const float* table = absmax.table(call.attr[0].i);
   parallel(call, ids.size(), row_grain(k), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t id = ids.as<int32_t>()[i];
@@ -75,7 +75,7 @@ OCTAVO_KERNELS(
     {"llm_int8_embedding", "llm_int8_embedding: codes[V,K]:i8@ scb[V]:f32 ids[..]:i32 -> y[..,K]:f32",
      llm_int8_embedding},
     {"four_bit_embedding",
-     "four_bit_embedding: codes[V,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ids[..]:i32 ; "
+     "four_bit_embedding: codes[V,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? offset[1]:f32? ids[..]:i32 ; "
      "kind:i32 blocksize:i32 rounding:i32 -> y[..,K]:f32",
      four_bit_embedding})
 

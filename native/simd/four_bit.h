@@ -1,5 +1,4 @@
-// NF4 and FP4 matrices: code tables, block factors (absmax, plain or double-quantized), and the weights in the form that
-// product.h needs.
+// 4-bit matrices: code tables, block factors (absmax, plain or in 8 bits), and the weights in the form that product.h needs.
 #pragma once
 
 #include "rounding.h"
@@ -8,9 +7,10 @@
 
 namespace octavo::OCTAVO_ISA {
 
-// The value of each code, by kind: 0 nf4 and 1 fp4 (bitsandbytes' tables), 2 int4 and 3 e2m1 (an eighth of their values).
-constexpr int kFourBitKinds = 4;
-alignas(64) constexpr float kFourBitTable[kFourBitKinds][16] = {
+// The value of each code, by kind: 0 nf4 and 1 fp4 (bitsandbytes' tables), 2 int4 and 3 e2m1 (an eighth of their values). Of kind 4,
+// o4, each matrix has a table of its own.
+constexpr int kFourBitKinds = 5, kOwnTable = 4;
+alignas(64) constexpr float kFourBitTable[kOwnTable][16] = {
     {-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
      -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
      0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f},
@@ -63,32 +63,44 @@ struct Map256 {
 };
 
 OCTAVO_INLINE const char* wrong_format(int kind, int64_t blocksize, int rounding) {
-  if (kind < 0 || kind >= kFourBitKinds) return "the kind of a 4-bit matrix is 0 (nf4), 1 (fp4), 2 (int4) or 3 (e2m1)";
+  if (kind < 0 || kind >= kFourBitKinds)
+    return "the kind of a 4-bit matrix is 0 (nf4), 1 (fp4), 2 (int4), 3 (e2m1) or 4 (o4)";
   if (blocksize < 1) return "the blocksize of a 4-bit matrix must be positive";
   if (rounding < kToF32 || rounding > kToBf16) return "the rounding of a 4-bit matrix is 0 (none), 1 (f16) or 2 (bf16)";
   return nullptr;
 }
 
-// absmax of the blocks of the flattened matrix.
+// absmax of the blocks of the flattened matrix: floats, codes of double quantization, or signed codes of o4, which share a factor
+// in groups of blocks (ops/four-bit.ts).
 struct Absmax {
   const float* plain;  // or
   const uint8_t* code;
   const float* nested;
   const float* map;
   float offset;
+  int64_t group;  // of o4; else 0
 
-  Absmax(const Tensor& absmax, const Tensor& nested_absmax, const Tensor& code_map, const Tensor& code_offset) {
-    const bool codes = absmax.dtype == DType::u8;
+  Absmax(const Tensor& absmax, const Tensor& nested_absmax, const Tensor& code_map, const Tensor& code_offset,
+         int64_t k, int64_t blocksize) {
+    const bool codes = absmax.dtype != DType::f32;
     plain = codes ? nullptr : absmax.as<float>();
     code = codes ? absmax.as<uint8_t>() : nullptr;
     nested = nested_absmax.as<float>();
     map = code_map.as<float>();
     offset = code_offset ? code_offset.as<float>()[0] : 0.0f;
+    group = 0;
+    if (absmax.dtype == DType::i8) group = k > 0 && k % blocksize == 0 ? k / blocksize : kNestedBlock;
   }
-  const char* wrong() const { return !plain && (!nested || !map) ? "u8 absmax needs nested and map" : nullptr; }
+  const char* wrong(int kind) const {
+    if ((group != 0) != (kind == kOwnTable)) return "i8 absmax go with the kind 4 (o4)";
+    return !plain && (!nested || !map) ? "absmax in 8 bits need nested and map" : nullptr;
+  }
+  // The values of the codes.
+  const float* table(int kind) const { return kind == kOwnTable ? map : kFourBitTable[kind]; }
 
   OCTAVO_INLINE float at(int64_t block) const {
     if (plain) return plain[block];
+    if (group) return (float)(int8_t)code[block] * nested[block / group];
     const f32p product = rounded(splat_part(map[code[block]] * nested[block / kNestedBlock]));
     return product[0] + offset;
   }
@@ -98,6 +110,10 @@ struct Absmax {
     constexpr int64_t kSome = 256;
     alignas(64) uint32_t codes[kSome / 4 * kPanelRows];
     alignas(64) float factor[kPanelRows] = {}, add[kPanelRows] = {};
+    if (group) {
+      turned_groups(row, rows, per_row, first, count, to);
+      return;
+    }
     for (int r = 0; r < rows; r++) add[r] = offset;
     const WideF plus = load_wide<WideF>(add);
     const Map256 values(map);
@@ -122,6 +138,27 @@ struct Absmax {
       }
     }
   }
+
+ private:
+  // The same of o4, where a group is a row.
+  OCTAVO_INLINE void turned_groups(int64_t row, int rows, int64_t per_row, int64_t first, int64_t count,
+                                   float* to) const {
+    constexpr int64_t kSome = 256;
+    alignas(64) uint32_t codes[kSome / 4 * kPanelRows];
+    alignas(64) float factor[kPanelRows] = {};
+    for (int r = 0; r < rows; r++) factor[r] = nested[row + r];
+    const WideF times = load_wide<WideF>(factor);
+    for (int64_t at = 0; at < count; at += kSome) {
+      const int64_t some = count - at < kSome ? count - at : kSome;
+      rows_to_steps((const char*)code + row * per_row + first + at, per_row, rows, some, codes, kPanelRows, AsIs{});
+      for (int64_t b = 0; b < some; b++)
+        OCTAVO_UNROLL for (int i = 0; i < kParts; i++) {
+          const u32p four = load_part<u32p>(codes + b / 4 * kPanelRows + i * kPartLanes);
+          const i32p one = (i32p)(four << (int)(24 - b % 4 * 8)) >> 24;
+          store_part(to + (at + b) * kPanelRows + i * kPartLanes, __builtin_convertvector(one, f32p) * times.part[i]);
+        }
+    }
+  }
 };
 
 // Codes in panels, or in rows that can become panels run by run: K % 8 == 0, and blocks that end at whole steps.
@@ -139,7 +176,7 @@ struct FourBitOf : Stored<D> {
         k(codes.dim[1]),
         blocksize(block),
         unit(common_divisor(common_divisor(k, block), longest)) {
-    table = kFourBitTable[kind];
+    table = factors.table(kind);
     align = unit / 8;
   }
   static bool fits(int64_t k, int64_t blocksize) { return k % 8 == 0 && blocksize % 8 == 0; }
@@ -362,7 +399,7 @@ struct FourBitRows {
   FourBitRows(const Tensor& w, const Absmax& factors, int kind, int64_t block, int to)
       : packed(w.as<uint8_t>()),
         absmax(factors),
-        codes(kFourBitTable[kind]),
+        codes(factors.table(kind)),
         rounding(to),
         n(w.dim[0]),
         k(w.dim[1]),

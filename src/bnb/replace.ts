@@ -13,6 +13,7 @@ import { quantizedModules } from "../load/storage.js";
 import type { Model } from "../nn/model.js";
 import { Linear as BareLinear, type Matrix, Module } from "../nn/module.js";
 import { type FloatDType, type Scheme, storeRows } from "../nn/weight.js";
+import type { BnbKind } from "../ops/four-bit.js";
 import { BitsAndBytesConfig } from "../quant/config.js";
 import { codesConfig, type Quantization, type QuantizationOptions, quantizationOf } from "../quant/index.js";
 import { isCodes, SelectiveConfig } from "../quant/selective.js";
@@ -69,6 +70,11 @@ type Stored = BitsAndBytesConfig | FloatDType;
 
 /** What becomes of the linears that change, by their paths. @throws OptionError, UnsupportedModelError */
 function wantedOf(tree: Module, config: Quantization, skip: readonly string[] | undefined): Map<string, Stored> {
+  if (config.quantization_method() === "o4" || (SelectiveConfig.is(config) && config.schemes.has("o4"))) {
+    throw new OptionError("replace_with_bnb_linear: bitsandbytes has no linears in o4", {
+      hint: "from_pretrained quantizes to o4 while it loads",
+    });
+  }
   if (!SelectiveConfig.is(config)) {
     const paths = quantizedModules(tree, skip ?? config.llm_int8_skip_modules);
     return new Map(paths.map((path) => [path, config]));
@@ -116,7 +122,7 @@ function quantized(linear: BareLinear, config: BitsAndBytesConfig): BareLinear {
   const made = config.load_in_8bit
     ? new Linear8bitLt(inputs, out, { has_fp16_weights: false, threshold: config.llm_int8_threshold })
     : new Linear4bit(inputs, out, {
-        quant_type: config.bnb_4bit_quant_type,
+        quant_type: config.bnb_4bit_quant_type as BnbKind,
         compute_dtype: compute === "int8" ? compute : torchName(compute),
         compress_statistics: config.bnb_4bit_use_double_quant,
         blocksize: config.bnb_4bit_blocksize,

@@ -47,7 +47,7 @@ export interface GenerationReport extends Partial<RowReport> {
   /** How tokens were chosen, whoever said so: flags, generation_config.json, or the defaults. */
   readonly sampling: Readonly<Record<(typeof SAMPLING)[number], number>> & { readonly do_sample: boolean };
   readonly dtype: string;
-  /** "int8", "nf4", "fp4", or null. */
+  /** "int8", "nf4", "fp4", "o4", or null. */
   readonly quantization: string | null;
   /** How products with 4-bit weights may round: "float32" (not at all), "bfloat16" or "int8"; null for other weights. */
   readonly bnb_4bit_compute_dtype: string | null;

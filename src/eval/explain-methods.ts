@@ -8,7 +8,7 @@ import type { LinearOptions } from "../ops/linear.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../quant/config.js";
 import { schemeOf } from "../quant/index.js";
 
-export const METHOD_NAMES = ["absmax_tensor", "absmax_row", "llm_int8", "nf4", "fp4"] as const;
+export const METHOD_NAMES = ["absmax_tensor", "absmax_row", "llm_int8", "nf4", "fp4", "o4"] as const;
 export type MethodName = (typeof METHOD_NAMES)[number];
 
 /** One way to quantize linears. */
@@ -78,5 +78,6 @@ export function methodsOf(threshold: number): readonly Method[] {
     stored("llm_int8", "LLM.int8()", { load_in_8bit: true, llm_int8_threshold: threshold }),
     stored("nf4", "NF4", { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }),
     stored("fp4", "FP4", { load_in_4bit: true, bnb_4bit_quant_type: "fp4" }),
+    stored("o4", "O4", { load_in_4bit: true, bnb_4bit_quant_type: "o4" }),
   ];
 }

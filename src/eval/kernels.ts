@@ -8,6 +8,7 @@ import { denseScheme, type Scheme, type Weight } from "../nn/weight.js";
 import { attention } from "../ops/attention.js";
 import { fourBitScheme } from "../quant/four-bit.js";
 import { llmInt8Scheme } from "../quant/llm-int8.js";
+import { o4Scheme } from "../quant/o4.js";
 import { beside, CACHED, type Share, type Unit } from "./machine.js";
 import { median } from "./speed.js";
 import { limitOf } from "./units.js";
@@ -41,6 +42,8 @@ export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
   "nf4 dq": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" }),
   "nf4 bf16": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "bf16" }),
   "nf4 int8": () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: false, compute: "int8" }),
+  o4: () => o4Scheme("f32"),
+  "o4 int8": () => o4Scheme("int8"),
 };
 
 let pool = new Float32Array(0);

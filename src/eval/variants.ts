@@ -22,7 +22,7 @@ export interface Variant {
   readonly cache?: CacheDType;
 }
 
-const four = (bnb_4bit_quant_type: "nf4" | "fp4", more: BitsAndBytesOptions = {}): BitsAndBytesOptions => ({
+const four = (bnb_4bit_quant_type: "nf4" | "fp4" | "o4", more: BitsAndBytesOptions = {}): BitsAndBytesOptions => ({
   load_in_4bit: true,
   bnb_4bit_quant_type,
   ...more,
@@ -51,6 +51,8 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
     quantization: four("nf4", { bnb_4bit_compute_dtype: "int8" }),
     head: "int8",
   },
+  o4: { kernel: "o4", dtype: "bfloat16", quantization: four("o4") },
+  "o4-int8": { kernel: "o4 int8", dtype: "bfloat16", quantization: four("o4", { bnb_4bit_compute_dtype: "int8" }) },
   fp4: { kernel: "nf4", dtype: "bfloat16", quantization: four("fp4") },
 };
 

@@ -3,7 +3,7 @@
 import { OptionError } from "../core/errors.js";
 import type { Model } from "../nn/model.js";
 import type { FloatDType, Weight } from "../nn/weight.js";
-import { fourBitOperands } from "../quant/four-bit.js";
+import { fourBitOperands } from "../quant/_four-bit-weight.js";
 import { int8Threshold } from "../quant/llm-int8.js";
 import { type SchemeName, SelectiveConfig, type SelectiveOptions } from "../quant/selective.js";
 import { ownLinears } from "./linears.js";
@@ -23,14 +23,11 @@ function storedAs(weight: Weight, dtype: FloatDType): StoredAs | undefined {
   const threshold = int8Threshold(weight);
   if (threshold !== undefined) return { scheme: "int8", fields: { llm_int8_threshold: threshold } };
   const { kind, nested, blocksize, compute } = fourBitOperands(weight) ?? {};
+  const bnb_4bit_compute_dtype = compute === "int8" ? compute : compute === "bf16" ? "bfloat16" : "float32";
+  if (kind === "o4") return { scheme: kind, fields: { bnb_4bit_compute_dtype } };
   if (kind !== "nf4" && kind !== "fp4") return undefined;
-  return {
-    scheme: nested ? `${kind}-dq` : kind,
-    fields: {
-      bnb_4bit_blocksize: blocksize as 64,
-      bnb_4bit_compute_dtype: compute === "int8" ? compute : compute === "bf16" ? "bfloat16" : "float32",
-    },
-  };
+  const fields = { bnb_4bit_blocksize: blocksize as 64, bnb_4bit_compute_dtype } as const;
+  return { scheme: nested ? `${kind}-dq` : kind, fields };
 }
 
 /**

@@ -33,7 +33,7 @@ export interface Weight extends Disposable {
   readonly shape: MatrixShape;
   /** Matrices of a stack; 1 for a single matrix. */
   readonly experts: number;
-  /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4", "int4", "e2m1". */
+  /** Name of the scheme that made it: "dense", "llm_int8", "nf4", "fp4", "o4", "int4", "e2m1". */
   readonly scheme: string;
   /** How its products may round, where its scheme has a choice. */
   readonly compute?: "f32" | "bf16" | "int8" | undefined;

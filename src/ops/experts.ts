@@ -5,7 +5,7 @@
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { ACT } from "./activation.js";
-import { checkRounding, type FourBitOperands, fourBitLinearOp, fourBitProduct, NESTED_BLOCK } from "./four-bit.js";
+import { checkRounding, checkStatistics, type FourBitOperands, fourBitLinearOp, fourBitProduct } from "./four-bit.js";
 import { COMPUTE, type Compute, checkCompute, type LinearOptions, linearOp } from "./linear.js";
 import { llmInt8LinearOp } from "./llm-int8.js";
 import { type HostTensor, Op, type ReferenceOperands } from "./op.js";
@@ -82,30 +82,20 @@ export const llmInt8ExpertLinearOp = new Op({
     }),
 });
 
-/** @throws ShapeError unless every expert starts on a byte and has an absmax for each block, with its nested statistics */
-function checkStacked(inputs: readonly (Tensor | undefined)[], blocksize: number): void {
-  const [, codes, absmax, nested, map, offset] = inputs;
-  const [, outputs = 0, columns = 0] = codes!.shape;
-  if (!(blocksize >= 1)) throw new ShapeError(`a block of 4-bit codes has at least one element, not ${blocksize}`);
-  if ((outputs * columns) % 2 !== 0) {
-    throw new ShapeError(`experts of 4-bit codes need an even number of elements, not ${outputs} x ${columns}`);
-  }
-  const blocks = Math.ceil((outputs * columns) / blocksize);
-  if (absmax!.shape[1]! < blocks) {
-    throw new ShapeError(`absmax wants ${blocks} blocks per expert, got ${absmax!.shape[1]}`);
-  }
-  if (absmax!.dtype === "f32") return;
-  if (!nested || !map || !offset) throw new ShapeError("a u8 absmax needs nested, map and offset");
-  const outer = Math.ceil(absmax!.shape[1]! / NESTED_BLOCK);
-  if (nested.shape[1]! < outer) throw new ShapeError(`nested wants ${outer} per expert, got ${nested.shape[1]}`);
+/** @throws ShapeError unless every expert starts on a byte */
+function checkStacked(codes: Tensor): void {
+  const [, outputs = 0, columns = 0] = codes.shape;
+  if ((outputs * columns) % 2 === 0) return;
+  throw new ShapeError(`experts of 4-bit codes need an even number of elements, not ${outputs} x ${columns}`);
 }
 
 export const fourBitExpertLinearOp = new Op({
   signature:
-    "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8 nested[E,C]:f32? map[256]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 act:i32 compute:i32 rounding:i32 -> y[M,A,N]:f32",
-  check(inputs, [, blocksize, , compute, rounding]) {
+    "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8|i8 nested[E,C]:f32? map[T]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 act:i32 compute:i32 rounding:i32 -> y[M,A,N]:f32",
+  check(inputs, [kind, blocksize, , compute, rounding]) {
     checkRows(inputs, inputs[6]!);
-    checkStacked(inputs, blocksize!);
+    checkStacked(inputs[1]!);
+    checkStatistics(inputs, 2, kind!, blocksize!, inputs[1]!.shape[0]!);
     checkCompute("four_bit_expert_linear", compute!, 3);
     checkRounding(rounding!, compute);
   },
@@ -113,7 +103,7 @@ export const fourBitExpertLinearOp = new Op({
     eachRow(operands, operands.codes!.shape[0]!, (x, y, e) => {
       const { codes, absmax, nested, map, offset, bias } = operands;
       const twice: Record<string, HostTensor> = nested
-        ? { nested: slice(nested, e)!, map: map!, offset: part(offset!, e, [1]) }
+        ? { nested: slice(nested, e)!, map: map!, ...(offset ? { offset: part(offset, e, [1]) } : {}) }
         : {};
       const own = { absmax: slice(absmax, e)!, ...twice, ...(bias ? { bias: slice(bias, e)! } : {}) };
       return fourBitLinearOp.definition.reference({ x, codes: slice(codes, e)!, ...own, y }, attributes);

@@ -1,6 +1,7 @@
 // 4-bit weights (Dettmers et al. 2023, "QLoRA"): NF4 and FP4 codes over blocks of the flattened matrix, with one absmax
 // per block, itself in f32 or quantized to 8 bits (double quantization). Tables and thresholds are bitsandbytes'. Two more tables
-// hold what other quantizers store: integers with a scale per group, and the 4-bit floats of MXFP4.
+// hold what other quantizers store: integers with a scale per group, and the 4-bit floats of MXFP4. O4 (o4.ts) has a table of its own
+// for each matrix.
 
 import { fromBf16, fromF16, toBf16, toF16 } from "../core/dtype.js";
 import { OptionError, ShapeError } from "../core/errors.js";
@@ -15,9 +16,9 @@ const fround = Math.fround;
 
 /**
  * Codes of the `kind` attribute. "int4" are integers from -8 to 7 stored above zero, with 8 times their scale as absmax; "e2m1" the
- * floats of MXFP4, likewise: so both are exact.
+ * floats of MXFP4, likewise: so both are exact. "o4" has no table here: its values are the operand `map`.
  */
-export const FOUR_BIT = { nf4: 0, fp4: 1, int4: 2, e2m1: 3 } as const;
+export const FOUR_BIT = { nf4: 0, fp4: 1, int4: 2, e2m1: 3, o4: 4 } as const;
 export type FourBitKind = keyof typeof FOUR_BIT;
 /** The kinds that floats are quantized to; codes of the others come from files. */
 export const BNB_KINDS = ["nf4", "fp4"] as const satisfies readonly FourBitKind[];
@@ -37,7 +38,12 @@ export type BlockSize = (typeof BLOCK_SIZES)[number];
 /** Blocks of absmax values per block of the second quantization. */
 export const NESTED_BLOCK = 256;
 
-/** The value of each code. */
+/** Blocks under one scale of O4: those of a row if rows of `inputs` are whole blocks, else 256. */
+export function o4Group(inputs: number, blocksize: number): number {
+  return inputs > 0 && inputs % blocksize === 0 ? inputs / blocksize : NESTED_BLOCK;
+}
+
+/** The value of each code, by kind; O4's are an operand. */
 export const FOUR_BIT_TABLES: readonly Float32Array[] = [
   Float32Array.of(
     -1,
@@ -125,27 +131,30 @@ function encode(kind: number, x: number): number {
 }
 
 /** Code of element `i` of packed data: even elements are in the high nibble. */
-function codeAt(packed: ArrayLike<number>, i: number): number {
+export function codeAt(packed: ArrayLike<number>, i: number): number {
   const byte = packed[i >>> 1]!;
   return i & 1 ? byte & 15 : byte >>> 4;
 }
 
-function setCode(packed: HostTensor["data"], i: number, code: number): void {
+export function setCode(packed: HostTensor["data"], i: number, code: number): void {
   const at = i >>> 1;
   packed[at] = i & 1 ? (packed[at]! & 0xf0) | code : (packed[at]! & 0x0f) | (code << 4);
 }
 
+/** Blocks have scales absmax: f32, or in 8 bits: u8 by map and offset over blocks of blocks, or those of O4, i8 over its groups. */
 interface Statistics {
   readonly absmax: HostTensor;
-  readonly nested?: HostTensor;
-  readonly map?: HostTensor;
-  readonly offset?: HostTensor;
+  readonly nested?: HostTensor | undefined;
+  /** What u8 absmax mean; of O4 what its codes mean. */
+  readonly map?: HostTensor | undefined;
+  readonly offset?: HostTensor | undefined;
 }
 
-/** The f32 absmax of block `j`, undoing double quantization if there is one. */
-function absmaxAt({ absmax, nested, map, offset }: Statistics, j: number): number {
+/** The f32 absmax of block `j`, undoing double quantization if there is one. `group`: blocks under one scale of O4. */
+function absmaxAt({ absmax, nested, map, offset }: Statistics, j: number, group: number): number {
   const value = absmax.data[j]!;
   if (absmax.dtype === "f32") return value;
+  if (absmax.dtype === "i8") return fround(value * nested!.data[Math.floor(j / group)]!);
   const scaled = fround(map!.data[value]! * nested!.data[Math.floor(j / NESTED_BLOCK)]!);
   return fround(scaled + offset!.data[0]!);
 }
@@ -160,26 +169,46 @@ function decoder(
   blocksize: number,
   rounding: number,
 ): Decoder {
-  const table = FOUR_BIT_TABLES[kind]!;
-  const exact: Decoder = (i) => fround(table[codeAt(codes.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize)));
+  const table = kind === FOUR_BIT.o4 ? statistics.map!.data : FOUR_BIT_TABLES[kind]!;
+  const group = o4Group(codes.shape[1]!, blocksize);
+  const exact: Decoder = (i) =>
+    fround(table[codeAt(codes.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize), group));
   if (rounding === FOUR_BIT_ROUNDING.f16) return (i) => fromF16(toF16(exact(i)));
   if (rounding === FOUR_BIT_ROUNDING.bf16) return (i) => fromBf16(toBf16(exact(i)));
   return exact;
 }
 
-/** @throws ShapeError unless there is an absmax for each block, and the operands for double quantization */
-function checkStatistics(inputs: readonly (Tensor | undefined)[], at: number, blocksize: number): void {
+/**
+ * @param experts matrices in `codes`, each with blocks of its own
+ * @throws ShapeError unless there is an absmax for each block, and the operands that give its value; OptionError unless it is of the kind
+ */
+export function checkStatistics(
+  inputs: readonly (Tensor | undefined)[],
+  at: number,
+  kind: number,
+  blocksize: number,
+  experts = 1,
+): void {
   const codes = inputs[at - 1]!; // the statistics follow the codes
   const [absmax, nested, map, offset] = inputs.slice(at, at + 4);
   if (!(blocksize >= 1)) throw new ShapeError(`a block of 4-bit codes has at least one element, not ${blocksize}`);
-  const blocks = Math.ceil(codes.size / blocksize);
-  if (absmax!.size < blocks)
-    throw new ShapeError(`absmax wants [${blocks}] for ${codes.size} codes, got [${absmax!.size}]`);
+  const each = experts === 1 ? "" : " for each expert";
+  const [elements, all] = [codes.size / experts || 0, absmax!.size / experts || 0];
+  const blocks = Math.ceil(elements / blocksize);
+  if (all < blocks) throw new ShapeError(`absmax wants [${blocks}]${each} for ${elements} codes, got [${all}]`);
+  if ((absmax!.dtype === "i8") !== (kind === FOUR_BIT.o4)) {
+    throw new OptionError(`the absmax of kind ${FOUR_BIT.o4} (o4) are i8, those of others f32 or u8`);
+  }
   if (absmax!.dtype === "f32") return;
-  if (!nested || !map || !offset) throw new ShapeError("a u8 absmax needs nested, map and offset");
-  const outer = Math.ceil(absmax!.size / NESTED_BLOCK);
-  if (nested.size < outer)
-    throw new ShapeError(`nested wants [${outer}] for ${absmax!.size} blocks, got [${nested.size}]`);
+  const own = kind === FOUR_BIT.o4;
+  if (!nested || !map || !(own || offset)) {
+    throw new ShapeError(own ? "an i8 absmax needs nested and map" : "a u8 absmax needs nested, map and offset");
+  }
+  if (map.size !== (own ? 16 : 256)) throw new ShapeError(`map wants [${own ? 16 : 256}], got [${map.size}]`);
+  const outer = Math.ceil(all / (own ? o4Group(codes.shape.at(-1)!, blocksize) : NESTED_BLOCK));
+  if (nested.size / experts < outer) {
+    throw new ShapeError(`nested wants [${outer}]${each} for ${all} blocks, got [${nested.size / experts}]`);
+  }
 }
 
 /** @throws OptionError for an invalid code, or with a `compute` that rounds differently */
@@ -194,9 +223,9 @@ export function checkRounding(rounding: number, compute: number = COMPUTE.f32): 
 
 export const fourBitLinearOp = new Op({
   signature:
-    "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 compute:i32 rounding:i32 -> y[..,N]:f32",
-  check(inputs, [, blocksize, , compute, rounding]) {
-    checkStatistics(inputs, 2, blocksize!);
+    "four_bit_linear: x[..,K]:f32 codes[N,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? offset[1]:f32? bias[N]:f32|f16|bf16? residual[..,N]:f32? ; kind:i32 blocksize:i32 act:i32 compute:i32 rounding:i32 -> y[..,N]:f32",
+  check(inputs, [kind, blocksize, , compute, rounding]) {
+    checkStatistics(inputs, 2, kind!, blocksize!);
     checkCompute("four_bit_linear", compute!, 3);
     checkRounding(rounding!, compute);
   },
@@ -230,9 +259,9 @@ export const fourBitLinearOp = new Op({
  */
 export const fourBitBackOp = new Op({
   signature:
-    "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 compute:i32 -> dx[..,K]:f32",
-  check(inputs, [, blocksize, rounding, compute]) {
-    checkStatistics(inputs, 2, blocksize!);
+    "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 compute:i32 -> dx[..,K]:f32",
+  check(inputs, [kind, blocksize, rounding, compute]) {
+    checkStatistics(inputs, 2, kind!, blocksize!);
     checkCompute("four_bit_back", compute!, 3);
     checkRounding(rounding!, compute);
   },
@@ -258,7 +287,10 @@ export const fourBitBackOp = new Op({
  */
 export type FourBitCompute = keyof typeof COMPUTE;
 
-/** The operands of a 4-bit matrix; absmax is f32, or u8 with the three operands of double quantization. */
+/**
+ * The operands of a 4-bit matrix. absmax is f32, or u8 with the three operands of double quantization; of O4 i8 over `nested`, with the
+ * table of 16 values as `map`.
+ */
 export interface FourBitOperands {
   readonly codes: Tensor;
   readonly absmax: Tensor;
@@ -302,7 +334,7 @@ export const fourBitQuantizeOp = new Op({
     if (kind !== FOUR_BIT.nf4 && kind !== FOUR_BIT.fp4) {
       throw new OptionError(`floats are quantized to the kinds 0 (nf4) and 1 (fp4), not ${kind}`);
     }
-    checkStatistics([codes, absmax], 1, blocksize!);
+    checkStatistics([codes, absmax], 1, kind!, blocksize!);
   },
   reference({ w, codes, absmax }, { kind, blocksize, row, search }) {
     const inputs = w!.shape[1]!;
@@ -351,9 +383,9 @@ export function fourBitQuantize(
 
 export const fourBitDequantizeOp = new Op({
   signature:
-    "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 -> w[N,K]:f32",
-  check(inputs, [, blocksize, rounding]) {
-    checkStatistics(inputs, 1, blocksize!);
+    "four_bit_dequantize: codes[N,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? offset[1]:f32? ; kind:i32 blocksize:i32 rounding:i32 -> w[N,K]:f32",
+  check(inputs, [kind, blocksize, rounding]) {
+    checkStatistics(inputs, 1, kind!, blocksize!);
     checkRounding(rounding!);
   },
   reference({ codes, absmax, nested, map, offset, w }, { kind, blocksize, rounding }) {
@@ -370,9 +402,9 @@ export function fourBitDequantize(w: Decoded): Tensor {
 
 export const fourBitEmbeddingOp = new Op({
   signature:
-    "four_bit_embedding: codes[V,K]:u4@ absmax[A]:f32|u8 nested[B]:f32? map[256]:f32? offset[1]:f32? ids[..]:i32 ; kind:i32 blocksize:i32 rounding:i32 -> y[..,K]:f32",
-  check(inputs, [, blocksize, rounding]) {
-    checkStatistics(inputs, 1, blocksize!);
+    "four_bit_embedding: codes[V,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? offset[1]:f32? ids[..]:i32 ; kind:i32 blocksize:i32 rounding:i32 -> y[..,K]:f32",
+  check(inputs, [kind, blocksize, rounding]) {
+    checkStatistics(inputs, 1, kind!, blocksize!);
     checkRounding(rounding!);
   },
   reference({ codes, absmax, nested, map, offset, ids, y }, { kind, blocksize, rounding }) {

@@ -38,6 +38,7 @@ import {
   llmInt8QuantizeOp,
 } from "./llm-int8.js";
 import { maxRowsBackOp, maxRowsOp } from "./max-rows.js";
+import { o4LevelsOp, o4QuantizeOp } from "./o4.js";
 import type { Op } from "./op.js";
 import { optimizerClipOp, optimizerStep8bitOp, optimizerStepOp } from "./optimizer.js";
 import { packOp, unpackOp } from "./pack.js";
@@ -87,6 +88,8 @@ export const OPS: readonly Op[] = [
   fourBitDequantizeOp,
   fourBitEmbeddingOp,
   doubleQuantizeOp,
+  o4QuantizeOp,
+  o4LevelsOp,
   packOp,
   unpackOp,
   fillOp,

@@ -56,17 +56,20 @@ interface FourBitState {
   readonly offsets: readonly number[];
 }
 
+/** @throws CheckpointError unless the pieces are the whole matrices of `rows` rows */
+export function checkPieces(pieces: readonly StoredRows[], rows: number, experts: number): void {
+  if (pieces.length === experts && pieces.every((piece, e) => piece.at === e * rows && piece.rows === rows)) return;
+  throw new CheckpointError(
+    `${pieces[0]?.stored.tensors.get("weight")?.name}: a 4-bit matrix is restored from one tensor for each of ${experts} experts, not from ${pieces.length} parts`,
+  );
+}
+
 /**
  * Reads the states of a matrix, or of the experts of a stack, and checks the shapes of all tensors.
  * @throws FormatError, CheckpointError
  */
 export function readStates(pieces: readonly StoredRows[], wanted: Wanted): FourBitState {
-  const { rows, experts } = wanted;
-  if (pieces.length !== experts || pieces.some((piece, e) => piece.at !== e * rows || piece.rows !== rows)) {
-    throw new CheckpointError(
-      `${pieces[0]?.stored.tensors.get("weight")?.name}: a 4-bit matrix is restored from one tensor for each of ${experts} experts, not from ${pieces.length} parts`,
-    );
-  }
+  checkPieces(pieces, wanted.rows, wanted.experts);
   const states = pieces.map((piece) => readState(piece, wanted));
   const [first] = states;
   for (const { blocksize, values, name } of states) {

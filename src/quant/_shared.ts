@@ -5,6 +5,9 @@ import { choice, flag, number, type Options, such } from "../core/options.js";
 import type { FloatDType } from "../nn/weight.js";
 import { BLOCK_SIZES } from "../ops/four-bit.js";
 
+/** The `quant_method` of a config.json that only Octavo understands. */
+export const OWN_METHOD = "octavo";
+
 export const SHARED = {
   /** Activations of at least this size are multiplied in high precision; 0 for none. */
   llm_int8_threshold: number((n) => n >= 0, "a number of at least 0"),

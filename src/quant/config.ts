@@ -4,7 +4,8 @@ import * as z from "zod";
 import { listOf } from "../core/checks.js";
 import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, readOptions, such } from "../core/options.js";
-import { SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";
+import { O4_BLOCK } from "../ops/o4.js";
+import { OWN_METHOD, SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";
 
 const OWN = {
   /** Quantize the linears to LLM.int8(). */
@@ -27,12 +28,13 @@ const OWN = {
   }),
   /**
    * The code of 4-bit elements. The default is "fp4", because Python's is; "nf4" takes the same bytes and stays closer to the
-   * original, so it is the default of the command line.
+   * original, so it is the default of the command line. "o4" is Octavo's own and unknown to Python: smaller, and closer still. It has
+   * blocks of 32, a table for each matrix, scales in 8 bits that are always searched, and a `quant_method` that Python refuses.
    */
-  bnb_4bit_quant_type: choice(["nf4", "fp4"], {
+  bnb_4bit_quant_type: choice(["nf4", "fp4", "o4"], {
     flag: "quant-type",
     value: "<type>",
-    help: "4-bit code: nf4 or fp4 (default: nf4, the more precise; the library's is fp4, as Python's)",
+    help: "4-bit code: nf4, fp4 or Octavo's own o4, the most precise (default: nf4; the library's is fp4, as Python's)",
   }),
   /** Only "uint8", Python's default: the type that files give to codes. Files that give them another one are read. */
   bnb_4bit_quant_storage: option<"uint8">(z.literal("uint8"), '"uint8"', {
@@ -47,6 +49,13 @@ export const BITS_AND_BYTES = { ...OWN, ...SHARED };
 
 export interface BitsAndBytesOptions extends Options<typeof OWN>, Options<typeof SHARED> {}
 
+/** What O4 has always. */
+const O4_FIELDS = {
+  bnb_4bit_blocksize: O4_BLOCK,
+  bnb_4bit_scale_search: true,
+  bnb_4bit_use_double_quant: false,
+} as const;
+
 /** Old spellings, and their current names. */
 const OLD_NAMES: Readonly<Record<string, string>> = {
   load_in_8bit_threshold: "llm_int8_threshold",
@@ -59,7 +68,7 @@ export class BitsAndBytesConfig {
   readonly load_in_4bit: boolean;
   readonly llm_int8_threshold: number;
   readonly llm_int8_skip_modules: readonly string[] | null;
-  readonly bnb_4bit_quant_type: "nf4" | "fp4";
+  readonly bnb_4bit_quant_type: "nf4" | "fp4" | "o4";
   readonly bnb_4bit_use_double_quant: boolean;
   readonly bnb_4bit_compute_dtype: Shared["bnb_4bit_compute_dtype"];
   readonly bnb_4bit_blocksize: Shared["bnb_4bit_blocksize"];
@@ -75,7 +84,7 @@ export class BitsAndBytesConfig {
 
   /**
    * A null field gets its default, as in Python.
-   * @throws OptionError for unknown fields, wrong values, and both 8 and 4 bits at once
+   * @throws OptionError for unknown fields, wrong values, both 8 and 4 bits at once, and what "o4" has otherwise
    */
   constructor(options: BitsAndBytesOptions = {}) {
     for (const key of namesOf("BitsAndBytesConfig", options)) {
@@ -100,10 +109,24 @@ export class BitsAndBytesConfig {
     this.bnb_4bit_compute_dtype = shared.bnb_4bit_compute_dtype;
     this.bnb_4bit_blocksize = shared.bnb_4bit_blocksize;
     this.bnb_4bit_scale_search = shared.bnb_4bit_scale_search;
+    if (this.bnb_4bit_quant_type !== "o4") return;
+    for (const [option, only] of Object.entries(O4_FIELDS)) {
+      const value = fields[option as keyof typeof O4_FIELDS];
+      if (value === undefined || value === only) continue;
+      throw new OptionError(
+        `BitsAndBytesConfig: ${option} is always ${only} for bnb_4bit_quant_type "o4", not ${value}`,
+        {
+          details: { option },
+          hint: `leave ${option} out`,
+        },
+      );
+    }
+    this.bnb_4bit_blocksize = O4_FIELDS.bnb_4bit_blocksize;
+    this.bnb_4bit_scale_search = O4_FIELDS.bnb_4bit_scale_search;
   }
 
-  /** "llm_int8", "nf4", "fp4", or undefined for no quantization. */
-  quantization_method(): "llm_int8" | "nf4" | "fp4" | undefined {
+  /** "llm_int8", "nf4", "fp4", "o4", or undefined for no quantization. */
+  quantization_method(): "llm_int8" | "nf4" | "fp4" | "o4" | undefined {
     if (this.load_in_8bit) return "llm_int8";
     return this.load_in_4bit ? this.bnb_4bit_quant_type : undefined;
   }
@@ -112,7 +135,7 @@ export class BitsAndBytesConfig {
   to_dict(): Record<string, unknown> {
     const shared = sharedFields(this);
     return {
-      quant_method: "bitsandbytes",
+      quant_method: this.bnb_4bit_quant_type === "o4" && this.load_in_4bit ? OWN_METHOD : "bitsandbytes",
       load_in_8bit: this.load_in_8bit,
       load_in_4bit: this.load_in_4bit,
       llm_int8_threshold: shared.llm_int8_threshold,

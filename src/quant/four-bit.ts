@@ -1,47 +1,24 @@
-// NF4 and FP4 as weights: 4-bit codes over blocks of the flattened matrix, with one absmax per block, which double
-// quantization stores in 8 bits (Dettmers et al. 2023). In a stack each expert starts new blocks. The arithmetic is in
-// ops/four-bit.ts, the checkpoint format in _four-bit-files.ts.
+// NF4 and FP4 as schemes (Dettmers et al. 2023), and codes that files of other quantizers hold. The weights are in _four-bit-weight.ts,
+// the arithmetic in ops/four-bit.ts, the checkpoint format in _four-bit-files.ts.
 
 import type { Device } from "../core/device.js";
-import { OptionError, ShapeError } from "../core/errors.js";
+import { OptionError } from "../core/errors.js";
 import { kept, scope, Tensor } from "../core/tensor.js";
-import { dividedBy, elementsOn, joinMatrices, joinVectors, type RowPiece, rowsOn } from "../nn/divide.js";
-import {
-  chosenExperts,
-  copied,
-  type FloatDType,
-  joinedShape,
-  type MatrixShape,
-  movedMatrix,
-  noExperts,
-  noStack,
-  PANEL_ROWS,
-  rowsOfExpert,
-  type Scheme,
-  stackOf,
-  type Weight,
-  type WeightPart,
-  type WeightRestorer,
-} from "../nn/weight.js";
-import { contiguous, copyInto } from "../ops/copy.js";
+import { PANEL_ROWS, rowsOfExpert, type Scheme, type WeightRestorer } from "../nn/weight.js";
+import { copyInto } from "../ops/copy.js";
 import { doubleQuantize } from "../ops/double-quantize.js";
-import { fourBitExpertLinear } from "../ops/experts.js";
 import {
   BLOCK_SIZES,
   type BnbKind,
   type FourBitCompute,
-  type FourBitKind,
   type FourBitOperands,
-  fourBitDequantize,
-  fourBitEmbedding,
-  fourBitLinear,
   fourBitQuantize,
   NESTED_BLOCK,
 } from "../ops/four-bit.js";
-import type { LinearOptions } from "../ops/linear.js";
-import { pack, unpack } from "../ops/pack.js";
+import { pack } from "../ops/pack.js";
 import { dynamicMap } from "./_dynamic-map.js";
 import { fourBitNames, fourBitParts, readStates } from "./_four-bit-files.js";
+import { blocksOf, codesOf, type FourBitForm, FourBitWeight, granularity } from "./_four-bit-weight.js";
 import { beginShifts, shiftsBytes } from "./_zero-points.js";
 
 export interface FourBitOptions {
@@ -56,215 +33,13 @@ export interface FourBitOptions {
   readonly exact_values?: boolean;
 }
 
-/** A 4-bit stack concatenates its experts' statistics: absmax[E*B], nested[E*C], offset[E]. */
-class FourBitWeight implements Weight {
-  readonly shape: MatrixShape;
-  readonly experts: number;
-  readonly scheme: FourBitKind;
-  readonly operands: FourBitOperands;
-  /** Its scales were chosen by the error of their blocks. */
-  readonly #searched: boolean;
-
-  constructor(operands: FourBitOperands, experts = 1, searched = false) {
-    this.#searched = searched;
-    this.shape = operands.codes.shape as MatrixShape;
-    this.experts = experts;
-    this.scheme = operands.kind;
-    this.operands = operands;
-  }
-
-  get compute(): FourBitCompute {
-    return this.operands.compute;
-  }
-
-  get alike(): Scheme | undefined {
-    const { kind, blocksize, compute, nested } = this.operands;
-    if (kind !== "nf4" && kind !== "fp4") return undefined;
-    return fourBitScheme({
-      kind,
-      blocksize,
-      compute,
-      double_quant: nested !== undefined,
-      scale_search: this.#searched,
-    });
-  }
-
-  get nbytes(): number {
-    return this.tensors.reduce((sum, tensor) => sum + tensor.nbytes, 0);
-  }
-
-  get footprint(): number {
-    return Math.ceil((this.shape[0] * this.shape[1]) / 2);
-  }
-
-  linear(x: Tensor, options?: LinearOptions): Tensor {
-    const { experts, operands } = this;
-    if (experts === 1) {
-      noExperts(options);
-      return fourBitLinear(x, operands, options);
-    }
-    const chosen = chosenExperts(options);
-    return scope(() => {
-      const codes = operands.codes.view(experts, -1, this.shape[1]);
-      const absmax = operands.absmax.view(experts, -1);
-      const nested = operands.nested && { nested: operands.nested.view(experts, -1) };
-      return fourBitExpertLinear(x, { ...operands, codes, absmax, ...nested }, chosen);
-    });
-  }
-
-  rows(ids: Tensor): Tensor {
-    noStack(this.experts);
-    return fourBitEmbedding(this.operands, ids);
-  }
-
-  dense(dtype: FloatDType): Tensor {
-    if (this.experts === 1) return scope(() => contiguous(fourBitDequantize(this.operands), dtype));
-    return scope(() => {
-      const dense = Tensor.empty(this.operands.codes.device, this.shape, dtype, "dense");
-      const rows = rowsOfExpert(this.shape, this.experts);
-      for (let e = 0; e < this.experts; e++) {
-        scope(() => copyInto(fourBitDequantize(this.#expert(e)), dense.narrow(0, e * rows, rows)));
-      }
-      return dense;
-    });
-  }
-
-  /** @throws ShapeError for a part of an expert: its blocks cannot be split */
-  async parts(name: string, at = 0, rows = this.shape[0], values: FloatDType = "f32"): Promise<readonly WeightPart[]> {
-    const each = rowsOfExpert(this.shape, this.experts);
-    if (at % each !== 0 || rows !== each) {
-      throw new ShapeError(`4-bit codes are stored in whole matrices of ${each} rows, not as rows ${at} + ${rows}`);
-    }
-    const { kind, blocksize, rounding } = this.operands;
-    if (kind !== "nf4" && kind !== "fp4") throw new OptionError(`bitsandbytes has no name for the codes ${kind}`);
-    const description = {
-      kind,
-      blocksize,
-      values: rounding === "f32" ? values : rounding,
-      shape: [each, this.shape[1]] as const,
-    };
-    return fourBitParts(name, description, () => this.#expert(at / each));
-  }
-
-  /** The operands of one expert's matrix, in plain rows; call it in a scope. */
-  #expert(index: number): FourBitOperands {
-    const { codes, absmax, nested, offset, ...rest } = this.operands;
-    const own = (all: Tensor): Tensor => {
-      const count = all.shape[0]! / this.experts;
-      return all.narrow(0, index * count, count);
-    };
-    const twice = nested && offset ? { nested: own(nested), offset: own(offset) } : {};
-    return { ...rest, codes: own(unpack(codes)), absmax: own(absmax), ...twice };
-  }
-
-  moved(to: Device): Weight {
-    const { codes, absmax, nested, map, offset, ...format } = this.operands;
-    const there = kept(() => ({
-      codes: movedMatrix(codes, () => codesOf(to, this.shape, format.blocksize, format.kind, this.experts)),
-      absmax: copied(absmax, to),
-      ...(nested && map && offset
-        ? { nested: copied(nested, to), map: copied(map, to), offset: copied(offset, to) }
-        : {}),
-    }));
-    return new FourBitWeight({ ...format, ...there }, this.experts, this.#searched);
-  }
-
-  /** Pieces begin with a block, and with a block of blocks where these are quantized again. */
-  get divisor(): number | undefined {
-    if (this.experts > 1) return undefined;
-    const { blocksize, nested } = this.operands;
-    return granularity(this.shape[1], nested ? blocksize * NESTED_BLOCK : blocksize);
-  }
-
-  divided(pieces: readonly RowPiece[]): Weight[] {
-    const { codes, absmax, nested, map, offset, ...format } = this.operands;
-    const inputs = this.shape[1];
-    return dividedBy(codes, pieces, (rows, piece) => {
-      const { at, to } = piece;
-      const first = (at * inputs) / format.blocksize;
-      const { blocks, outer } = blocksOf([piece.rows, inputs], format.blocksize);
-      const there = kept(() => ({
-        codes: rowsOn(rows, piece, (shape) => codesOf(to, shape, format.blocksize, format.kind, 1)),
-        absmax: elementsOn(absmax, first, blocks, to),
-        ...(nested && map && offset
-          ? {
-              nested: elementsOn(nested, first / NESTED_BLOCK, outer, to),
-              map: elementsOn(map, 0, map.size, to),
-              offset: elementsOn(offset, 0, 1, to),
-            }
-          : {}),
-      }));
-      return new FourBitWeight({ ...format, ...there }, 1, this.#searched);
-    });
-  }
-
-  joined(pieces: readonly FourBitWeight[], to: Device): Weight {
-    const { codes: _codes, absmax: _absmax, nested, map, offset, ...format } = this.operands;
-    const operands = pieces.map((piece) => piece.operands);
-    const whole = kept(() => ({
-      codes: joinMatrices(
-        operands.map(({ codes }) => codes),
-        codesOf(to, joinedShape(pieces), format.blocksize, format.kind, 1),
-      ),
-      absmax: joinVectors(
-        operands.map(({ absmax }) => absmax),
-        to,
-      ),
-      ...(nested && map && offset
-        ? {
-            nested: joinVectors(
-              operands.map((one) => one.nested!),
-              to,
-            ),
-            map: elementsOn(map, 0, map.size, to),
-            offset: elementsOn(offset, 0, 1, to),
-          }
-        : {}),
-    }));
-    return new FourBitWeight({ ...format, ...whole }, 1, this.#searched);
-  }
-
-  get tensors(): readonly Tensor[] {
-    const { codes, absmax, nested, map, offset } = this.operands;
-    return [codes, absmax, nested, map, offset].filter((tensor) => tensor !== undefined);
-  }
-
-  readonly trainable: readonly Tensor[] = [];
-
-  dispose(): void {
-    for (const tensor of this.tensors) tensor.dispose();
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose();
-  }
-}
-
-/** Codes and statistics of a weight in 4 bits; undefined for others. */
-export function fourBitOperands(weight: Weight): FourBitOperands | undefined {
-  return weight instanceof FourBitWeight ? weight.operands : undefined;
-}
-
-/** Blocks of one matrix, and blocks of those. */
-function blocksOf([outputs, inputs]: MatrixShape, blocksize: number): { blocks: number; outer: number } {
-  const blocks = Math.ceil((outputs * inputs) / blocksize);
-  return { blocks, outer: Math.ceil(blocks / NESTED_BLOCK) };
-}
-
-/** Memory for codes: panels interleave sixteen rows, so no block may span two rows. */
-function codesOf(device: Device, shape: MatrixShape, blocksize: number, label: string, experts: number): Tensor {
-  const [outputs, inputs] = shape;
-  if (experts > 1 && (rowsOfExpert(shape, experts) * inputs) % 2 !== 0) {
-    throw new ShapeError(`experts of ${outputs / experts} x ${inputs} 4-bit codes do not end at a whole byte`);
-  }
-  if (inputs % blocksize !== 0) return Tensor.empty(device, shape, "u4", label);
-  return stackOf(device, shape, "u4", label, experts);
-}
-
-/** Numbers of rows that end with a whole block and a whole panel. */
-function granularity(inputs: number, blocksize: number): number {
-  // The quotient is a power of two, as PANEL_ROWS is.
-  return Math.max(PANEL_ROWS, blocksize / greatestCommonDivisor(inputs, blocksize));
+/** What a scheme's weights have in common with it. @param kind theirs, wherever they come from */
+function bnbForm(kind: BnbKind, searched: boolean | undefined): FourBitForm {
+  return {
+    alike: ({ blocksize, compute, nested }) =>
+      fourBitScheme({ kind, blocksize, compute, double_quant: nested !== undefined, scale_search: searched }),
+    parts: (name, matrix, operands) => fourBitParts(name, { kind, ...matrix }, operands),
+  };
 }
 
 /** @throws OptionError for a block size that the format does not allow */
@@ -303,7 +78,7 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
         finish() {
           const statistics = double_quant ? quantizeTwice(absmax, label, experts) : { absmax };
           const operands = { codes, ...statistics, kind, blocksize, compute, rounding: "f32" } as const;
-          weight = new FourBitWeight(operands, experts, options.scale_search);
+          weight = new FourBitWeight(operands, experts, bnbForm(kind, options.scale_search));
           return weight;
         },
         [Symbol.dispose]() {
@@ -351,7 +126,7 @@ export function fourBitScheme(options: FourBitOptions): Scheme {
         compute,
         rounding: options.exact_values ? ("f32" as const) : state.values,
       };
-      const weight = new FourBitWeight({ codes, absmax, ...twice, ...format }, experts);
+      const weight = new FourBitWeight({ codes, absmax, ...twice, ...format }, experts, bnbForm(kind, false));
       return {
         granularity: granularity(inputs, state.blocksize),
         dtype: "u4",
@@ -398,7 +173,7 @@ export function codesScheme({ kind, blocksize, compute, zero_points }: CodesOpti
         codes: codesOf(device, shape, blocksize, label, experts),
         absmax: Tensor.empty(device, [outputs * blocks], "f32", `${label} absmax`),
       }));
-      const weight = new FourBitWeight({ codes, absmax, kind, blocksize, compute, rounding: "f32" }, experts);
+      const weight = new FourBitWeight({ codes, absmax, kind, blocksize, compute, rounding: "f32" }, experts, {});
       let shifts: ReturnType<typeof beginShifts> | undefined;
       try {
         shifts = shifted ? beginShifts(device, [outputs, blocks], blocksize, experts) : undefined;
@@ -447,8 +222,4 @@ function quantizeTwice(
   }
   absmax.dispose();
   return { absmax: codes, nested, map, offset };
-}
-
-function greatestCommonDivisor(a: number, b: number): number {
-  return b === 0 ? a : greatestCommonDivisor(b, a % b);
 }

@@ -8,11 +8,12 @@ import { listed, show } from "../core/show.js";
 import type { FloatDType, Scheme } from "../nn/weight.js";
 import type { Compute } from "../ops/linear.js";
 import { PythonFloat } from "../sources/json-edit.js";
-import { sharedFields } from "./_shared.js";
+import { OWN_METHOD, sharedFields } from "./_shared.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "./config.js";
 import { fourBitScheme } from "./four-bit.js";
 import { llmInt8Scheme } from "./llm-int8.js";
-import { type CodesName, isCodes, SELECTIVE_METHOD, SelectiveConfig, type SelectiveOptions } from "./selective.js";
+import { o4Scheme } from "./o4.js";
+import { type CodesName, isCodes, SelectiveConfig, type SelectiveOptions } from "./selective.js";
 
 /** How the linears of a model are quantized: all alike, or each as its path says. */
 export type Quantization = BitsAndBytesConfig | SelectiveConfig;
@@ -48,11 +49,15 @@ const CODES = {
   "nf4-dq": { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true },
   fp4: { load_in_4bit: true, bnb_4bit_quant_type: "fp4" },
   "fp4-dq": { load_in_4bit: true, bnb_4bit_quant_type: "fp4", bnb_4bit_use_double_quant: true },
+  o4: { load_in_4bit: true, bnb_4bit_quant_type: "o4" },
 } as const satisfies Record<CodesName, BitsAndBytesOptions>;
 
 /** The configuration of linears that a SelectiveConfig puts into one of its schemes. */
 export function codesConfig(config: SelectiveConfig, scheme: CodesName): BitsAndBytesConfig {
-  return new BitsAndBytesConfig({ ...CODES[scheme], ...sharedFields(config) });
+  const { bnb_4bit_blocksize, bnb_4bit_scale_search, ...products } = sharedFields(config);
+  // O4 has only one way to make codes.
+  const made = scheme === "o4" ? {} : { bnb_4bit_blocksize, bnb_4bit_scale_search };
+  return new BitsAndBytesConfig({ ...CODES[scheme], ...products, ...made });
 }
 
 /**
@@ -63,12 +68,14 @@ export function schemeOf(config: Quantization | undefined, backward?: Compute): 
   const method = BitsAndBytesConfig.is(config) ? config.quantization_method() : undefined;
   if (!BitsAndBytesConfig.is(config) || method === undefined) return undefined;
   if (method === "llm_int8") return llmInt8Scheme(config.llm_int8_threshold, backward);
+  const compute = config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype;
+  if (method === "o4") return o4Scheme(compute);
   return fourBitScheme({
     kind: method,
     blocksize: config.bnb_4bit_blocksize,
     double_quant: config.bnb_4bit_use_double_quant,
     scale_search: config.bnb_4bit_scale_search,
-    compute: config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype,
+    compute,
   });
 }
 
@@ -115,7 +122,7 @@ export function storedQuantization(json: unknown, location: string): Quantizatio
     });
   }
   if (PACKED_METHODS.includes(method as string)) return undefined;
-  if (method === SELECTIVE_METHOD) return checkedFields(() => new SelectiveConfig(fields));
+  if (method === OWN_METHOD) return checkedFields(() => ownMethod(fields));
   if (method !== "bitsandbytes") {
     throw new UnsupportedModelError(`${location} holds a checkpoint that was quantized with ${show(method)}`, {
       hint: `read are bitsandbytes, ${listed(PACKED_METHODS, 9)}; load the original checkpoint with load_in_8bit or load_in_4bit`,
@@ -129,6 +136,11 @@ export function storedQuantization(json: unknown, location: string): Quantizatio
   if (own.compute_dtype !== undefined) options.bnb_4bit_compute_dtype = own.compute_dtype;
   const config = checkedFields(() => new BitsAndBytesConfig(options));
   return config.quantization_method() ? config : undefined;
+}
+
+/** The config under a `quant_method` that is Octavo's: of linears that are all in O4, or each as its path says. */
+function ownMethod({ quant_method: _, ...fields }: Readonly<Record<string, unknown>>): Quantization {
+  return fields.bnb_4bit_quant_type === "o4" ? new BitsAndBytesConfig(fields) : new SelectiveConfig(fields);
 }
 
 /** What `make` makes of a file's fields. @throws ConfigError for its errors */
@@ -184,7 +196,7 @@ export function selectiveJson(
   one: OneScheme | undefined,
 ): Record<string, unknown> {
   const selective = { ...config.to_dict(), llm_int8_threshold: new PythonFloat(config.llm_int8_threshold) };
-  if (!one) return selective;
+  if (one?.config.quantization_method() === "o4" || !one) return selective;
   const block = quantizationJson(one.config, dtype);
   return {
     ...block,
@@ -195,6 +207,9 @@ export function selectiveJson(
 
 /** The block `quantization_config` for a model in `dtype` that was quantized here. Keys and types are those of transformers. */
 export function quantizationJson(config: BitsAndBytesConfig, dtype: FloatDType): Record<string, unknown> {
+  if (config.quantization_method() === "o4") {
+    return { ...config.to_dict(), llm_int8_threshold: new PythonFloat(config.llm_int8_threshold) };
+  }
   const { load_in_4bit, load_in_8bit, bnb_4bit_compute_dtype: compute } = config;
   const own: OwnFields = {
     ...(load_in_4bit && compute === "int8" ? { compute_dtype: "int8" } : {}),
@@ -227,7 +242,7 @@ export function storedPacked(json: unknown, location: string): PackedFormat | un
 /** True if decoded 4-bit values of a checkpoint with this `quantization_config` are not rounded: Octavo made the codes. */
 export function storedExact(json: unknown): boolean {
   const fields = json as { octavo?: unknown; quant_method?: unknown } | null | undefined;
-  return fields?.quant_method === SELECTIVE_METHOD || ownFields(fields?.octavo).values === "float32";
+  return fields?.quant_method === OWN_METHOD || ownFields(fields?.octavo).values === "float32";
 }
 
 /**
@@ -293,14 +308,16 @@ export function storedSchemes(
 ): readonly Scheme[] {
   if (SelectiveConfig.is(config)) {
     const kinds = [...config.schemes].filter(isCodes).map((scheme) => codesConfig(config, scheme));
-    // One scheme for the 4-bit codes claims all kinds of them.
-    const four = kinds.find(({ load_in_4bit }) => load_in_4bit);
+    // One scheme for the 4-bit codes of bitsandbytes claims all kinds of them.
+    const own = kinds.find((one) => one.quantization_method() === "o4");
+    const four = kinds.find((one) => one.load_in_4bit && one.quantization_method() !== "o4");
     const eight = kinds.find(({ load_in_8bit }) => load_in_8bit);
-    return [eight, four].flatMap((one) => (one ? storedSchemes(one, exact, values, backward) : []));
+    return [eight, own, four].flatMap((one) => (one ? storedSchemes(one, exact, values, backward) : []));
   }
   if (config.load_in_8bit) return [llmInt8Scheme(config.llm_int8_threshold, backward)];
   const compute = exact || config.bnb_4bit_compute_dtype === "f16" ? "f32" : config.bnb_4bit_compute_dtype;
   const { bnb_4bit_quant_type: kind, bnb_4bit_use_double_quant: double_quant } = config;
+  if (kind === "o4") return [o4Scheme(compute)];
   // The blocksize of each matrix is stored beside its codes.
   return [fourBitScheme({ kind, double_quant, compute, blocksize: config.bnb_4bit_blocksize, exact_values: values })];
 }

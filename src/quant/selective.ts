@@ -7,16 +7,13 @@ import { entriesOf, OptionError, suggestion } from "../core/errors.js";
 import { type Options, option, readOptions, such, withoutFlags } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { FloatDType } from "../nn/weight.js";
-import { SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";
-
-/** The `quant_method` of a config.json whose matrices are quantized selectively. */
-export const SELECTIVE_METHOD = "octavo";
+import { OWN_METHOD, SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";
 
 /** The schemes with codes. "-dq" quantizes the scales of 4-bit blocks as well. */
-const CODES = ["int8", "nf4", "nf4-dq", "fp4", "fp4-dq"] as const;
+const CODES = ["int8", "nf4", "nf4-dq", "fp4", "fp4-dq", "o4"] as const;
 export type CodesName = (typeof CODES)[number];
 
-/** "int8" is LLM.int8(); "-dq" quantizes the scales of 4-bit blocks as well; "auto" is the model's own dtype. */
+/** "int8" is LLM.int8(), "o4" Octavo's own; "-dq" quantizes the scales of 4-bit blocks as well; "auto" is the model's own dtype. */
 export type SchemeName = CodesName | FloatName | "auto";
 
 /** A scheme as it is used: codes, a float dtype, or the model's own dtype. */
@@ -38,7 +35,7 @@ export function isCodes(scheme: string): scheme is CodesName {
 
 const OWN = {
   /** Only "octavo". */
-  quant_method: option<typeof SELECTIVE_METHOD>(z.literal(SELECTIVE_METHOD), `"${SELECTIVE_METHOD}"`),
+  quant_method: option<typeof OWN_METHOD>(z.literal(OWN_METHOD), `"${OWN_METHOD}"`),
   /**
    * Schemes by patterns of module paths: `{ self_attn: "int8", mlp: "nf4", lm_head: "bfloat16" }`. A pattern is one or more whole
    * components of a path, "mlp" or "layers.0.mlp", anywhere in it; one "*" in a component stands for any characters. Of several patterns
@@ -143,7 +140,7 @@ export class SelectiveConfig {
     const word = (scheme: LinearScheme): SchemeName =>
       scheme === "f32" || scheme === "f16" || scheme === "bf16" ? torchName(scheme) : scheme;
     return {
-      quant_method: SELECTIVE_METHOD,
+      quant_method: OWN_METHOD,
       modules: Object.fromEntries(this.#rules.map(({ pattern, scheme }) => [pattern, word(scheme)])),
       default: word(this.default),
       ...sharedFields(this),

@@ -23,7 +23,7 @@ import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
 import { type Bound, type Case, type Family, operand, UNIT } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
 import { ACTS, acts, productBound, seeds, sumUnits } from "./_tools.js";
-import { ROUNDINGS, roundingFlag } from "./four-bit.js";
+import { O4_TABLE, o4Scales, ROUNDINGS, roundingFlag } from "./four-bit.js";
 
 /** Tokens, rows of x a token (1 or A), experts a token, experts, outputs and inputs of each. */
 interface Sizes {
@@ -129,6 +129,22 @@ function int8Case(sizes: Sizes, seed: number, options: Options & { seen?: boolea
   };
 }
 
+/** The scales of O4 of a stack: each expert starts new groups. */
+function stackedScales(E: number, N: number, K: number, blocksize: number, seed: number) {
+  const blocks = Math.ceil((N * K) / blocksize);
+  const each = Array.from({ length: E }, (_, e) => o4Scales(blocks, K, blocksize, seed + 10 * e));
+  const nested = Float32Array.from(each.flatMap((one) => [...one.nested]));
+  return {
+    operands: [
+      operand([E, blocks], Int8Array.from(each.flatMap(({ codes }) => [...codes]))),
+      operand([E, nested.length / E], nested),
+      operand([16], O4_TABLE),
+      undefined,
+    ],
+    values: Float32Array.from(each.flatMap((one) => [...one.values])),
+  };
+}
+
 function fourBitCase(
   sizes: Sizes,
   seed: number,
@@ -156,21 +172,25 @@ function fourBitCase(
         return map[code]! * nested[e * outer + Math.floor((j % blocks) / NESTED_BLOCK)]! + mean[e]!;
       })
     : normals(seed + 7, E * blocks).map(Math.abs);
-  const table = FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
+  const own = kind === "o4" ? stackedScales(E, N, K, blocksize, seed + 4) : undefined;
+  const table = own ? O4_TABLE : FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
+  const values = own?.values ?? absmax;
   const dense = Float32Array.from({ length: E * N * K }, (_, i) => {
     const byte = codes[i >>> 1]!;
     const e = Math.floor(i / (N * K));
-    return table[i & 1 ? byte & 15 : byte >>> 4]! * absmax[e * blocks + Math.floor((i % (N * K)) / blocksize)]!;
+    return table[i & 1 ? byte & 15 : byte >>> 4]! * values[e * blocks + Math.floor((i % (N * K)) / blocksize)]!;
   });
   return {
     name: `${name} ${kind} ${blocksize}${twice ? " twice" : ""} ${compute}${roundingFlag(rounding)}`,
     inputs: [
       inputs.x,
       operand([E, N, K], codes, "u4", { panels: K % blocksize === 0 }),
-      twice ? operand([E, blocks], small) : operand([E, blocks], absmax),
-      twice ? operand([E, outer], nested) : undefined,
-      twice ? operand([256], map) : undefined,
-      twice ? operand([E], mean) : undefined,
+      ...(own?.operands ?? [
+        twice ? operand([E, blocks], small) : operand([E, blocks], absmax),
+        twice ? operand([E, outer], nested) : undefined,
+        twice ? operand([256], map) : undefined,
+        twice ? operand([E], mean) : undefined,
+      ]),
       inputs.experts,
       inputs.bias,
     ],
@@ -240,6 +260,11 @@ const fourBit: Family = {
     ...[32, 128].map((blocksize) =>
       fourBitCase({ M: 7, each: true, A: 2, E: 3, N: 16, K: 160 }, blocksize, { kind: "fp4", blocksize, twice: true }),
     ),
+    ...[1, 9].flatMap((M) => [
+      fourBitCase({ M, each: true, A: 2, E: 3, N: 16, K: 160 }, M + 90, { kind: "o4", blocksize: 32 }),
+      fourBitCase({ M, each: false, A: 2, E: 3, N: 5, K: 50 }, M + 92, { kind: "o4", blocksize: 32 }),
+      fourBitCase({ M, each: false, A: 2, E: 2, N: 16, K: 64 }, M + 94, { kind: "o4", blocksize: 32, bias: true }),
+    ]),
     // An expert that ends inside a block, and one of more blocks than a block of blocks has.
     fourBitCase({ M: 3, each: false, A: 2, E: 3, N: 5, K: 50 }, 77, { twice: true }),
     fourBitCase({ M: 3, each: false, A: 2, E: 2, N: 272, K: 64 }, 78, { twice: true }),

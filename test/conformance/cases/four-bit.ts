@@ -14,6 +14,7 @@ import {
   fourBitLinearOp,
   fourBitQuantizeOp,
   NESTED_BLOCK,
+  o4Group,
 } from "../../../src/ops/four-bit.js";
 import { COMPUTE } from "../../../src/ops/linear.js";
 import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
@@ -24,8 +25,8 @@ import { double } from "./double-quant.js";
 import { matrix } from "./matrix.js";
 
 const KINDS = ["nf4", "fp4"] as const;
-/** Kinds of other quantizers, which differ in their tables alone. */
-const MORE = ["int4", "e2m1"] as const;
+/** Kinds of other quantizers, which differ in their tables alone, and O4, which brings its table and scales of its own. */
+const MORE = ["int4", "e2m1", "o4"] as const;
 const MAP = dynamicMap(true);
 export const ROUNDINGS = ["f32", "f16", "bf16"] as const satisfies readonly FourBitRounding[];
 
@@ -62,6 +63,21 @@ function codedRounding(x: Float32Array, { dense, largest }: Stored, K: number, b
   };
 }
 
+/** A table of O4: not symmetric, and with two levels that are the same. */
+export const O4_TABLE: Float32Array = Float32Array.from(
+  [-127, -90, -71, -50, -36, -25, -12, -2, 3, 14, 14, 35, 55, 80, 101, 120],
+  (level) => Math.fround(level * Math.fround(1 / 127)),
+);
+
+/** Scales of O4 for blocks of rows of K elements: i8 over a factor for each group of blocks. */
+export function o4Scales(blocks: number, K: number, blocksize: number, seed: number) {
+  const group = o4Group(K, blocksize);
+  const codes = Int8Array.from(bytes(seed, blocks), (byte) => Math.max(-127, byte - 128));
+  const nested = normals(seed + 1, Math.ceil(blocks / group)).map((x) => (Math.abs(x) + 0.1) / 127);
+  const values = Float32Array.from(codes, (code, j) => Math.fround(code * nested[Math.floor(j / group)]!));
+  return { codes, nested, values };
+}
+
 export function stored(
   kind: FourBitKind,
   N: number,
@@ -74,6 +90,7 @@ export function stored(
 ): Stored {
   const codes = matrix("u4", N, K, seed) as Uint8Array;
   const blocks = Math.ceil((N * K) / blocksize);
+  if (kind === "o4") return storedO4(N, K, blocksize, codes, seed, scale, broken);
   const small = bytes(seed + 1, blocks);
   const nested = normals(seed + 2, Math.ceil(blocks / NESTED_BLOCK)).map((x) => (Math.abs(x) + 0.1) * scale);
   const absmax = twice
@@ -95,6 +112,38 @@ export function stored(
     ],
     dense,
     largest: absmax,
+  };
+}
+
+function storedO4(
+  N: number,
+  K: number,
+  blocksize: number,
+  codes: Uint8Array,
+  seed: number,
+  scale: number,
+  broken: boolean,
+): Stored {
+  const blocks = Math.ceil((N * K) / blocksize);
+  const scales = o4Scales(blocks, K, blocksize, seed + 1);
+  const nested = scales.nested.map((x) => x * scale);
+  if (broken) nested[nested.length - 1] = Number.NaN;
+  const group = o4Group(K, blocksize);
+  const largest = Float32Array.from(scales.codes, (code, j) => code * nested[Math.floor(j / group)]!);
+  const dense = Float32Array.from({ length: N * K }, (_, i) => {
+    const byte = codes[i >>> 1]!;
+    return O4_TABLE[i & 1 ? byte & 15 : byte >>> 4]! * largest[Math.floor(i / blocksize)]!;
+  });
+  return {
+    operands: [
+      operand([N, K], codes, "u4", { panels: K % blocksize === 0 }),
+      operand([blocks], scales.codes),
+      operand([nested.length], nested),
+      operand([16], O4_TABLE),
+      undefined,
+    ],
+    dense,
+    largest,
   };
 }
 
@@ -194,6 +243,15 @@ const linear: Family = {
       linearCase([50], 256, 35, 10 * i + 372, { kind, blocksize: 128, compute: "bf16" }),
       linearCase([2], 192, 35, 10 * i + 373, { kind, compute: "int8" }),
     ]),
+    // Scales of O4 in panels (rows are groups) and not, for few rows of x and many; more blocks in a row than are turned at once.
+    ...[1, 5, 13, 50].flatMap((rows, i) => [
+      linearCase([rows], 1152, 35, i + 380, { kind: "o4", blocksize: 32, compute: "int8", bias: true }),
+      linearCase([rows], 72, 19, i + 384, { kind: "o4", blocksize: 32, residual: true }),
+      linearCase([rows], 192, 18, i + 388, { kind: "o4", blocksize: 32, compute: "bf16", act: "silu" }),
+      linearCase([rows], 57, 18, i + 392, { kind: "o4", blocksize: 32 }),
+    ]),
+    linearCase([2], 9216, 17, 396, { kind: "o4", blocksize: 32, compute: "int8" }),
+    linearCase([3], 192, 35, 397, { kind: "o4", blocksize: 32, broken: "absmax" }),
     linearCase([1], 3200, 19, 360),
     linearCase([490], 64, 17, 361),
   ],

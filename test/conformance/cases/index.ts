@@ -13,6 +13,7 @@ import { INT8 } from "./int8.js";
 import { MATRIX } from "./matrix.js";
 import { MATRIX_BACK } from "./matrix-back.js";
 import { NORM_ROPE } from "./norm-rope.js";
+import { O4 } from "./o4.js";
 import { OPTIMIZER } from "./optimizer.js";
 import { POOLING } from "./pooling.js";
 import { SAMPLING } from "./sampling.js";
@@ -21,6 +22,7 @@ export const FAMILIES: readonly Family[] = [
   ...MATRIX,
   ...INT8,
   ...FOUR_BITS,
+  ...O4,
   ...EXPERTS,
   ...ATTENTION,
   ...NORM_ROPE,

@@ -109,11 +109,11 @@ export const MATRIX_BACK: readonly Family[] = [
       ...(["f16", "bf16"] as const).flatMap((rounding) =>
         [57, 128].map((K, j) => fourBit(kind, 64, true, rounding)([7], 37, K, 120 + 10 * i + j)),
       ),
-    ]),
+    ]).concat([1, 57, 128, 160].map((K, j) => fourBit("o4", 32, false)([7], 37, K, 150 + j))),
     fuzz: fuzz(
       fc
         .tuple(
-          fc.constantFrom<FourBitKind>(...KINDS, "int4", "e2m1"),
+          fc.constantFrom<FourBitKind>(...KINDS, "int4", "e2m1", "o4"),
           blocks,
           fc.boolean(),
           fc.constantFrom(...ROUNDINGS),

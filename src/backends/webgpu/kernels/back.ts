@@ -19,7 +19,7 @@ import {
   writes,
 } from "../shader.js";
 import { FLOATS, range } from "../wgsl.js";
-import { type Absmax, codeRows, FILL, INCOMPLETE, parts, ROUND, statistics, TABLE } from "./four-bit.js";
+import { ABSMAX, type Absmax, codeRows, fill, INCOMPLETE, parts, ROUND, statistics, TABLE } from "./four-bit.js";
 import { FLOAT_TYPES } from "./product.js";
 
 const COLUMNS = 64;
@@ -174,16 +174,16 @@ const fourBitShader = family("four_bit_back", ({ absmax }: { absmax: Absmax }) =
   return round_to(table[codes_bits(P.codes + i)] * absmax_of(i / P.blocksize));
 }`,
     ],
-    prologue: FILL,
+    prologue: fill(absmax),
   });
 });
 
 export const fourBitBack: Kernel = {
   op: fourBitBackOp,
   record(call, recorder) {
-    const [, codes, absmax, nested, map, mean] = call.operands;
+    const [, codes, absmax] = call.operands;
     const [kind = 0, blocksize = 64, rounding = 0, , phase = 0, adds = 0] = call.attributes;
-    const made = parts(absmax!, nested, map, mean, phase);
+    const made = parts(call.operands.slice(1), blocksize, phase);
     if (!made) return INCOMPLETE;
     const numbers = { kind, blocksize, rounding, codes: codes!.offset, ...made.numbers };
     const shader = fourBitShader({ absmax: absmax!.dtype as Absmax });
@@ -193,5 +193,5 @@ export const fourBitBack: Kernel = {
     const rows = codeRows(operands.slice(1), 1, [kind, blocksize, rounding, compute], blocksize);
     return axes(operands, 6, rows, (at) => [...rows.attributes!(at), at > 0 ? 1 : adds]);
   },
-  shaders: () => (["f32", "u8"] as const).map((absmax) => fourBitShader({ absmax })),
+  shaders: () => ABSMAX.map((absmax) => fourBitShader({ absmax })),
 };

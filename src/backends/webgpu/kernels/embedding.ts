@@ -10,7 +10,7 @@ import { asFlat, asRows } from "../schedule/call.js";
 import { along, firstDim } from "../schedule/split.js";
 import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, WORKGROUP, writes } from "../shader.js";
 import { FLOATS, literal } from "../wgsl.js";
-import { type Absmax, codeRows, FILL, INCOMPLETE, parts, ROUND, statistics, TABLE } from "./four-bit.js";
+import { ABSMAX, type Absmax, codeRows, fill, INCOMPLETE, parts, ROUND, statistics, TABLE } from "./four-bit.js";
 
 /** The table may be part of a larger one: `size` rows from `first` on. `value` is WGSL of element k of row `at`. */
 function lookUp(
@@ -99,15 +99,15 @@ const fourBitShader = family("four_bit_embedding", ({ absmax }: { absmax: Absmax
     ["codes", ...params],
     [TABLE, ...declarations, bitsReader("codes", "u4"), ROUND],
     "round_to(table[codes_bits(P.codes + at * P.columns + k)] * absmax_of((at * P.columns + k) / P.blocksize))",
-    FILL,
+    fill(absmax),
   );
 });
 
 export const fourBitEmbedding: Kernel = {
   op: fourBitEmbeddingOp,
   record({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0, first = 0, all] }, recorder) {
-    const [codes, absmax, nested, map, mean, ids, y] = operands;
-    const known = parts(absmax!, nested, map, mean, phase);
+    const [codes, absmax, , , , ids, y] = operands;
+    const known = parts(operands, blocksize, phase);
     if (!known) return INCOMPLETE;
     const [size = 0, columns = 0] = codes!.shape;
     const offsets = { codes: codes!.offset, ids: ids!.offset, y: y!.offset, ...known.numbers };
@@ -126,5 +126,5 @@ export const fourBitEmbedding: Kernel = {
       firstDim({ 5: asFlat(ids!), 6: asRows(y!) })[0]!,
     ].filter((axis) => axis !== undefined);
   },
-  shaders: () => (["f32", "u8"] as const).map((absmax) => fourBitShader({ absmax })),
+  shaders: () => ABSMAX.map((absmax) => fourBitShader({ absmax })),
 };

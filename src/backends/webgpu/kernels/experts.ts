@@ -3,7 +3,7 @@
 // writes the rows of its own experts.
 
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp } from "../../../ops/experts.js";
-import { NESTED_BLOCK } from "../../../ops/four-bit.js";
+import { NESTED_BLOCK, o4Group } from "../../../ops/four-bit.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
 import { type Axis, groupsFor, type Kernel, type Target } from "../kernel.js";
@@ -13,7 +13,16 @@ import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, W
 import { ACTIVATIONS, FLOATS } from "../wgsl.js";
 import { scratch } from "./attention-parts.js";
 import type { Format } from "./format.js";
-import { type Absmax, FILL, PART as FOUR_BIT_PART, INCOMPLETE, ROUND, ROUNDED_PART, TABLE } from "./four-bit.js";
+import {
+  ABSMAX,
+  type Absmax,
+  PART as FOUR_BIT_PART,
+  fill,
+  INCOMPLETE,
+  ROUND,
+  ROUNDED_PART,
+  TABLE,
+} from "./four-bit.js";
 import { quantizeRows, rowsInScratch } from "./int8-rows.js";
 import { streamed as streamedCodes } from "./int8-vector.js";
 import { type Float, PART } from "./linear.js";
@@ -115,13 +124,29 @@ fn weight(n: u32, c: u32) -> f32 { return 1.0; }`,
   },
 );
 
+/** How a stack's absmax are bound: by dtype, or "decoded": O4's in f32. */
+type StackAbsmax = Absmax | "decoded";
+
 /** Each expert starts new blocks: it has `blocks` of them, and `outer` nested blocks. */
-function absmaxOf(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
-  if (absmax === "f32") {
+function absmaxOf(absmax: StackAbsmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
+  if (absmax === "f32" || absmax === "decoded") {
+    const own = absmax === "decoded";
     return {
-      bindings: [reads("absmax", "array<f32>")],
-      params: ["kind", "blocksize", "rounding", "blocks", "absmax"],
+      bindings: [reads("absmax", "array<f32>"), ...(own ? [reads("map", "array<f32>")] : [])],
+      params: ["kind", "blocksize", "rounding", "blocks", "absmax", ...(own ? ["map"] : [])],
       declarations: ["fn absmax_of(block: u32) -> f32 { return absmax[P.absmax + expert * P.blocks + block]; }"],
+    };
+  }
+  if (absmax === "i8") {
+    return {
+      bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>")],
+      params: ["kind", "blocksize", "rounding", "blocks", "absmax", "outer", "nested", "map", "group"],
+      declarations: [
+        reader("absmax", "i8"),
+        `fn absmax_of(block: u32) -> f32 {
+  return absmax_at(P.absmax + expert * P.blocks + block) * nested[P.nested + expert * P.outer + block / P.group];
+}`,
+      ],
     };
   }
   return {
@@ -140,14 +165,18 @@ function absmaxOf(absmax: Absmax): { bindings: BindingSpec[]; params: string[]; 
 
 const fourBitShader = family(
   "four_bit_expert_linear",
-  ({ absmax, rounds, ...options }: Options & { [name: string]: string | boolean; absmax: Absmax; rounds: boolean }) => {
+  ({
+    absmax,
+    rounds,
+    ...options
+  }: Options & { [name: string]: string | boolean; absmax: StackAbsmax; rounds: boolean }) => {
     const statistics = absmaxOf(absmax);
     const { fast } = options;
     const format: Format = {
       bindings: [reads("codes", fast ? "array<vec4<u32>>" : "array<u32>"), ...statistics.bindings],
       params: ["codes", ...statistics.params],
       chunk: 32,
-      prologue: FILL,
+      prologue: fill(absmax === "decoded" ? "i8" : absmax),
       rounds: fast && rounds,
       declarations: [
         TABLE,
@@ -173,8 +202,8 @@ const fourBitShader = family(
 );
 
 /** The absmax of every block of a stack in f32, for devices that cannot bind the parts of double quantization as well. */
-const absmaxShader = family("four_bit_expert_linear", (_: { step: "absmax" }) => {
-  const { bindings, params, declarations } = absmaxOf("u8");
+const absmaxShader = family("four_bit_expert_linear", ({ absmax }: { step: "absmax"; absmax: "u8" | "i8" }) => {
+  const { bindings, params, declarations } = absmaxOf(absmax);
   return {
     bindings: [...bindings, writes("plain")],
     params: ["count", ...params],
@@ -186,7 +215,7 @@ const absmaxShader = family("four_bit_expert_linear", (_: { step: "absmax" }) =>
 });
 
 /** Bindings of a product with a stack in 4 bits, beside a bias: x, codes, experts, y, failures, and the statistics. */
-const bindingsOf = (absmax: Absmax): number => 5 + (absmax === "f32" ? 1 : 4);
+const bindingsOf = (absmax: StackAbsmax): number => 5 + absmaxOf(absmax).bindings.length;
 
 const int8Shader = family(
   "llm_int8_expert_linear",
@@ -321,20 +350,21 @@ export const fourBitExpertLinear: Kernel = {
     const [kind = 0, blocksize = 64, act = 0, , rounding = 0] = call.attributes;
     const numbers: Record<string, number> = { kind, blocksize, rounding, codes: codes!.offset };
     let statistics: Binding[] = [absmax!];
-    let kept = absmax!.dtype as Absmax;
+    let kept = absmax!.dtype as StackAbsmax;
     Object.assign(numbers, { absmax: absmax!.offset, blocks: absmax!.shape[1]! });
-    if (kept !== "f32") {
-      if (!nested || !map || !mean) return INCOMPLETE;
-      statistics.push(nested, map, mean);
+    if (kept === "u8" || kept === "i8") {
+      if (!nested || !map || !(mean || kept === "i8")) return INCOMPLETE;
+      statistics.push(nested, map, ...(mean ? [mean] : []));
       const { offset, shape } = nested;
-      Object.assign(numbers, { nested: offset, outer: shape[1]!, map: map.offset, mean: mean.offset, zero: 0 });
+      Object.assign(numbers, { nested: offset, outer: shape[1]!, map: map.offset });
+      Object.assign(numbers, mean ? { mean: mean.offset, zero: 0 } : { group: o4Group(codes!.shape[2]!, blocksize) });
       if (bindingsOf(kept) + (bias ? 1 : 0) > target.storageBuffers) {
         const { count } = absmax!;
         const plain = scratch(recorder, "absmax", count);
-        const decoded = absmaxShader({ step: "absmax" });
+        const decoded = absmaxShader({ step: "absmax", absmax: kept });
         recorder.dispatch(decoded, [...statistics, plain], { count, ...numbers }, groupsFor(count, WORKGROUP));
-        statistics = [plain];
-        kept = "f32";
+        statistics = kept === "i8" ? [plain, map] : [plain];
+        kept = kept === "i8" ? "decoded" : "f32";
         numbers.absmax = 0;
       }
     }
@@ -346,8 +376,8 @@ export const fourBitExpertLinear: Kernel = {
   },
   axes: (call) => axes(call, FOUR_BIT),
   shaders: ({ subgroups, storageBuffers }) => [
-    absmaxShader({ step: "absmax" }),
-    ...(["f32", "u8"] as const).flatMap((absmax) =>
+    ...(["u8", "i8"] as const).map((absmax) => absmaxShader({ step: "absmax", absmax })),
+    ...[...ABSMAX, "decoded" as const].flatMap((absmax) =>
       BOTH.flatMap((fast) =>
         BIAS_TYPES.filter((bias) => bindingsOf(absmax) + (bias === "none" ? 0 : 1) <= storageBuffers).flatMap((bias) =>
           (fast ? BOTH : [false]).map((rounds) => fourBitShader({ absmax, fast, rounds, bias, subgroups })),

@@ -1,4 +1,4 @@
-// four_bit_linear and four_bit_dequantize: NF4 and FP4 codes with one absmax per block, which double quantization stores in
+// four_bit_linear and four_bit_dequantize: 4-bit codes with one absmax per block, which double quantization and O4 store in
 // 8 bits. The product in `map * nested + offset` passes through an integer, so that compilers cannot contract both
 // operations into one rounding.
 
@@ -8,13 +8,14 @@ import {
   fourBitDequantizeOp,
   fourBitLinearOp,
   NESTED_BLOCK,
+  o4Group,
 } from "../../../ops/four-bit.js";
 import { COMPUTE } from "../../../ops/linear.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { type Axis, groupsFor, type Kernel, type Part, type Target } from "../kernel.js";
 import type { Binding, Call, Operand } from "../schedule/call.js";
 import { rowsPerCut } from "../schedule/split.js";
-import { type BindingSpec, bitsReader, family, reads, type Shader, WORKGROUP, writes } from "../shader.js";
+import { type BindingSpec, bitsReader, family, reader, reads, type Shader, WORKGROUP, writes } from "../shader.js";
 import { literal } from "../wgsl.js";
 import { addInPlace } from "./elementwise.js";
 import type { Format } from "./format.js";
@@ -35,7 +36,9 @@ import {
 } from "./product.js";
 import { HALVES } from "./tiles.js";
 
-export type Absmax = "f32" | "u8";
+/** dtypes of absmax; i8 are O4's. */
+export const ABSMAX = ["f32", "u8", "i8"] as const;
+export type Absmax = (typeof ABSMAX)[number];
 
 /**
  * A function that rounds decoded values half to even, by the code of the attribute, for one value or four. Short, and
@@ -76,6 +79,18 @@ export function statistics(absmax: Absmax): { bindings: BindingSpec[]; params: s
       declarations: ["fn absmax_of(block: u32) -> f32 { return absmax[P.absmax + block]; }"],
     };
   }
+  if (absmax === "i8") {
+    return {
+      bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>")],
+      params: ["kind", "blocksize", "rounding", "absmax", "nested", "map", "phase", "group"],
+      declarations: [
+        reader("absmax", "i8"),
+        `fn absmax_of(block: u32) -> f32 {
+  return absmax_at(P.absmax + block) * nested[P.nested + (P.phase + block) / P.group];
+}`,
+      ],
+    };
+  }
   return {
     bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>"), reads("mean", "array<f32>")],
     params: ["kind", "blocksize", "rounding", "absmax", "nested", "map", "mean", "zero", "phase"],
@@ -93,11 +108,13 @@ export const TABLE = `
 const TABLES = array<f32, ${16 * FOUR_BIT_TABLES.length}>(${FOUR_BIT_TABLES.flatMap((table) => [...table].map(literal)).join(", ")});
 var<workgroup> table: array<f32, 16>;`;
 
-/** Fills the table with the values of the kind. */
-export const FILL = `
-  if (lid < 16u) { table[lid] = TABLES[16u * P.kind + lid]; }
+/** Fills the table with the values of the kind, or O4's with its own. */
+export function fill(absmax: Absmax): string {
+  return `
+  if (lid < 16u) { table[lid] = ${absmax === "i8" ? "map[P.map + lid]" : "TABLES[16u * P.kind + lid]"}; }
   workgroupBarrier();
   `;
+}
 
 /** Elements 4i to 4i+3 of a chunk. */
 export const PART = `fn part(raw: vec4<u32>, i: u32) -> vec4<f32> {
@@ -118,7 +135,7 @@ function joinedFormat(jobs: number): Format {
     ],
     params: [...codes, "kind", "blocksize", ...absmax],
     chunk: 32,
-    prologue: FILL,
+    prologue: fill("f32"),
     declarations: [
       TABLE,
       `fn raw(n: u32, c: u32) -> vec4<u32> {
@@ -139,7 +156,7 @@ function format(absmax: Absmax, fast: boolean, rounds: boolean): Format {
     bindings: [reads("codes", fast ? "array<vec4<u32>>" : "array<u32>"), ...bindings],
     params: ["codes", ...params],
     chunk: 32,
-    prologue: FILL,
+    prologue: fill(absmax),
     rounds: fast && rounds,
     declarations: fast
       ? [
@@ -148,7 +165,7 @@ function format(absmax: Absmax, fast: boolean, rounds: boolean): Format {
           PART,
           ...(rounds ? [ROUNDED_PART] : []),
           "fn weight(n: u32, c: u32) -> f32 { return absmax_of((n * P.K + c * 32u) / P.blocksize); }",
-          // The largest magnitude in both tables is one.
+          // No magnitude in a table is above one.
           `fn share_of_largest(n: u32, i: u32, count: u32) -> f32 {
   let last = (n * P.K + P.K - 1u) / P.blocksize;
   var largest = 0.0;
@@ -183,18 +200,22 @@ const linearShader = family("four_bit_linear", (options: LinearOptions) =>
   ),
 );
 
-/** Bindings and numbers of the statistics. */
+/** Bindings and numbers of the statistics, which `operands` are, behind the codes. */
 export function parts(
-  absmax: Operand,
-  nested: Operand | undefined,
-  map: Operand | undefined,
-  mean: Operand | undefined,
+  [codes, absmax, nested, map, mean]: readonly (Operand | undefined)[],
+  blocksize: number,
   phase: number,
 ): { bindings: Binding[]; numbers: Record<string, number> } | undefined {
-  if (absmax.dtype === "f32") return { bindings: [absmax], numbers: { absmax: absmax.offset } };
-  if (!nested || !map || !mean) return undefined;
-  const numbers = { absmax: absmax.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0, phase };
-  return { bindings: [absmax, nested, map, mean], numbers };
+  if (absmax!.dtype === "f32") return { bindings: [absmax!], numbers: { absmax: absmax!.offset } };
+  if (!nested || !map) return undefined;
+  if (absmax!.dtype === "i8") {
+    const group = o4Group(codes!.shape.at(-1)!, blocksize);
+    const numbers = { absmax: absmax!.offset, nested: nested.offset, map: map.offset, phase, group };
+    return { bindings: [absmax!, nested, map], numbers };
+  }
+  if (!mean) return undefined;
+  const numbers = { absmax: absmax!.offset, nested: nested.offset, map: map.offset, mean: mean.offset, zero: 0, phase };
+  return { bindings: [absmax!, nested, map, mean], numbers };
 }
 
 /**
@@ -208,6 +229,7 @@ export function codeRows(
   blocksize: number,
 ): Axis {
   const [N = 0, K = 0] = codes!.shape;
+  const group = absmax!.dtype === "i8" ? o4Group(K, blocksize) : NESTED_BLOCK;
   const first = (row: number): number => (row * K) / blocksize;
   const blocks = (row: number, count: number): [number, number] => [first(row), Math.ceil((count * K) / blocksize)];
   const parts: Record<number, Part> = {
@@ -216,8 +238,8 @@ export function codeRows(
   };
   if (nested) {
     const range = (row: number, count: number): [number, number] => {
-      const begin = Math.floor(first(row) / NESTED_BLOCK);
-      return [begin, Math.ceil((first(row) + (count * K) / blocksize) / NESTED_BLOCK) - begin];
+      const begin = Math.floor(first(row) / group);
+      return [begin, Math.ceil((first(row) + (count * K) / blocksize) / group) - begin];
     };
     parts[at + 2] = { operand: nested, dim: 0, range };
   }
@@ -225,11 +247,11 @@ export function codeRows(
     size: N,
     step: rowsPerCut(K, blocksize),
     parts,
-    attributes: (row) => [...attributes, first(row) % NESTED_BLOCK],
+    attributes: (row) => [...attributes, first(row) % group],
   };
 }
 
-export const INCOMPLETE = "absmax in u8 needs nested, map and offset";
+export const INCOMPLETE = "absmax in 8 bits needs nested and map, in u8 offset too";
 
 /** Records products that share x as one dispatch, if it can; with `gate`, the gated activation too. */
 export function joinFourBit(calls: readonly Call[], recorder: CommandRecorder, target: Target, gate?: Gate): boolean {
@@ -257,12 +279,12 @@ export function joinFourBit(calls: readonly Call[], recorder: CommandRecorder, t
 export const fourBitLinear: Kernel = {
   op: fourBitLinearOp,
   record(call, recorder, target) {
-    const [x, codes, absmax, nested, map, mean, bias, residual, y] = call.operands;
+    const [x, codes, absmax, , , , bias, residual, y] = call.operands;
     const [kind = 0, blocksize = 64, act = 0, compute = 0, rounding = 0, phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
     // Calls that allow int8 allow f16 too, which rounds less; but int8 is allowed only if rows are whole blocks.
     const halves = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
-    const statistics = parts(absmax!, nested, map, mean, phase);
+    const statistics = parts(call.operands.slice(1), blocksize, phase);
     if (!statistics) return INCOMPLETE;
     const bindings = [codes!, ...statistics.bindings];
     const numbers = { kind, blocksize, rounding, codes: codes!.offset, ...statistics.numbers };
@@ -297,9 +319,9 @@ export const fourBitLinear: Kernel = {
   },
   shaders: (target) => [
     ...(target.f16 ? [HALVES] : []),
-    ...(["f32", "u8"] as const).flatMap((absmax) =>
+    ...ABSMAX.flatMap((absmax) =>
       [
-        ...productVariants(target, absmax === "f32" ? 4 : 7, [1]).flatMap((options) =>
+        ...productVariants(target, 3 + statistics(absmax).bindings.length, [1]).flatMap((options) =>
           (options.fast && !options.half ? [false, true] : [false]).map((rounds) => ({ rounds, ...options })),
         ),
         ...(absmax === "f32" ? joinedVariants(target, 2) : []).map((options) => ({ rounds: false, ...options })),
@@ -314,7 +336,7 @@ const dequantizeShader = family("four_bit_dequantize", ({ absmax }: { absmax: Ab
     bindings: [reads("codes"), ...bindings, writes("y")],
     params: ["count", "codes", "y", ...params],
     declarations: [TABLE, ...declarations, bitsReader("codes", "u4"), ROUND],
-    body: `${FILL}
+    body: `${fill(absmax)}
   if (gid >= P.count) { return; }
   y[P.y + gid] = round_to(table[codes_bits(P.codes + gid)] * absmax_of(gid / P.blocksize));`,
   };
@@ -322,15 +344,10 @@ const dequantizeShader = family("four_bit_dequantize", ({ absmax }: { absmax: Ab
 
 export const fourBitDequantize: Kernel = {
   op: fourBitDequantizeOp,
-  record(
-    {
-      operands: [codes, absmax, nested, map, mean, w],
-      attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0],
-    },
-    recorder,
-  ) {
-    const statistics = parts(absmax!, nested, map, mean, phase);
+  record({ operands, attributes: [kind = 0, blocksize = 64, rounding = 0, phase = 0] }, recorder) {
+    const statistics = parts(operands, blocksize, phase);
     if (!statistics) return INCOMPLETE;
+    const [codes, absmax, , , , w] = operands;
     const { count } = w!;
     const numbers = { count, kind, blocksize, rounding, codes: codes!.offset, y: w!.offset, ...statistics.numbers };
     const shader = dequantizeShader({ absmax: absmax!.dtype as Absmax });
@@ -341,5 +358,5 @@ export const fourBitDequantize: Kernel = {
     const rows = codeRows(operands, 0, attributes.slice(0, 3), attributes[1]!);
     return [{ ...rows, parts: { ...rows.parts, 5: { operand: operands[5]!, dim: 0 } } }];
   },
-  shaders: () => (["f32", "u8"] as const).map((absmax) => dequantizeShader({ absmax })),
+  shaders: () => ABSMAX.map((absmax) => dequantizeShader({ absmax })),
 };

@@ -20,6 +20,7 @@ import { llmInt8Linear } from "./llm-int8.js";
 import { argmax, tokenLogprobs } from "./logits.js";
 import { maxRows, maxRowsBack } from "./max-rows.js";
 import { layerNorm, rmsNorm } from "./norm.js";
+import { o4Levels, o4Quantize } from "./o4.js";
 import { optimizerClip, optimizerStep, optimizerStep8bit } from "./optimizer.js";
 import { pack, unpack } from "./pack.js";
 import { doubleQuantize, fourBitQuantize, llmInt8Dequantize, llmInt8Quantize } from "./quantize.js";
@@ -65,6 +66,8 @@ export const KERNELS: readonly Kernel[] = [
   fourBitDequantize,
   fourBitEmbedding,
   doubleQuantize,
+  o4Quantize,
+  o4Levels,
   pack,
   unpack,
   fill,

@@ -13,9 +13,9 @@ import { family, reader, reads, WORKGROUP, wordsFor, wordWriter, writes } from "
 import { EXACT_DIVIDE, FLOATS, fold, SIZE_OF } from "../wgsl.js";
 import { SCALE_SEARCH, THRESHOLDS } from "./four-bit-codes.js";
 
-const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
+export const FLOAT = ["f32", "f16", "bf16"] as const satisfies readonly DType[];
 
-function scratch(recorder: CommandRecorder, slot: string, words: number): Binding {
+export function scratch(recorder: CommandRecorder, slot: string, words: number): Binding {
   const size = Math.max(16, Math.ceil(words / 4) * 16);
   return { block: recorder.buffers.scratch(slot, size), start: 0, size };
 }
@@ -160,7 +160,7 @@ const blockCodes = family("four_bit_quantize", ({ w }: { step: "codes"; w: DType
   body: wordWriter("codes", "u4", (e) => `code_of(${e})`),
 }));
 
-function misplaced(w: Operand, codes: Operand, blocksize: number, row: number): string | undefined {
+export function misplaced(w: Operand, codes: Operand, blocksize: number, row: number): string | undefined {
   const [rows = 0, columns = 0] = w.shape;
   if ((row * columns) % blocksize !== 0) {
     return `row ${row} of ${columns} columns does not begin a block of ${blocksize}`;

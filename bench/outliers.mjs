@@ -24,6 +24,7 @@ const STORAGES = [
   ["int8, absmax of rows", { load_in_8bit: true, llm_int8_threshold: 0 }],
   ["LLM.int8()", { load_in_8bit: true }],
   ["nf4", { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }],
+  ["o4", { load_in_4bit: true, bnb_4bit_quant_type: "o4" }],
 ];
 
 /** bf16 by a power of two: the exponent moves. */

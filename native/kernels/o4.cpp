@@ -199,7 +199,7 @@ struct FindLevels {
       const double level = squares[code] > 0 ? products[code] / squares[code] * 127.0 : 0.0;
       const double within = level < -127.0 ? -127.0 : level > 127.0 ? 127.0 : level;
       // To the nearest whole number: what is converted is positive.
-      levels[code] = squares[code] > 0 ? (float)((int)(within + 127.5) - 127) * kUnit : table[code];
+      levels[code] = squares[code] > 0 && table[code] != 0.0f ? (float)((int)(within + 127.5) - 127) * kUnit : table[code];
     }
     return nullptr;
   }

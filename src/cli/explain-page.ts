@@ -13,8 +13,9 @@ const LOOKS: Readonly<Record<MethodName, { light: string; dark: string; dash: st
   llm_int8: { light: "#006b4e", dark: "#3fd9a6", dash: "none", mark: "diamond" },
   nf4: { light: "#8a3d6c", dark: "#f0a8d0", dash: "10 3 2 3", mark: "triangle" },
   fp4: { light: "#6b5400", dark: "#f0d25a", dash: "4 2", mark: "cross" },
+  o4: { light: "#4b3fa3", dark: "#b3a9ff", dash: "12 3", mark: "peak" },
 };
-type Mark = "square" | "circle" | "diamond" | "triangle" | "cross";
+type Mark = "square" | "circle" | "diamond" | "triangle" | "peak" | "cross";
 
 /** A mark about a point, in the colour of its method. */
 function mark(name: MethodName, x: number, y: number, r = 4.5): string {
@@ -28,6 +29,8 @@ function mark(name: MethodName, x: number, y: number, r = 4.5): string {
       return points([0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]);
     case "triangle":
       return points([0, -1.2], [1.1, 0.9], [-1.1, 0.9]);
+    case "peak":
+      return points([0, 1.2], [1.1, -0.9], [-1.1, -0.9]);
     case "cross":
       return `<path class="x ${name}" d="M${at(-1, -1)}L${at(1, 1)}M${at(-1, 1)}L${at(1, -1)}"/>`;
     default:

@@ -25,13 +25,14 @@ export function unitOf(device: Device, kernel: string): Unit | undefined {
   if (device.name === "webgpu") {
     // Products that may round use f16; exact products with f16 weights do so only on matrix units.
     if (kernel === "int8") return matrices8 ? undefined : "int8";
-    const rounded = kernel === "bf16" || kernel === "nf4 bf16" || kernel === "nf4 int8";
+    const rounded = ["bf16", "nf4 bf16", "nf4 int8", "o4 int8"].includes(kernel);
     if (matrices && (rounded || kernel === "f16")) return undefined;
     return rounded && device.supports("probe_f16") ? "f16" : "f32";
   }
   switch (kernel) {
     case "int8":
     case "nf4 int8":
+    case "o4 int8":
       return isa === "amx" || isa === "dotprod" ? undefined : "int8";
     case "bf16":
     case "nf4 bf16":

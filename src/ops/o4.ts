@@ -1,8 +1,9 @@
 // O4, Octavo's own 4-bit form: blocks of 32 elements, whose codes mean the 16 values of a table that is found for each matrix, times
 // the scale of the block, which has a sign. So the table needs no symmetry: the end that reaches 1 serves whichever sign the
 // largest element of a block has. Scales are chosen by the error of their blocks, the table by Lloyd's method ("Least squares quantization
-// in PCM", 1982) on some rows of the matrix: each value becomes the one that is best for the elements that now have its code. Values are
-// whole multiples of 1/127, so products in 8-bit codes have them exactly. The codes are multiplied and decoded by four-bit.ts.
+// in PCM", 1982) on some rows of the matrix: each value becomes the one that is best for the elements that now have its code; but zero
+// stays zero, because small elements of a column can matter more than their size tells, where activations are large. Values are whole
+// multiples of 1/127, so products in 8-bit codes have them exactly. The codes are multiplied and decoded by four-bit.ts.
 
 import type { Device } from "../core/device.js";
 import { ShapeError } from "../core/errors.js";
@@ -18,9 +19,9 @@ export const O4_BLOCK = 32 as const;
 /** One step of a table's values, in f32. */
 export const O4_UNIT: number = fround(1 / 127);
 
-/** The table that the search begins with, in steps: the best for normally distributed elements. */
+/** The table that the search begins with, in steps: about the best for normally distributed elements. */
 export const O4_FIRST_LEVELS: readonly number[] = [
-  -110, -85, -66, -52, -38, -25, -14, -2, 10, 22, 35, 49, 64, 80, 101, 127,
+  -110, -85, -66, -52, -38, -25, -13, 0, 10, 22, 35, 49, 64, 80, 101, 127,
 ];
 
 /** The scales that are tried, as multiples of the absmax of a block; then the same below zero. */
@@ -126,7 +127,8 @@ export const o4LevelsOp = new Op({
     }
     for (let code = 0; code < 16; code++) {
       const level = Math.min(127, Math.max(-127, (products[code]! / squares[code]!) * 127));
-      levels!.data[code] = squares[code]! > 0 ? fround(Math.floor(level + 0.5) * O4_UNIT) : table!.data[code]!;
+      const moves = squares[code]! > 0 && table!.data[code] !== 0;
+      levels!.data[code] = moves ? fround(Math.floor(level + 0.5) * O4_UNIT) : table!.data[code]!;
     }
     return undefined;
   },

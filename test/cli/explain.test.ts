@@ -53,7 +53,7 @@ describe("octavo explain", () => {
     const found = JSON.parse(stdout);
     expect(found).toMatchObject({ model: STORYTELLER, text, tokens: 12, threshold: 6, dtype: "bfloat16" });
     expect(found.methods.map(({ name }: { name: string }) => name)).toEqual([
-      ...["absmax_tensor", "absmax_row", "llm_int8", "nf4", "fp4"],
+      ...["absmax_tensor", "absmax_row", "llm_int8", "nf4", "fp4", "o4"],
     ]);
     expect(found.linears).toHaveLength(42);
   });

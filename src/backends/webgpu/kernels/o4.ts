@@ -180,7 +180,7 @@ var<workgroup> all_squares: array<f32, ${WIDTH}>;`,
     squares += all_squares[i];
   }
   var value = levels[P.levels + lid];
-  if (squares > 0.0) { value = floor(clamp(products / squares * 127.0, -127.0, 127.0) + 0.5) * ${literal(O4_UNIT)}; }
+  if (squares > 0.0 && value != 0.0) { value = floor(clamp(products / squares * 127.0, -127.0, 127.0) + 0.5) * ${literal(O4_UNIT)}; }
   y[P.y + lid] = value;`,
 }));
 

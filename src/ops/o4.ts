@@ -138,6 +138,11 @@ export const o4LevelsOp = new Op({
 const SAMPLE = 1 << 15;
 const STEPS = 12;
 
+/** Rows of a matrix that its table is found for, if it has as many. */
+export function o4SampleRows(inputs: number): number {
+  return Math.ceil(SAMPLE / (inputs || 1));
+}
+
 /** The table that the search begins with. */
 export function o4FirstTable(device: Device): Tensor {
   const levels = Float32Array.from(O4_FIRST_LEVELS, (level) => fround(level * O4_UNIT));
@@ -146,10 +151,9 @@ export function o4FirstTable(device: Device): Tensor {
 
 /** The table[16] for a matrix, from its first rows `w[n,K]`, of which as many count as hold about 32768 elements. */
 export function o4Table(w: Tensor): Tensor {
-  const inputs = w.shape[1]!;
   return scope(() => {
     const { device } = w;
-    const rows = w.narrow(0, 0, Math.min(w.shape[0]!, Math.ceil(SAMPLE / (inputs || 1))));
+    const rows = w.narrow(0, 0, Math.min(w.shape[0]!, o4SampleRows(w.shape[1]!)));
     const codes = Tensor.empty(device, rows.shape, "u4", "sample codes");
     const scales = Tensor.empty(device, [Math.ceil(rows.size / O4_BLOCK)], "f32", "sample scales");
     let table = o4FirstTable(device);

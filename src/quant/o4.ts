@@ -6,7 +6,7 @@ import { rowsOfExpert, type Scheme, type WeightRestorer } from "../nn/weight.js"
 import { affineQuantize } from "../ops/affine.js";
 import { copyInto } from "../ops/copy.js";
 import { type FourBitCompute, type FourBitOperands, o4Group } from "../ops/four-bit.js";
-import { O4_BLOCK, o4FirstTable, o4Quantize, o4Table } from "../ops/o4.js";
+import { O4_BLOCK, o4FirstTable, o4Quantize, o4SampleRows, o4Table } from "../ops/o4.js";
 import { pack } from "../ops/pack.js";
 import { blocksOf, codesOf, type FourBitForm, FourBitWeight, granularity } from "./_four-bit-weight.js";
 import { o4Names, o4Parts, readTable } from "./_o4-files.js";
@@ -42,9 +42,10 @@ export function o4Scheme(compute: FourBitCompute): Scheme {
       let table: Tensor | undefined;
       let weight: FourBitWeight | undefined;
       return {
-        granularity: granularity(inputs, O4_BLOCK),
+        // The first rows are enough for the table, which so does not depend on how they arrive.
+        granularity: pieceOf(inputs),
         put(rows, at) {
-          table ??= kept(() => ({ table: o4Table(rows) })).table;
+          table ??= tableOf(rows, each);
           const count = rows.shape[0]!;
           const expert = Math.floor(at / each);
           const begin = expert * blocks + ((at - expert * each) * inputs) / O4_BLOCK;
@@ -96,6 +97,17 @@ export function o4Scheme(compute: FourBitCompute): Scheme {
       };
     },
   };
+}
+
+/** Rows that arrive together: a multiple of what blocks and panels need, and all that the table is found for. */
+function pieceOf(inputs: number): number {
+  const least = granularity(inputs, O4_BLOCK);
+  return Math.ceil(o4SampleRows(inputs) / least) * least;
+}
+
+/** The table for a stack of matrices of `each` rows: that for the first. */
+function tableOf(rows: Tensor, each: number): Tensor {
+  return kept(() => ({ table: o4Table(rows.narrow(0, 0, Math.min(each, rows.shape[0]!))) })).table;
 }
 
 /** The scales of blocks as signed codes under a scale of each group, -127 to 127 times that; each expert starts new groups. */

@@ -16,6 +16,8 @@ const KINDS: readonly (readonly [string, BitsAndBytesOptions])[] = [
   ["llama", { load_in_4bit: true, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: true }],
   ["llama", { load_in_4bit: true, bnb_4bit_quant_type: "fp4" }],
   ["mixtral", { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }],
+  ["llama", { load_in_4bit: true, bnb_4bit_quant_type: "o4" }],
+  ["mixtral", { load_in_4bit: true, bnb_4bit_quant_type: "o4" }],
 ];
 const bases = await Promise.all(
   KINDS.map(async ([type, options]) => {
@@ -36,7 +38,7 @@ const STATE: Words = {
 };
 const CONFIG: Words = {
   values: [
-    ...texts("bitsandbytes", "gptq", "nf4", "fp4", "int4", "bfloat16", "float8", "lm_head"),
+    ...texts("bitsandbytes", "octavo", "gptq", "nf4", "fp4", "o4", "int4", "bfloat16", "float8", "lm_head"),
     "true",
     "false",
     "6",
@@ -63,6 +65,9 @@ const ROLES = [
   ".SCB",
   ".weight_format",
   ".quant_state.bitsandbytes__nf4",
+  ".o4_scales",
+  ".o4_group_scales",
+  ".o4_table",
 ];
 const WAYS: readonly FromPretrainedOptions[] = [
   {},

@@ -16,6 +16,7 @@ import type { Compute } from "../../src/ops/linear.js";
 import { rmsNorm } from "../../src/ops/rms-norm.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
+import { o4Scheme } from "../../src/quant/o4.js";
 import { expectNoLeaks } from "../support/devices.js";
 import { integers, normals } from "../support/random.js";
 
@@ -48,6 +49,7 @@ const SCHEMES: readonly (readonly [string, Scheme])[] = [
     [`nf4 twice ${compute}`, four("nf4", 64, true, compute)] as const,
     [`fp4 ${compute}`, four("fp4", 128, false, compute)] as const,
     [`nf4 in blocks of 1024 ${compute}`, four("nf4", 1024, false, compute)] as const,
+    [`o4 ${compute}`, o4Scheme(compute)] as const,
   ]),
 ];
 /**
@@ -102,7 +104,7 @@ describe.skipIf(why !== undefined).each(LEVELS)(why ? `rows (${why})` : "rows on
 
   test.each(SCHEMES)("product: %s", async (name, scheme) => {
     for (const [outputs, inputs] of SHAPES) {
-      if (inputs % 2 === 1 && /nf4|fp4/.test(name)) continue; // nibbles come in pairs
+      if (inputs % 2 === 1 && /nf4|fp4|o4/.test(name)) continue; // nibbles come in pairs
       const builder = scheme.begin(device, [outputs, inputs], name);
       const values = Tensor.from(device, normals(2, outputs * inputs, 0.1), [outputs, inputs]);
       builder.put(values, 0);

@@ -149,6 +149,8 @@ describe("loading", () => {
     ["gpt2", { modules: { attn: "fp4", lm_head: "int8" }, default: "nf4" }], // transposed matrices, a tied head
     ["mixtral", { modules: { self_attn: "int8", "layers.0": "nf4-dq" }, default: "fp4" }], // stacks of experts
     ["t5", { modules: { encoder: "int8", "decoder.block.*.layer.*.SelfAttention": "nf4" } }],
+    ["mixtral", { modules: { self_attn: "nf4", "layers.0": "int8" }, default: "o4" }],
+    ["gpt2", { modules: { lm_head: "int8" }, default: "o4" }],
   ] as const)("%s: a checkpoint is quantized as the loaded model is, and both are found again", async (name, plan) => {
     const [streamed, whole] = [temporary(name), temporary(name)];
     const quantization = new SelectiveConfig(plan);

@@ -18,6 +18,7 @@ import { BlockPlacement, onFile, onHost, tensorsOf } from "../../src/nn/placemen
 import type { Scheme } from "../../src/nn/weight.js";
 import { fourBitScheme } from "../../src/quant/four-bit.js";
 import { llmInt8Scheme } from "../../src/quant/llm-int8.js";
+import { o4Scheme } from "../../src/quant/o4.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES } from "../support/fixtures.js";
 import { logitsOf, randomModel } from "../support/models.js";
@@ -165,6 +166,7 @@ const SCHEMES: [string, () => Scheme | undefined][] = [
   ["dense", () => undefined],
   ["int8", () => llmInt8Scheme(6)],
   ["nf4 twice", () => fourBitScheme({ kind: "nf4", blocksize: 64, double_quant: true, compute: "f32" })],
+  ["o4", () => o4Scheme("int8")],
 ];
 
 describe("weights that are fetched while the block before computes", () => {

@@ -60,7 +60,7 @@ const blockScale = family("o4_quantize", ({ w }: { step: "scale"; w: DType }) =>
   var best = 0.0;
   var least = 0.0;
   for (var t = 0u; t < 16u; t++) {
-    let inverse = exact_divide(1.0, absmax * TRIED[t]);
+    let inverse = sign(TRIED[t]) * exact_divide(1.0, absmax * abs(TRIED[t])); // of magnitudes alone
     var sum = 0.0;
     for (var i = first; i < end; i++) {
       let value = w_at(P.w + i) * inverse;

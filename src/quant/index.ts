@@ -140,7 +140,8 @@ export function storedQuantization(json: unknown, location: string): Quantizatio
 
 /** The config under a `quant_method` that is Octavo's: of linears that are all in O4, or each as its path says. */
 function ownMethod({ quant_method: _, ...fields }: Readonly<Record<string, unknown>>): Quantization {
-  return fields.bnb_4bit_quant_type === "o4" ? new BitsAndBytesConfig(fields) : new SelectiveConfig(fields);
+  if (fields.bnb_4bit_quant_type !== "o4") return new SelectiveConfig(fields);
+  return new BitsAndBytesConfig({ ...fields, load_in_4bit: true });
 }
 
 /** What `make` makes of a file's fields. @throws ConfigError for its errors */
@@ -207,8 +208,10 @@ export function selectiveJson(
 
 /** The block `quantization_config` for a model in `dtype` that was quantized here. Keys and types are those of transformers. */
 export function quantizationJson(config: BitsAndBytesConfig, dtype: FloatDType): Record<string, unknown> {
+  // transformers takes a block with load_in_4bit for bitsandbytes', whatever its method.
   if (config.quantization_method() === "o4") {
-    return { ...config.to_dict(), llm_int8_threshold: new PythonFloat(config.llm_int8_threshold) };
+    const { quant_method, bnb_4bit_quant_type, bnb_4bit_compute_dtype, llm_int8_skip_modules } = config.to_dict();
+    return { quant_method, bnb_4bit_quant_type, bnb_4bit_compute_dtype, llm_int8_skip_modules };
   }
   const { load_in_4bit, load_in_8bit, bnb_4bit_compute_dtype: compute } = config;
   const own: OwnFields = {

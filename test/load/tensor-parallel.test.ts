@@ -54,7 +54,7 @@ describe.skipIf(!nativeAvailable())("tp_plan", () => {
     ],
     ["in bfloat16", fixture("qwen2"), { dtype: "bfloat16" }, 3],
     ["in nf4", fixture("mistral"), { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }, 2],
-    ["in o4", fixture("mistral"), { load_in_4bit: true, bnb_4bit_quant_type: "o4" }, 2],
+    ["in o4", STORYTELLER, { load_in_4bit: true, bnb_4bit_quant_type: "o4" }, 2],
     ["gpt2", fixture("gpt2"), {}, 2],
     ["opt", fixture("opt"), { load_in_8bit: true }, 2],
     ["bloom", fixture("bloom"), {}, 4],

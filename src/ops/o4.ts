@@ -135,7 +135,7 @@ export const o4LevelsOp = new Op({
 });
 
 /** Elements of a matrix that its table is found for, and steps of the search. */
-const SAMPLE = 1 << 15;
+const SAMPLE = 1 << 14;
 const STEPS = 12;
 
 /** Rows of a matrix that its table is found for, if it has as many. */

@@ -25,7 +25,7 @@ export const O4_FIRST_LEVELS: readonly number[] = [
 ];
 
 /** The scales that are tried, as multiples of the absmax of a block; then the same below zero. */
-const SIZES_TRIED = [0.82, 0.87, 0.92, 0.97, 1.02, 1.07, 1.12, 1.18];
+const SIZES_TRIED = [0.88, 0.96, 1.03, 1.1];
 export const O4_SCALES_TRIED: Float32Array = Float32Array.from([...SIZES_TRIED, ...SIZES_TRIED.map((size) => -size)]);
 
 /** A block with an absmax below the first is zero; one with an absmax above the second holds no numbers. */
@@ -136,7 +136,7 @@ export const o4LevelsOp = new Op({
 
 /** Elements of a matrix that its table is found for, and steps of the search. */
 const SAMPLE = 1 << 14;
-const STEPS = 12;
+const STEPS = 10;
 
 /** Rows of a matrix that its table is found for, if it has as many. */
 export function o4SampleRows(inputs: number): number {

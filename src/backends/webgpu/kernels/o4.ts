@@ -39,7 +39,7 @@ const blockScale = family("o4_quantize", ({ w }: { step: "scale"; w: DType }) =>
     SIZE_OF,
     reader("w", w),
     NEAREST,
-    `const TRIED = array<f32, 16>(${Array.from(O4_SCALES_TRIED, literal).join(", ")});`,
+    `const TRIED = array<f32, ${O4_SCALES_TRIED.length}>(${Array.from(O4_SCALES_TRIED, literal).join(", ")});`,
   ],
   body: `${FILL}
   if (gid >= P.count) { return; }
@@ -59,7 +59,7 @@ const blockScale = family("o4_quantize", ({ w }: { step: "scale"; w: DType }) =>
   }
   var best = 0.0;
   var least = 0.0;
-  for (var t = 0u; t < 16u; t++) {
+  for (var t = 0u; t < ${O4_SCALES_TRIED.length}u; t++) {
     let inverse = sign(TRIED[t]) * exact_divide(1.0, absmax * abs(TRIED[t])); // of magnitudes alone
     var sum = 0.0;
     for (var i = first; i < end; i++) {

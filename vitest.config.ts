@@ -19,7 +19,7 @@ const ON_ALL_DEVICES = [
   "webgpu",
 ];
 /** They leave their process as they found it, so that others may follow them there, where modules are loaded already. */
-const PLAIN = ["cli", "hub", "media", "pipelines", "tokenizer"];
+const PLAIN = ["cli", "docs", "hub", "media", "pipelines", "tokenizer"];
 /** They measure their process, or lose and break devices. */
 const ALONE = [
   ...["responsive", "scratch"].map((name) => `test/laws/${name}.test.ts`),

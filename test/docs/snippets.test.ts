@@ -1,0 +1,79 @@
+// What the documentation shows: its programs compile under strict settings, all in one run of the compiler, and those with the
+// mark `run` run, all in one process. Its commands exist, with the flags that they have there.
+
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { COMMANDS } from "../../src/cli/commands.js";
+import { READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
+import { temporary } from "../support/temporary.js";
+import { commandsOf, FILES, programsOf } from "./blocks.js";
+
+const programs = FILES.flatMap(programsOf).map((program) => ({
+  ...program,
+  name: program.place.replace(/\W+/g, "_"),
+}));
+
+beforeAll(ready, READY_TIMEOUT);
+
+describe("the programs", () => {
+  // Within this package `octavo` is this package.
+  mkdirSync(join(ROOT, "build"), { recursive: true });
+  const folder = mkdtempSync(join(ROOT, "build", "snippets-"));
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+  test("compile", async () => {
+    for (const { name, text } of programs) writeFileSync(join(folder, `${name}.ts`), `${text}\nexport {};\n`);
+    const compilerOptions = {
+      ...{ strict: true, exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, skipLibCheck: true },
+      ...{ target: "es2022", lib: ["ES2023", "ESNext.Disposable", "DOM", "DOM.Iterable"], module: "nodenext" },
+      ...{ types: ["node"], typeRoots: [join(ROOT, "node_modules", "@types")], rootDir: folder, outDir: folder },
+    };
+    writeFileSync(join(folder, "tsconfig.json"), JSON.stringify({ compilerOptions, include: ["*.ts"], exclude: [] }));
+    const tsc = join(ROOT, "node_modules", "typescript", "bin", "tsc");
+    const compiled = await run([tsc, "-p", folder, "--pretty", "false"], { cwd: folder });
+    const said = programs.reduce((text, { name, place }) => text.replaceAll(`${name}.ts`, place), compiled.stdout);
+    expect(said).toBe("");
+    expect(compiled.code).toBe(0);
+  });
+
+  test("run", async () => {
+    const running = programs.filter(({ runs }) => runs);
+    expect(running.length).toBeGreaterThan(8);
+    const lines = running.map(
+      ({ name, place }) =>
+        `await import(${JSON.stringify(join(folder, `${name}.js`))}).catch((e) => failed.push([${JSON.stringify(place)}, String(e)]));`,
+    );
+    writeFileSync(
+      join(folder, "all.js"),
+      `import { writeFileSync } from "node:fs";\nconst failed = [];\n${lines.join("\n")}\nwriteFileSync("failed.json", JSON.stringify(failed));\n`,
+    );
+    // What they write lies in a folder of its own.
+    const there = temporary("snippets");
+    mkdirSync(there);
+    const { code, stderr } = await run([join(folder, "all.js")], { cwd: there });
+    expect({ code, stderr }).toEqual({ code: 0, stderr: expect.not.stringMatching(/^\s+at /m) });
+    expect(JSON.parse(readFileSync(join(there, "failed.json"), "utf8"))).toEqual([]);
+  });
+});
+
+describe("the commands", () => {
+  test.each(FILES.map((file) => [file, commandsOf(file)] as const).filter(([, commands]) => commands.length > 0))(
+    "of %s exist",
+    async (_, commands) => {
+      for (const { words } of commands) {
+        const [name = "", ...rest] = words;
+        const entry = COMMANDS[name];
+        // `octavo "a text"` is a command, too.
+        if (!entry) {
+          expect(name, words.join(" ")).toMatch(/ |^--(version|help)$/);
+          continue;
+        }
+        const known = (await entry.load()).options.flatMap(({ long, short }) => [long, short]);
+        for (const flag of rest.filter((word) => /^--?[a-z]/.test(word))) {
+          expect(known, `${words.join(" ")}: ${flag}`).toContain(flag);
+        }
+      }
+    },
+  );
+});

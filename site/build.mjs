@@ -19,6 +19,7 @@ const root = dirname(here);
 const build = join(here, "build");
 const pages = join(build, "pages");
 const dist = join(here, "dist");
+const base = process.env.OCTAVO_DOCS_BASE ?? "/";
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 
 function run(command, args, cwd = here) {
@@ -52,23 +53,26 @@ function excerpt(text, { title, sections }) {
   return `# ${title}\n\n${opening.trim()}\n\n${chosen.join("")}`;
 }
 
-/** Places of the site by the repository's file; of a file in several pages it is the first. */
-const places = new Map();
-for (const page of CONTENTS.flatMap((part) => part.pages)) {
-  if (!places.has(page.file)) places.set(page.file, placeOf(page));
+const all = CONTENTS.flatMap((part) => part.pages);
+
+/** The page that shows a file of the repository, or of its sections the one with that anchor. */
+function pageOf(file, anchor) {
+  const showing = all.filter((page) => page.file === file);
+  const named = (name) => `#${name.toLowerCase().replaceAll(" ", "-")}` === anchor;
+  return showing.find(({ sections }) => sections?.some(named)) ?? showing[0];
 }
 
 /** Links between files of the repository become links of the site; a file that is no page is named without a link. */
 function relinked(text, file, place) {
   return text.replace(/\[([^\]]+)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)/g, (_, words, path, anchor = "") => {
-    const target = places.get(posix.join(posix.dirname(file), path));
-    if (target === undefined) return words;
-    return `[${words}](${posix.relative(posix.dirname(place), target) || posix.basename(target)}.md${anchor})`;
+    const page = pageOf(posix.join(posix.dirname(file), path), anchor);
+    if (page === undefined) return words;
+    return `[${words}](${posix.relative(posix.dirname(place), placeOf(page))}.md${anchor})`;
   });
 }
 
 function layOutGuides() {
-  for (const page of CONTENTS.flatMap((part) => part.pages)) {
+  for (const page of all) {
     const text = readFileSync(join(root, page.file), "utf8");
     const place = placeOf(page);
     write(join(pages, `${place}.md`), relinked(page.sections ? excerpt(text, page) : text, page.file, place));
@@ -137,7 +141,11 @@ function layOutApi() {
     expandObjects: false,
   };
   write(join(build, "typedoc.json"), JSON.stringify(options));
-  run(process.execPath, [join(here, "node_modules", "typedoc", "bin", "typedoc"), "--options", join(build, "typedoc.json")]);
+  run(process.execPath, [
+    join(here, "node_modules", "typedoc", "bin", "typedoc"),
+    "--options",
+    join(build, "typedoc.json"),
+  ]);
 }
 
 /** @returns {string[]} all files below a folder with that ending, as paths from it */
@@ -149,7 +157,8 @@ const filesBelow = (folder, ending) =>
 
 /** The parts of the API: the entries, and the kinds of what they export. A list of all names would be in each page. */
 function writeApiSidebar() {
-  const items = filesBelow(join(pages, "api"), "/index.md").map((file) => {
+  const entries = filesBelow(join(pages, "api"), "/index.md").filter((file) => !file.includes("/namespaces/"));
+  const items = entries.map((file) => {
     const folder = posix.dirname(file);
     const kinds = [...readFileSync(join(pages, "api", file), "utf8").matchAll(/^## ([A-Z][A-Za-z ]+)$/gm)];
     const link = (kind) => `/api/${folder}/#${kind.toLowerCase().replaceAll(" ", "-")}`;
@@ -166,7 +175,10 @@ function writeApiSidebar() {
 /** What a page says first: the first paragraph below its title. */
 function summary(text) {
   const [, paragraph = ""] = /^# .*\n+((?:(?!#|\||`|-|<).+\n?)+)/m.exec(text) ?? [];
-  return paragraph.replace(/\[([^\]]+)\]\([^)]*\)/g, "$1").replace(/\s+/g, " ").trim();
+  return paragraph
+    .replace(/\[([^\]]+)\]\([^)]*\)/g, "$1")
+    .replace(/\s+/g, " ")
+    .trim();
 }
 
 /** Every page as text beside the site's own, llms.txt (see llmstxt.org), and the guides in one file. */
@@ -176,7 +188,7 @@ function writeForPrograms() {
     mkdirSync(dirname(join(dist, file)), { recursive: true });
     cpSync(join(pages, file), join(dist, file));
   }
-  const line = (place, title, text) => `- [${title}](/${place}.md): ${summary(text)}`.replace(/: $/, "");
+  const line = (place, title, text) => `- [${title}](${base}${place}.md): ${summary(text)}`.replace(/: $/, "");
   const parts = CONTENTS.map(({ title, pages: list }) => {
     const lines = list.map((page) => {
       const place = placeOf(page);
@@ -187,11 +199,9 @@ function writeForPrograms() {
   const api = filesBelow(join(pages, "api"), "/index.md").map((file) =>
     line(`api/${file.replace(/\.md$/, "")}`, posix.dirname(file), readFileSync(join(pages, "api", file), "utf8")),
   );
-  const head = `# Octavo\n\n> ${manifest.description}\n\nVersion ${manifest.version}. All guides in one file: /llms-full.txt`;
+  const head = `# Octavo\n\n> ${manifest.description}\n\nVersion ${manifest.version}. All guides in one file: ${base}llms-full.txt`;
   write(join(dist, "llms.txt"), `${[head, ...parts, `## Optional\n\n${api.join("\n")}`].join("\n\n")}\n`);
-  const texts = CONTENTS.flatMap((part) => part.pages).map((page) =>
-    readFileSync(join(pages, `${placeOf(page)}.md`), "utf8").trim(),
-  );
+  const texts = all.map((page) => readFileSync(join(pages, `${placeOf(page)}.md`), "utf8").trim());
   write(join(dist, "llms-full.txt"), `${texts.join("\n\n")}\n`);
 }
 

@@ -15,7 +15,9 @@ for (const file of readdirSync(dist, { recursive: true, encoding: "utf8" })) {
   if (!file.endsWith(".html")) continue;
   const html = readFileSync(join(dist, file), "utf8");
   const ids = new Set([...html.matchAll(/\sid="([^"]*)"/g)].map(([, id]) => id));
-  const links = new Set([...html.matchAll(/<a\s[^>]*?href="([^"]*)"/g)].map(([, link]) => link.replaceAll("&amp;", "&")));
+  const links = new Set(
+    [...html.matchAll(/<a\s[^>]*?href="([^"]*)"/g)].map(([, link]) => link.replaceAll("&amp;", "&")),
+  );
   pages.set(file.replaceAll("\\", "/"), { ids, links });
 }
 
@@ -37,5 +39,7 @@ for (const breach of breaches) console.error(breach);
 console.log(`${pages.size} pages, ${checked} links checked, ${breaches.length} breaches`);
 
 const cspell = join(here, "node_modules", "cspell", "bin.mjs");
-const spelling = spawnSync(process.execPath, [cspell, "--no-progress", "--config", join(here, "cspell.json")], { stdio: "inherit" });
+const spelling = spawnSync(process.execPath, [cspell, "--no-progress", "--config", join(here, "cspell.json")], {
+  stdio: "inherit",
+});
 if (breaches.length > 0 || spelling.status !== 0) process.exit(1);

@@ -17,6 +17,11 @@ const slug = (heading) =>
 /** The sidebar of the API, which `build.mjs` writes. */
 const api = file("../build/api-sidebar.json");
 
+/** The site works in a folder of any server. */
+const base = process.env.OCTAVO_DOCS_BASE ?? "/";
+/** Pages of programs side by side take the room of the outline, too. */
+const WIDE = ["python.md", "transformers-js.md"];
+
 export default defineConfig({
   title: "Octavo",
   description: "Language models in 8 and 4 bits, from TypeScript",
@@ -25,8 +30,10 @@ export default defineConfig({
   outDir: "dist",
   cacheDir: "build/cache",
   cleanUrls: false,
-  // The site works in a folder of any server.
-  base: process.env.OCTAVO_DOCS_BASE ?? "/",
+  base,
+  transformPageData: (page) => {
+    if (WIDE.includes(page.relativePath)) page.frontmatter.aside = false;
+  },
   markdown: {
     // Colours with which comments, too, stand out from the background by 4.5 to 1.
     theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
@@ -52,6 +59,8 @@ export default defineConfig({
       })),
       "/api/": existsSync(api) ? JSON.parse(readFileSync(api, "utf8")) : [],
     },
-    footer: { message: "Apache-2.0. This site for language models: <a href='/llms.txt' target='_self'>llms.txt</a>" },
+    footer: {
+      message: `Apache-2.0. This site for language models: <a href="${base}llms.txt" target="_self">llms.txt</a>`,
+    },
   },
 });

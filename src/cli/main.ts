@@ -36,7 +36,7 @@ Examples:
   octavo chat <model>
   octavo run fill-mask bert-base-uncased "Paris is the [MASK] of France."
   octavo inspect octavo/storyteller
-  octavo plan octavo/storyteller --max-memory 0=2MB,1=4MB
+  octavo plan octavo/storyteller --max-memory 0=12MB,1=12MB
   octavo quantize ./llama ./llama-int8 --load-in-8bit
   octavo train octavo/storyteller --data stories.jsonl --lora-r 8 --out adapter
   octavo merge ./llama ./my-adapter ./llama-merged

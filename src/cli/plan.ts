@@ -96,7 +96,7 @@ export function planCommand(): Command {
 Numbers are GPUs if there are any, else logical devices of the CPU. "cpu" beside them, and "disk", hold blocks that device 0 runs.
 
 Examples:
-  octavo plan octavo/storyteller --max-memory 0=2MB,1=4MB
+  octavo plan octavo/storyteller --max-memory 0=12MB,1=12MB
   octavo plan ./llama --plan plan.json
   octavo plan ./bloom --load-in-8bit --max-memory 0=1GB,cpu=4GB,disk --context 4096 --batch 8`,
     )

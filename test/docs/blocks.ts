@@ -56,13 +56,13 @@ export function programsOf(file: string): Program[] {
 }
 
 /** The commands of `octavo` in a file, as words. */
-export function commandsOf(file: string): { readonly line: number; readonly words: readonly string[] }[] {
-  return [...blocksOf(file)].flatMap(([line, { language, text }]) =>
+export function commandsOf(file: string): readonly string[][] {
+  return [...blocksOf(file).values()].flatMap(({ language, text }) =>
     ["", "sh"].includes(language)
       ? text
           .replace(/\\\n\s*/g, "")
           .split("\n")
-          .flatMap((command) => (command.startsWith("npx octavo ") ? [{ line, words: wordsOf(command) }] : []))
+          .flatMap((command) => (command.startsWith("npx octavo ") ? [wordsOf(command)] : []))
       : [],
   );
 }

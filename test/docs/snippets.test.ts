@@ -15,7 +15,8 @@ const programs = FILES.flatMap(programsOf).map((program) => ({
 
 beforeAll(ready, READY_TIMEOUT);
 
-describe("the programs", () => {
+// A busy machine takes some three times as long as an idle one.
+describe("the programs", { timeout: 180_000 }, () => {
   // Within this package `octavo` is this package.
   mkdirSync(join(ROOT, "build"), { recursive: true });
   const folder = mkdtempSync(join(ROOT, "build", "snippets-"));

@@ -3,7 +3,7 @@
 //
 //   npm run docs [-- --pages]      in the repository's root; --pages lays out the pages alone, without VitePress
 //
-// The pages are files of the repository (contents.mjs) and the API, which typedoc takes from the declarations in ../dist. They
+// The pages are files of the repository (contents.mjs) and the API, which typedoc takes from the declarations. They
 // are laid out in build/pages, where VitePress finds them, and copied beside the site for readers that are programs: llms.txt
 // lists them, llms-full.txt holds the guides.
 
@@ -41,16 +41,15 @@ function install() {
   writeFileSync(stamp, lock);
 }
 
-/** What stands above the first heading of level 2, and the named sections. */
-function excerpt(text, { title, sections }) {
+/** The named sections, behind what stands above the first of all if the page asks for it. */
+function excerpt(text, { title, sections, opening }) {
   const [head = "", ...rest] = text.split(/^(?=## )/m);
   const chosen = sections.map((name) => {
     const found = rest.find((part) => part.startsWith(`## ${name}\n`));
     if (!found) throw new Error(`no section "${name}" for the page "${title}"`);
     return found;
   });
-  const opening = sections.includes("Install") ? head.replace(/^# .*\n/, "") : "";
-  return `# ${title}\n\n${opening.trim()}\n\n${chosen.join("")}`;
+  return `# ${title}\n\n${opening ? head.replace(/^# .*\n/, "").trim() : ""}\n\n${chosen.join("")}`;
 }
 
 const all = CONTENTS.flatMap((part) => part.pages);
@@ -95,14 +94,17 @@ function entries() {
     if (types === undefined) return [];
     const entry = posix.join("octavo", name);
     const path = join(build, "entries", `${entry}.ts`);
-    const back = "../".repeat(entry.split("/").length + 2);
-    const from = back + types.replace(/^\.\//, "").replace(/\.d\.ts$/, ".js");
+    const from = "../".repeat(entry.split("/").length) + types.replace(/^\.\/dist/, "types").replace(/\.d\.ts$/, ".js");
     write(path, `/**\n${headOf(types)}\n@module\n*/\nexport * from "${from}";\n`);
     return [path];
   });
 }
 
 function layOutApi() {
+  const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
+  if (!existsSync(tsc)) run("npm", ["ci", "--ignore-scripts", "--no-audit", "--no-fund"], root);
+  const how = ["--emitDeclarationOnly", "--declarationMap", "false", "--outDir", join(build, "types")];
+  run(process.execPath, [tsc, "-p", join(root, "tsconfig.json"), ...how]);
   const entryPoints = entries();
   write(
     join(build, "tsconfig.json"),
@@ -174,7 +176,7 @@ function writeApiSidebar() {
 
 /** What a page says first: the first paragraph below its title. */
 function summary(text) {
-  const [, paragraph = ""] = /^# .*\n+((?:(?!#|\||`|-|<).+\n?)+)/m.exec(text) ?? [];
+  const [, paragraph = ""] = /^# .*\n+((?:(?!#|\||```|-|<).+\n?)+)/m.exec(text) ?? [];
   return paragraph
     .replace(/\[([^\]]+)\]\([^)]*\)/g, "$1")
     .replace(/\s+/g, " ")
@@ -205,7 +207,6 @@ function writeForPrograms() {
   write(join(dist, "llms-full.txt"), `${texts.join("\n\n")}\n`);
 }
 
-if (!existsSync(join(root, "dist", "index.d.ts"))) run(process.execPath, [join(root, "scripts", "setup.mjs")], root);
 install();
 rmSync(pages, { recursive: true, force: true });
 layOutGuides();

@@ -5,7 +5,8 @@
  * @typedef {object} Page
  * @property {string} title in the sidebar
  * @property {string} file in the repository; it ends up at the same path without `docs/`
- * @property {readonly string[]} [sections] of that file, by their headings, behind what stands above the first one
+ * @property {readonly string[]} [sections] of that file alone, by their headings
+ * @property {boolean} [opening] with what stands above the file's first section
  */
 
 /** @type {readonly { title: string, pages: readonly Page[] }[]} */
@@ -13,7 +14,7 @@ export const CONTENTS = [
   {
     title: "Begin",
     pages: [
-      { title: "Quick start", file: "README.md", sections: ["Install", "Next"] },
+      { title: "Quick start", file: "README.md", sections: ["Install", "Next"], opening: true },
       { title: "What it does", file: "README.md", sections: ["What it does", "Command line"] },
     ],
   },

@@ -11,8 +11,8 @@ import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
 import { ofExpert } from "../nn/state.js";
 import { type FloatDType, rowsOfExpert, type WeightPart } from "../nn/weight.js";
 import { contiguous } from "../ops/copy.js";
+import { fourBitOperands } from "../quant/_four-bit-weight.js";
 import { MXFP4_BLOCK, mxfp4Parts } from "../quant/_mxfp4-files.js";
-import { fourBitOperands } from "../quant/four-bit.js";
 
 /** A parameter with what its tensors in a checkpoint are called. */
 export interface Published {

@@ -4,6 +4,7 @@
 import type { DType } from "../core/dtype.js";
 import { ACT } from "../ops/activation.js";
 import { FOUR_BIT, FOUR_BIT_ROUNDING } from "../ops/four-bit.js";
+import { O4_FIRST_LEVELS, O4_UNIT } from "../ops/o4.js";
 import { dynamicMap } from "../quant/_dynamic-map.js";
 import { bnbCases } from "./self-test-bnb.js";
 import type { CaseOperand, SelfTestCase } from "./self-test-case.js";
@@ -18,6 +19,8 @@ const STEPS = 1e-4;
 const BF16 = 1e-2;
 /** One rounding of both operands to 8-bit codes, where the op allows it. */
 const CODES = 2e-2;
+/** One step of a table of O4: beside the middle of two the order of a sum may decide. */
+const LEVEL = 1.001 * O4_UNIT;
 
 /** A small generator (mulberry32): the numbers must be the same on every machine; quality does not matter. */
 function generator(seed: number): () => number {
@@ -387,6 +390,10 @@ export function selfTestCases(): SelfTestCase[] {
     [logits, { shape: [3], dtype: "i32", values: Int32Array.of(7, -100, 202) }, ...sums],
     [0.1, -100],
   );
+  add("clamped_gated", "a limit", FLOAT, [floats([3, 41], "f32", 5), floats([3, 41], "f32", 5)], [7]);
+  const table = { shape: [16], dtype: "f32" as const, values: Float32Array.from(O4_FIRST_LEVELS, (n) => n * O4_UNIT) };
+  add("o4_quantize", "odd", FLOAT, [floats([17, 101]), table, zeros([17, 101], "u4"), zeros([54], "f32")], [0]);
+  add("o4_levels", "odd", LEVEL, [floats([17, 101]), codes4([17, 101]), positive([54]), table]);
   const bytes = (shape: number[]): CaseOperand => ints(shape, 256, "u8");
   return [...cases, ...bnbCases({ floats, positive, codes8, bytes, withOutliers, map }, FLOAT)];
 }

@@ -146,7 +146,7 @@ export class DecodeSession implements Disposable {
     if (!parent?.ready || parent.unread) throw new OptionError(`row ${from} has no text to fork, or unread tokens`);
     this.#rows.checkFree(to);
     this.#forward.cache.fork(from, to);
-    this.#forward.lengths.reorder(this.#rows.sequences.map((_, row) => (row === to ? from : row)));
+    this.#forward.lengths.fork(from, to);
     const fork = parent.fork(to, config, sequence);
     this.#rows.sequences[to] = fork;
     if (fork.logits) return; // the next step adds it like any other

@@ -65,6 +65,11 @@ export class TextLengths implements Disposable {
     parents.forEach((parent, text) => void this.set(text, before[parent]!));
   }
 
+  /** Text `to` gets the length of text `from`. */
+  fork(from: number, to: number): void {
+    this.set(to, this.#lengths[from]!);
+  }
+
   dispose(): void {
     for (const tables of this.#tables.values()) for (const table of tables.values()) table.dispose();
     this.#tables.clear();

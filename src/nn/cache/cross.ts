@@ -111,7 +111,8 @@ export class CrossCache implements Disposable {
   fork(from: number, to: number): void {
     this.#check(from);
     this.#check(to);
-    this.reorder(this.#lengths.map((_, row) => (row === to ? from : row)));
+    this.#pages.fork(from, to);
+    this.#lengths[to] = this.#lengths[from]!;
   }
 
   /** Row r reads the text of row `parents[r]`. */

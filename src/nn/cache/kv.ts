@@ -174,7 +174,9 @@ export class KVCache implements Cache {
   fork(from: number, to: number): void {
     this.#check(from);
     this.#check(to);
-    this.reorder(this.#lengths.map((_, row) => (row === to ? from : row)));
+    for (const { pages } of this.#pools) pages.fork(from, to);
+    this.#lengths[to] = this.#lengths[from]!;
+    this.#reached[to] = this.#reached[from]!;
   }
 
   reorder(parents: readonly number[]): void {

@@ -137,6 +137,23 @@ export class Pages implements Disposable {
     this.#changed = true;
   }
 
+  /** Row `to` gets the pages of row `from`, and the devices know it. Costs what one row does, however many there are. */
+  fork(from: number, to: number): void {
+    if (from === to) return;
+    const width = this.options.columns + 1;
+    const pages = this.#host.subarray(from * width, (from + 1) * width);
+    const own = this.#host.subarray(to * width, (to + 1) * width);
+    for (const page of pagesIn(pages, width)) this.#uses[page]!++;
+    for (const page of pagesIn(own, width)) this.#drop(page);
+    own.set(pages);
+    if (this.#changed) {
+      this.publish();
+      return;
+    }
+    const bytes = new Uint8Array(own.buffer, own.byteOffset, own.byteLength);
+    for (const table of this.#tables.values()) table.writeBytes(bytes, to * own.byteLength);
+  }
+
   /** Returns the pages of a row from column `from` on. */
   release(row: number, from = 0): void {
     for (let column = from; column < this.options.columns; column++) {

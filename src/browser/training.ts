@@ -4,7 +4,7 @@ import { LoraConfig } from "../adapters/config.js";
 import { writeAdapters } from "../adapters/write.js";
 import { type Files, writtenInMemory } from "../checkpoints/folder-in-memory.js";
 import type { Device } from "../core/device.js";
-import { AbortError, OptionError } from "../core/errors.js";
+import { OptionError } from "../core/errors.js";
 import { Turns } from "../core/turns.js";
 import type { PreTrainedModel } from "../generate/model.js";
 import { manual_seed } from "../nn/init.js";
@@ -87,7 +87,6 @@ async function learn(
   const begin = performance.now();
   const [trainable_parameters, parameters] = model.get_nb_trainable_parameters();
   const { global_step, training_loss } = await trainer.train({ signal });
-  if (signal.aborted) throw new AbortError("training was aborted", { cause: signal.reason });
   const seconds = (performance.now() - begin) / 1000;
   return {
     adapter_name: name,

@@ -149,7 +149,7 @@ export function o4FirstTable(device: Device): Tensor {
   return Tensor.from(device, levels, [16], "f32", "4-bit table");
 }
 
-/** The table[16] for a matrix, from its first rows `w[n,K]`, of which as many count as hold about 32768 elements. */
+/** The table[16] for a matrix, from its first rows `w[n,K]`: the `o4SampleRows` of them that count, or all. */
 export function o4Table(w: Tensor): Tensor {
   return scope(() => {
     const { device } = w;

@@ -9,8 +9,8 @@ import { unpack } from "../ops/pack.js";
 /** Inputs that share an exponent. */
 export const MXFP4_BLOCK = 32;
 
-/** The exponent in a file of an absmax, which is 8 times a power of two. */
-const exponentOf = (absmax: number): number => Math.round(Math.log2(absmax)) + 124;
+/** The exponent in a file of an absmax, which is 8 times a power of two; 255, which is no number, of one beyond f32. */
+const exponentOf = (absmax: number): number => (Number.isFinite(absmax) ? Math.round(Math.log2(absmax)) + 124 : 255);
 
 /** @param shape of the matrix, or of all matrices of a stack one below the other */
 export function mxfp4Parts(

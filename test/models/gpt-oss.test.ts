@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
+import { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
 import type { GenerateOptions } from "../../src/generate/options.js";
 import { openDevice } from "../../src/load/device.js";
@@ -12,6 +13,7 @@ import { metaModel } from "../../src/load/meta.js";
 import { buildModel } from "../../src/models/index.js";
 import type { ConfigJson } from "../../src/nn/architecture.js";
 import type { Rotary } from "../../src/nn/rotary.js";
+import { mxfp4Parts } from "../../src/quant/_mxfp4-files.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, readArrays, readJson } from "../support/fixtures.js";
 import { temporary } from "../support/temporary.js";
@@ -145,6 +147,17 @@ describe("cpu", () => {
     expect(model.quantized_modules.filter((path) => path.includes("router"))).toEqual([]);
     expect(model.quantized_modules.filter((path) => path.includes("experts"))).toHaveLength(2 * 4 * 2);
   });
+});
+
+test("what is beyond f32 is written as the exponent that is no number", async () => {
+  const device = openDevice("cpu", { threads: 1 });
+  const operands = {
+    ...{ codes: Tensor.empty(device, [1, 128], "u4"), absmax: Tensor.from(device, [8, 2, Infinity, Number.NaN], [4]) },
+    ...({ kind: "e2m1", blocksize: 32, compute: "f32", rounding: "f32" } as const),
+  };
+  const [, scales] = mxfp4Parts("w", operands, [1, 128], 1);
+  expect([...(await scales!.bytes())]).toEqual([127, 125, 255, 255]);
+  await device.close();
 });
 
 describe("config.json", () => {

@@ -1,7 +1,7 @@
 // Caches: a row's attention does not depend on how its keys lie or came there, rows are forked, reordered, rewound and
 // replaced by page numbers alone, rings keep what a window needs, and nothing leaks when memory runs out.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OutOfMemoryError, ShapeError } from "../../src/core/errors.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
@@ -114,6 +114,20 @@ describe.each(["cpu", "reference"])("caches on %s", (deviceName) => {
       expect(y[3]).toEqual(want[1]![40]);
       expect([0, 1, 2].map((row) => cache.length(row))).toEqual([51, 41, 80]);
     }
+  });
+
+  test("a fork writes its own row of the table alone, however many there are", () => {
+    using cache = new KVCache(device, paged("f32", { rows: 64, pages: { size: 16, count: 64 } }));
+    cache.extend(Array.from({ length: 64 }, (_, row) => (row === 0 ? 12 : 0)));
+    const written: number[] = [];
+    const write = vi.spyOn(device, "write").mockImplementation((_buffer, _at, bytes) => {
+      written.push(bytes.byteLength);
+    });
+    for (let row = 1; row < 64; row++) cache.fork(0, row);
+    write.mockRestore();
+    expect(written).toHaveLength(63);
+    // A page for each 16 of 90 tokens, and the number of keys.
+    expect(new Set(written)).toEqual(new Set([4 * (6 + 1)]));
   });
 
   test.each(DTYPES)("%s: forks share pages until they differ", async (dtype) => {

@@ -65,6 +65,7 @@ export default defineConfig({
     pool: "forks",
     // No test asks the real hub; those of src/hub/ have one of their own.
     env: { HF_HUB_OFFLINE: "1" },
+    globalSetup: ["./test/support/run-folder.ts"],
     testTimeout: 60_000,
     // Browsers and software adapters start slowly on a machine that is busy.
     hookTimeout: 120_000,

@@ -19,6 +19,12 @@ export interface BeamConfig {
   readonly constraints: readonly BeamConstraint[];
 }
 
+/**
+ * More rows for each prompt are believed of a caller, not of a file: every row costs memory and time before the first token, and whoever
+ * downloads a model has not asked for it.
+ */
+const MOST_OF_A_FILE = 1024;
+
 /** Texts of a batch for each prompt. */
 export function rowsPerPrompt({ num_beams, num_return_sequences }: BeamConfig): number {
   return num_beams > 1 ? num_beams : num_return_sequences;
@@ -39,6 +45,12 @@ export function beamsOf(
 ): BeamConfig {
   const num_beams = given("num_beams") ?? 1;
   const num_return_sequences = given("num_return_sequences") ?? 1;
+  for (const key of ["num_beams", "num_return_sequences"] as const) {
+    const rows = given(key) ?? 1;
+    if (options[key] === undefined && rows > MOST_OF_A_FILE) {
+      refuse(key, `${key} is at most ${MOST_OF_A_FILE} in a file, not ${rows}`);
+    }
+  }
   if (num_return_sequences > num_beams && (num_beams > 1 || !do_sample)) {
     refuse(
       "num_return_sequences",

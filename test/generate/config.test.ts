@@ -190,6 +190,17 @@ describe("fields of a file", () => {
     expect(thrown(() => config({ num_beams: 3, num_beam_groups: 2 }, file))).toBeInstanceOf(OptionError);
   });
 
+  test("of a file never ask for thousands of rows; the caller may", () => {
+    for (const key of ["num_beams", "num_return_sequences"]) {
+      const file = { do_sample: key !== "num_beams", [key]: 1025 };
+      const error = thrown(() => config({}, file));
+      expect(error).toBeInstanceOf(ConfigError);
+      expect(String(error)).toContain(`${key} is at most 1024 in a file, not 1025`);
+      expect(config({}, { ...file, [key]: 1024 }).beams).toMatchObject({ [key]: 1024 });
+      expect(config({ [key]: 1025 }, file).beams).toMatchObject({ [key]: 1025 });
+    }
+  });
+
   test("that nobody knows are a warning", () => {
     const file = { top_kk: 5, chat_format: "x", nothing: null };
     expect(fileWarnings(file, {}, VOCAB)).toEqual([

@@ -60,7 +60,7 @@ export async function build(folder = join(here, "dist")) {
     chunkNames: "[name]-[hash]",
   });
   for (const name of STATIC) cpSync(join(here, name), join(folder, name));
-  cpSync(join(root, "models", "storyteller"), join(folder, "models", "storyteller"), { recursive: true });
+  cpSync(join(root, "models", "storyteller"), join(folder, "models", "octavo", "storyteller"), { recursive: true });
   const missing = missingModules();
   const modules = MODULES.filter((name) => !missing.includes(name));
   for (const name of modules) cpSync(join(root, "build", name), join(folder, name));

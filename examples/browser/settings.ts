@@ -3,7 +3,7 @@
 import type { WorkerLoadOptions } from "octavo/browser";
 import { element } from "./page.js";
 
-export const STORYTELLER = "./models/storyteller/";
+export const STORYTELLER = "./models/octavo/storyteller/";
 /** What begins every story that the storyteller has learned; other tokenizers begin texts by themselves. */
 export const BEGIN = "<|endoftext|>";
 

@@ -4,7 +4,7 @@
 import { openReference } from "../backends/reference/index.js";
 import type { WasmModule } from "../backends/wasm/api.js";
 import { Device } from "../core/device.js";
-import { DeviceError, OptionError, suggestion } from "../core/errors.js";
+import { DeviceError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { deviceName } from "../load/names.js";
 import { checkDeviceOptions, type DeviceOptions, optionsFor, type SourceOptions } from "../load/options.js";
@@ -24,25 +24,44 @@ const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
 /** Devices that take each option. `wasm`, the module, is allowed with every name, for pages that let people choose the device. */
 const OWNERS = { threads: ["wasm", "auto"], deterministic: DEVICE_NAMES, wasm: DEVICE_NAMES } as const;
 
+/** Where a page looks for the storyteller: other libraries for pages expect models that are served with it below /models/, too. */
+const PACKAGED = `/models/${STORYTELLER}/`;
+
 /**
- * An address, whole or relative to the page or Worker ("./models/x/", "/models/x/"), or the id of a model on a hub.
- * @throws OptionError
+ * An address, whole or relative to the page or Worker ("./models/x/", "/models/x/"), or the id of a model on a hub. "octavo/storyteller" is
+ * at /models/octavo/storyteller/ of the page's server.
+ * @throws OptionError; NotFoundError, NetworkError, AbortError if the storyteller is not there
  */
 async function source(model: string, options: SourceOptions): Promise<Source> {
   const { hub, revision, timeout, cache = true, signal, warn } = options;
   for (const key of ["cache_dir", "local_files_only", "force_download"] as const) {
     if (options[key] !== undefined) throw new OptionError(`${key} has no meaning in a browser`);
   }
-  if (model === STORYTELLER && hub === undefined) {
-    throw new OptionError(`${STORYTELLER} lies in a package, which a page cannot read`, {
-      hint: 'serve node_modules/@octavo/storyteller/storyteller and pass its address, such as "/models/storyteller/"',
-    });
-  }
-  const relative = typeof model === "string" && hub === undefined && isRelative(model);
-  const address = modelAddress(relative ? resolved(model) : model, hub, revision, options.subfolder);
+  const packaged = model === STORYTELLER && hub === undefined && options.subfolder === undefined;
+  const name = packaged ? PACKAGED : model;
+  const relative = typeof name === "string" && hub === undefined && isRelative(name);
+  const address = modelAddress(relative ? resolved(name) : name, hub, revision, options.subfolder);
   const token = tokenForServer(options.token);
   const page = WEB.location !== undefined; // Deno and Bun have none
-  return new HttpSource(address, { token, timeout, signal, warn, page, cache: cache ? await openCache() : undefined });
+  const http = { token, timeout, signal, warn, page, cache: cache ? await openCache() : undefined };
+  const found = new HttpSource(address, http);
+  if (packaged) await expectPackaged(found);
+  return found;
+}
+
+/** @throws NotFoundError if the server of the page does not have the storyteller; NetworkError, AbortError */
+async function expectPackaged(source: HttpSource): Promise<void> {
+  let there = false;
+  try {
+    there = (await source.names(["config.json"])).has("config.json");
+  } finally {
+    if (!there) await source.close();
+  }
+  if (there) return;
+  throw new NotFoundError(`${STORYTELLER} lies in a package, and this page's server does not have it at ${PACKAGED}`, {
+    hint: `copy node_modules/@octavo/storyteller/storyteller to ${PACKAGED} of what is served, or pass the address of such a folder`,
+    details: { url: source.path("config.json") },
+  });
 }
 
 /** @throws OptionError if there is no page to resolve the address against */

@@ -21,7 +21,7 @@ import { gpu, whyNoGPU } from "../support/webgpu.js";
 import { type Serve, type Site, serveFolder } from "./bundle.js";
 
 const build = buildOf as (folder: string) => Promise<unknown>;
-const WEIGHTS = "/models/storyteller/model.safetensors";
+const WEIGHTS = "/models/octavo/storyteller/model.safetensors";
 const SIZE = 10_957_216;
 const TOKENS = 12;
 /** Tokens that the page generates: an adapter in software takes most of a second for one. */

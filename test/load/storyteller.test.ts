@@ -1,15 +1,17 @@
 // The model that comes with the package has a name that works wherever the program lies.
 
-import { mkdirSync, mkdtempSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, expect, test, vi } from "vitest";
 import { BROWSER } from "../../src/browser/platform.js";
+import { NotFoundError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { NODE } from "../../src/load/node.js";
 import { STORYTELLER as NAME } from "../../src/sources/model-id.js";
 import { STORYTELLER } from "../support/models.js";
+import { FileServer } from "../support/server.js";
 
 const home = process.cwd();
 afterAll(() => process.chdir(home));
@@ -33,8 +35,24 @@ test("a folder of that name wins, as of any other", async () => {
   expect((await NODE.source(NAME, {})).location).toBe(NAME);
 });
 
-test("a page is told where it lies", async () => {
-  await expect(BROWSER.source(NAME, {})).rejects.toThrow("lies in a package, which a page cannot read");
+test("in a page, below /models/ of its server, or the page is told where it lies", async () => {
+  const server = await new FileServer().start();
+  vi.stubGlobal("location", { href: `${server.address}/app/page.html` });
+  try {
+    const missing = BROWSER.source(NAME, { cache: false });
+    await expect(missing).rejects.toThrow(NotFoundError);
+    await expect(missing).rejects.toThrow(/lies in a package, and this page's server does not have it at \/models\//);
+    for (const file of ["config.json", "tokenizer.json"]) {
+      server.files.set(`/models/${NAME}/${file}`, readFileSync(join(STORYTELLER, file)));
+    }
+    const source = await BROWSER.source(NAME, { cache: false });
+    expect(source.location).toBe(`${server.address}/models/${NAME}`);
+    expect([...(await source.names(["tokenizer.json", "vocab.txt"]))]).toEqual(["tokenizer.json"]);
+    await source.close();
+  } finally {
+    vi.unstubAllGlobals();
+    await server.stop();
+  }
 });
 
 test("a folder by its address, as text and as a URL", async () => {

@@ -241,9 +241,24 @@ export function questionAnsweringOf(names: BertNames, base: EncoderBase): Encode
   });
 }
 
-/** The head of a masked language model: a transform, and scores that share the embedding's matrix if `words` is given. */
-export function scoresOf(c: BertConfig, words: Embedding | undefined, bias: Parameter): Linear {
-  const decoder = new Linear(c.hidden_size, c.vocab_size);
-  decoder.bias = bias;
-  return words ? decoder.tie(words.weight) : decoder;
+/** The head of a masked language model: scores for each word of the vocabulary, by the embedding's matrix if the config says so. */
+export abstract class ScoresHead extends Module {
+  /** The decoder's, under the name that it has in most checkpoints; some have both. */
+  bias: Parameter;
+  decoder: Linear;
+  readonly #tied: boolean;
+
+  constructor(c: BertConfig, base: BertModel) {
+    super();
+    this.#tied = c.tie_word_embeddings;
+    this.decoder = new Linear(c.hidden_size, c.vocab_size, { bias: true });
+    if (this.#tied) this.decoder.tie(base.embeddings.word_embeddings.weight);
+    this.bias = this.decoder.bias!;
+  }
+
+  /** Of a tensor's names the first counts. A decoder that shares nothing uses and stores its own bias, as in transformers. */
+  override *named_modules(prefix = ""): Iterable<[string, Module]> {
+    const [own, ...below] = super.named_modules(prefix);
+    yield* this.#tied ? [own!, ...below] : [...below, own!];
+  }
 }

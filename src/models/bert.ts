@@ -6,7 +6,7 @@ import type { Tensor } from "../core/tensor.js";
 import { scope } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { EncoderForTask } from "../nn/encoder.js";
-import { Linear, Module, Parameter } from "../nn/module.js";
+import { Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import type { Act } from "../ops/activation.js";
 import {
@@ -15,7 +15,7 @@ import {
   bertFields,
   featuresOf,
   questionAnsweringOf,
-  scoresOf,
+  ScoresHead,
   tokenClassifierOf,
 } from "./_bert.js";
 import { labelCount, readConfig } from "./_config.js";
@@ -40,17 +40,12 @@ class BertPredictionHeadTransform extends Module {
   }
 }
 
-class BertLMPredictionHead extends Module {
-  /** The name in checkpoints; some use the decoder's as well. */
-  bias: Parameter;
+class BertLMPredictionHead extends ScoresHead {
   transform: BertPredictionHeadTransform;
-  decoder: Linear;
 
   constructor(c: BertConfig, base: BertModel) {
-    super();
-    this.bias = new Parameter(c.vocab_size);
+    super(c, base);
     this.transform = new BertPredictionHeadTransform(c);
-    this.decoder = scoresOf(c, c.tie_word_embeddings ? base.embeddings.word_embeddings : undefined, this.bias);
   }
 }
 

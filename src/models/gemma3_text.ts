@@ -13,8 +13,6 @@ const schema = z.object({
   ...gemmaFields,
   max_position_embeddings: count.default(131_072),
   sliding_window_pattern: count.default(6),
-  // Scores have no cap here, whatever the file says of one.
-  attn_logit_softcapping: z.null().optional(),
   final_logit_softcapping: z.number().positive().nullish(),
 });
 

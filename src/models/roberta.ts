@@ -6,7 +6,7 @@ import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { EncoderForTask } from "../nn/encoder.js";
-import { Linear, Module, Parameter } from "../nn/module.js";
+import { Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import {
   type BertConfig,
@@ -15,7 +15,7 @@ import {
   featuresOf,
   firstToken,
   questionAnsweringOf,
-  scoresOf,
+  ScoresHead,
   tokenClassifierOf,
 } from "./_bert.js";
 import { labelCount, readConfig } from "./_config.js";
@@ -34,19 +34,14 @@ function baseOf(json: ConfigJson, pooler: boolean): { c: BertConfig; base: BertM
   return { c, base: new BertModel(c, pooler, padding) };
 }
 
-class RobertaLMHead extends Module {
-  bias: Parameter;
+class RobertaLMHead extends ScoresHead {
   dense: Linear;
   layer_norm: LayerNorm;
-  /** Its bias is the head's, under either name. */
-  decoder: Linear;
 
   constructor(c: BertConfig, base: BertModel) {
-    super();
-    this.bias = new Parameter(c.vocab_size);
+    super(c, base);
     this.dense = new Linear(c.hidden_size, c.hidden_size, { bias: true });
     this.layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
-    this.decoder = scoresOf(c, c.tie_word_embeddings ? base.embeddings.word_embeddings : undefined, this.bias);
   }
 
   forward(hidden: Tensor): Tensor {

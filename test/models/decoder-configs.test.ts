@@ -93,7 +93,6 @@ test.each<[string, ConfigJson, RegExp]>([
   ["gemma2", { use_bidirectional_attention: true }, /use_bidirectional_attention/],
   ["gemma2", { sliding_window: null }, /sliding_window/],
   ["gemma3_text", { use_bidirectional_attention: true }, /use_bidirectional_attention/],
-  ["gemma3_text", { attn_logit_softcapping: 50 }, /attn_logit_softcapping/],
   ["gemma3_text", { rope_parameters: { rope_theta: 5, rope_type: "default" } }, /full_attention and sliding_attention/],
   ["gemma3_text", { rope_scaling: { rope_type: "odd" } }, /"odd" is not supported/],
   ["gemma", { use_bidirectional_attention: true }, /use_bidirectional_attention/],

@@ -1,11 +1,12 @@
 // Encoders through the same checks against what the real libraries computed (test/fixtures/README.md): logits and hidden
 // states in f32, padded batches, logits in 8 and 4 bits, footprints, quantized modules.
 
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
-import type { Tensor } from "../../src/core/tensor.js";
+import { Tensor } from "../../src/core/tensor.js";
 import {
   AutoModel,
   AutoModelForMaskedLM,
@@ -15,11 +16,14 @@ import {
   type FromPretrainedOptions,
 } from "../../src/generate/auto.js";
 import type { PreTrainedEncoder } from "../../src/generate/encoder-model.js";
+import { save } from "../../src/load/state-file.js";
 import { quantizedModules } from "../../src/load/storage.js";
 import type { BitsAndBytesOptions } from "../../src/quant/config.js";
+import { copyOf, editJson } from "../support/checkpoints.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, readArrays, readJson } from "../support/fixtures.js";
 import { expectQuantized, QUANTIZED, type Tolerance } from "../support/golden.js";
+import { temporary } from "../support/temporary.js";
 
 const CLASSES = {
   sentence: AutoModel,
@@ -225,3 +229,38 @@ for (const deviceName of ALL_DEVICES) {
     });
   });
 }
+
+test.each([
+  ["its own where it shares nothing, as in transformers", true],
+  ["the head's in files that have no other", false],
+])("the bias of a decoder is %s", async (_, both) => {
+  const device = await requestTestDevice("reference");
+  const folder = copyOf("models", "bert");
+  editJson(join(folder, "config.json"), { tie_word_embeddings: false });
+  const stored = readArrays("models", "bert", "model.safetensors");
+  const decoder = "cls.predictions.decoder";
+  const bias = stored.get("cls.predictions.bias")!;
+  stored.set(`${decoder}.weight`, stored.get("bert.embeddings.word_embeddings.weight")!);
+  if (both) stored.set(`${decoder}.bias`, { ...bias, values: bias.values.map((x) => x + 1) });
+  const tensors = [...stored].map(([name, { shape, values }]): [string, Tensor] => [
+    name,
+    Tensor.from(device, Float32Array.from(values), shape),
+  ]);
+  await save(new Map(tensors), join(folder, "model.safetensors"));
+  for (const [, tensor] of tensors) tensor.dispose();
+
+  const model = await AutoModelForMaskedLM.from_pretrained(folder, { device });
+  expect(model.warnings).toEqual([]);
+  const { inputs, tolerance_fp32 } = readJson<Expected>("models", "bert", "expected.json");
+  const { logits } = model.forward(inputs.single!);
+  const want = readArrays("models", "bert", "expected.safetensors").get("fp32.single.logits")!;
+  const got = (await logits!.readFloats()).map((x) => x - (both ? 1 : 0));
+  expect(difference(got, want.values).max).toBeLessThan(tolerance_fp32);
+  logits!.dispose();
+  const again = temporary("untied");
+  await model.save_pretrained(again);
+  expect(readFileSync(join(again, "model.safetensors"), "latin1")).toContain(`"${decoder}.bias"`);
+  model.dispose();
+  expectNoLeaks(device);
+  await device.close();
+});

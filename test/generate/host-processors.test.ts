@@ -6,6 +6,10 @@ import type { Device } from "../../src/core/device.js";
 import { OptionError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
+import {
+  ExponentialDecayLengthPenalty,
+  SequenceBiasLogitsProcessor,
+} from "../../src/generate/processors/host/index.js";
 import type { HostProcessor, HostState } from "../../src/generate/processors/host-processor.js";
 import { DEVICES, expectNoLeaks, openTestDevice } from "../support/devices.js";
 import { FIXTURES } from "../support/fixtures.js";
@@ -96,4 +100,20 @@ describe.each(DEVICES)("%s", (name) => {
       expect(() => model.stream(given)).toThrow("`process(logits, at)`");
     }
   });
+});
+
+test("an id that ends texts is made likelier once if it is named twice, and not at all if it is forbidden", () => {
+  const scores = Float32Array.of(-4, Number.NEGATIVE_INFINITY, 2, 1);
+  new ExponentialDecayLengthPenalty([1, 2], [0, 0, 1], 3).change(scores, [0, 0, 0, 0, 0]);
+  expect([...scores]).toEqual([-4 + 4 * (2 ** 1 - 1), Number.NEGATIVE_INFINITY, 2, 1]);
+});
+
+test("of two biases for the same tokens the last counts", () => {
+  const scores = Float32Array.of(0, 0, 0);
+  new SequenceBiasLogitsProcessor([
+    [[1], 5],
+    [[2, 1], 3],
+    [[1], 4],
+  ]).change(scores, [0, 2]);
+  expect([...scores]).toEqual([0, 7, 0]);
 });

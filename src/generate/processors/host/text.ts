@@ -115,7 +115,8 @@ export class SequenceBiasLogitsProcessor extends RowProcessor {
         details: { option: "sequence_bias" },
       });
     }
-    this.sequence_bias = pairs;
+    // Of pairs for the same tokens the last counts, as in Python, where they are keys.
+    this.sequence_bias = [...new Map(pairs.map((pair) => [pair[0].join(), pair])).values()];
   }
 
   change(scores: Float32Array, ids: readonly number[]): void {
@@ -261,14 +262,17 @@ export class ExponentialDecayLengthPenalty extends RowProcessor {
     const name = "exponential_decay_length_penalty";
     this.start = wholeOf(`${name}'s start`, start, 0) + wholeOf("input_ids_seq_length", input_ids_seq_length, 0);
     this.factor = numberOf(`${name}'s factor`, factor, isPenalty, "a number above 0");
-    this.eos_token_id = idsOf("eos_token_id", eos_token_id);
+    // An id that is named twice grows once.
+    this.eos_token_id = [...new Set(idsOf("eos_token_id", eos_token_id))];
   }
 
   change(scores: Float32Array, ids: readonly number[]): void {
     const over = ids.length - this.start;
     if (over <= 0) return;
     for (const id of this.eos_token_id) {
-      if (id < scores.length) scores[id] = scores[id]! + Math.abs(scores[id]!) * (this.factor ** over - 1);
+      // What another processor has forbidden stays so: minus infinity and its magnitude would give NaN.
+      if (!(id < scores.length) || scores[id] === Number.NEGATIVE_INFINITY) continue;
+      scores[id] = scores[id]! + Math.abs(scores[id]!) * (this.factor ** over - 1);
     }
   }
 }

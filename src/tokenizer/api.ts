@@ -291,7 +291,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     const options = readOptions("tokenizer", CALL, given);
     const single = typeof text === "string";
     const texts = readTexts("tokenizer", "text", text);
-    const { text_pair } = options;
+    // Beside one text an empty one is none, as in Python; in lists it counts.
+    const text_pair = options.text_pair === "" ? undefined : options.text_pair;
     const pairs = text_pair === undefined ? undefined : readTexts("tokenizer", "text_pair", text_pair);
     if (pairs !== undefined && (pairs.length !== texts.length || (typeof text_pair === "string") !== single)) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
@@ -308,14 +309,19 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
         ? { special_tokens_mask: shape(rows.map((row) => row.special!)) }
         : {}),
     });
+    const overflowing = options.return_overflowing_tokens === true;
+    const counts = {
+      ...(options.return_length === true ? { length: rows.map((row) => row.ids.length) } : {}),
+      ...(overflowing ? { overflow_to_sample_mapping: rows.map((row) => row.sample) } : {}),
+    };
     const offsets = rows.map((row) => row.offsets!);
     const given_offsets = <T>(shape: (rows: Range[][]) => T) =>
       options.return_offsets_mapping === true ? { offset_mapping: shape(offsets) } : {};
     const encoding = options.return_tensors
-      ? movable({ ...collect(stack), ...given_offsets(stackOffsets) }, rows)
-      : single
-        ? movable({ ...collect((list) => list[0]!), ...given_offsets((list) => list[0]!) }, rows)
-        : movable({ ...collect((list) => list), ...given_offsets((list) => list) }, rows);
+      ? movable({ ...collect(stack), ...given_offsets(stackOffsets), ...counts }, rows)
+      : single && !overflowing
+        ? movable({ ...collect((list) => list[0]!), ...given_offsets((list) => list[0]!), ...counts }, rows)
+        : movable({ ...collect((list) => list), ...given_offsets((list) => list), ...counts }, rows);
     return { encoding, rows };
   }
 
@@ -334,7 +340,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     if (text_pair === undefined && !padding && max_length === undefined && !truncation) {
       return this.backend.encode(text, { split_special_tokens, add_special_tokens });
     }
-    return (this._call(text, { ...options, return_tensors: false }) as Encoding).input_ids;
+    const one = { ...options, return_tensors: false, return_overflowing_tokens: false } as const;
+    return (this._call(text, one) as Encoding).input_ids;
   }
 
   /**

@@ -41,6 +41,8 @@ export interface Encoding extends Movable {
   offset_mapping?: (readonly [start: number, end: number])[];
   attention_mask?: number[];
   token_type_ids?: number[];
+  /** Tokens of the row, padding included. */
+  length?: number[];
 }
 
 /** What a call on several texts returns: a row for each. */
@@ -51,6 +53,10 @@ export interface BatchEncoding extends Movable {
   offset_mapping?: (readonly [start: number, end: number])[][];
   attention_mask?: number[][];
   token_type_ids?: number[][];
+  /** Tokens of each row, padding included. */
+  length?: number[];
+  /** With `return_overflowing_tokens`: for each row the number of its text. */
+  overflow_to_sample_mapping?: number[];
 }
 
 /** What a call with `return_tensors` returns. */
@@ -61,6 +67,10 @@ export interface TensorEncoding extends Movable {
   offset_mapping?: OffsetTensor;
   attention_mask?: IntTensor;
   token_type_ids?: IntTensor;
+  /** Tokens of each row, padding included. */
+  length?: number[];
+  /** With `return_overflowing_tokens`: for each row the number of its text. */
+  overflow_to_sample_mapping?: number[];
 }
 
 /** An encoding with its methods, which are no properties of its own: spreading the encoding leaves them out. */
@@ -84,6 +94,8 @@ export function movable<T extends object>(encoding: T, rows: readonly Row[]): T 
 
 /** Ids of one row, with their token types. */
 export interface Row {
+  /** The number of its text. */
+  readonly sample: number;
   ids: number[];
   mask: number[];
   types: number[];
@@ -106,64 +118,56 @@ export interface PadPlan {
   readonly pad: () => number;
 }
 
-/** Keeps `length` ids of one side: the first ones when `side` is "right". */
-export function truncate(ids: readonly number[], length: number, side: Side): number[] {
-  if (ids.length <= length) return [...ids];
-  return side === "right" ? ids.slice(0, length) : ids.slice(ids.length - length);
-}
-
-/** Shortens two sequences to `length` together, always the longer one (Python's "longest_first"). */
-export function truncatePair(
-  a: readonly number[],
-  b: readonly number[],
-  length: number,
-  side: Side,
-): [number[], number[]] {
-  let [m, n] = [a.length, b.length];
-  if (m + n > length) {
-    const half = Math.floor(length / 2);
-    if (m <= n) {
-      m = Math.min(m, half);
-      n = length - m;
-    } else {
-      n = Math.min(n, half);
-      m = length - n;
-    }
+/**
+ * The pieces of a sequence of which each keeps at most `length`: what is left of it, and what does not fit in further pieces, each of which
+ * repeats `stride` ids of the one before, fewer than `length`. `side` is cut: pieces begin at the other one.
+ */
+export function* pieces(ids: readonly number[], length: number, stride: number, side: Side): Generator<number[]> {
+  const count = ids.length;
+  for (let from = 0; from === 0 || from + stride < count; from += length - stride) {
+    const to = from + length;
+    yield side === "right" ? ids.slice(from, to) : ids.slice(Math.max(0, count - to), count - from);
   }
-  return [truncate(a, m, side), truncate(b, n, side)];
 }
 
 /**
- * Shortens one of two sequences so that both have `length` together.
+ * What two sequences keep of `room` together if always the longer one is cut ("longest_first"). Of two that are cut to an odd length the
+ * longer one keeps one more; what is beyond `limit`, a row's own, counts for nothing, and of two equal ones the second does (tokenizers 0.23).
+ */
+export function keptOfPair(first: number, second: number, room: number, limit: number): [number, number] {
+  if (first + second <= room) return [first, second];
+  const half = Math.floor(room / 2);
+  const kept =
+    Math.min(first, limit) <= Math.min(second, limit) ? Math.min(first, half) : room - Math.min(second, half);
+  return [kept, room - kept];
+}
+
+/**
+ * What two sequences keep if one of them is cut so that both have `length` together.
  * @throws OptionError when it is too short for that
  */
-export function truncateOne(
-  a: readonly number[],
-  b: readonly number[],
+export function keptOfOne(
+  first: number,
+  second: number,
   length: number,
   which: "only_first" | "only_second",
-  side: Side,
-): [number[], number[]] {
-  const over = Math.max(0, a.length + b.length - length);
-  const cut = which === "only_first" ? a : b;
-  if (over > 0 && cut.length <= over) {
-    throw new OptionError(
-      `tokenizer: ${which}: the sequence has ${cut.length} tokens, ${over} too many for max_length`,
-      {
-        hint: 'truncation: "longest_first", or a larger max_length',
-        details: { option: "truncation" },
-      },
-    );
+): [number, number] {
+  const over = Math.max(0, first + second - length);
+  const cut = which === "only_first" ? first : second;
+  if (over > 0 && cut <= over) {
+    throw new OptionError(`tokenizer: ${which}: the sequence has ${cut} tokens, ${over} too many for max_length`, {
+      hint: 'truncation: "longest_first", or a larger max_length',
+      details: { option: "truncation" },
+    });
   }
-  const kept = truncate(cut, cut.length - over, side);
-  return which === "only_first" ? [kept, [...b]] : [[...a], kept];
+  return which === "only_first" ? [first - over, second] : [first, second - over];
 }
 
 /** The offsets of what is not in the text. */
 export const NOWHERE: Range = Object.freeze([0, 0] as const);
 
-/** Most ids of a padded batch: 1 GB of numbers. */
-const MOST_PADDED = 2 ** 27;
+/** Most ids of a batch: 1 GB of numbers. */
+export const MOST_IDS = 2 ** 27;
 
 /**
  * Pads every row in place to the plan's length (longer rows stay as they are).
@@ -172,9 +176,9 @@ const MOST_PADDED = 2 ** 27;
 export function padRows(rows: readonly Row[], plan: PadPlan): void {
   let length = plan.length ?? rows.reduce((most, row) => Math.max(most, row.ids.length), 0);
   if (plan.multiple > 1) length = Math.ceil(length / plan.multiple) * plan.multiple;
-  if (length * rows.length > MOST_PADDED) {
+  if (length * rows.length > MOST_IDS) {
     throw new OptionError(
-      `tokenizer: padding ${rows.length} rows to ${length} tokens makes more than ${MOST_PADDED} ids`,
+      `tokenizer: padding ${rows.length} rows to ${length} tokens makes more than ${MOST_IDS} ids`,
       { hint: "a smaller max_length or pad_to_multiple_of", details: { option: "padding", got: length } },
     );
   }

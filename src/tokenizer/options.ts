@@ -30,6 +30,10 @@ export const CALL = {
   truncation: choice([true, false, "longest_first", "only_first", "only_second", "do_not_truncate"]),
   /** Most tokens of a row; by default the tokenizer's `model_max_length`. */
   max_length: positive(),
+  /** Give what does not fit in rows of its own; `overflow_to_sample_mapping` says whose they are. */
+  return_overflowing_tokens: flag(),
+  /** Tokens that each such row repeats of the one before. */
+  stride: option(z.int().min(0), "a whole number from 0"),
   /** Rows are padded to a multiple of this. */
   pad_to_multiple_of: positive(),
   /** For this call; the default is the tokenizer's own `padding_side`. */
@@ -46,6 +50,8 @@ export const CALL = {
   return_token_type_ids: flag(),
   /** Return 1 for each special token that was added and for padding, 0 for the tokens of the text. */
   return_special_tokens_mask: flag(),
+  /** Return the number of tokens of each row, padding included. */
+  return_length: flag(),
   /**
    * Return for each token from where to where in its text it comes, [0, 0] for special tokens that were added and for padding: Python's
    * numbers, but in UTF-16 units, so that `text.slice(start, end)` is the token's text. The result's `word_ids()` works, too.
@@ -109,6 +115,7 @@ type NoTensors = { readonly return_tensors?: false };
 /** The call signatures of a tokenizer. */
 export interface TokenizerCall {
   (text: string | readonly string[], options: CallOptions & Tensors): TensorEncoding;
+  (text: string, options: CallOptions & NoTensors & { readonly return_overflowing_tokens: true }): BatchEncoding;
   (text: string, options?: CallOptions & NoTensors): Encoding;
   (text: readonly string[], options?: CallOptions & NoTensors): BatchEncoding;
   (text: string | readonly string[], options?: CallOptions): Encoding | BatchEncoding | TensorEncoding;

@@ -2,7 +2,7 @@
 
 import { OptionError } from "../core/errors.js";
 import type { Range } from "./aligned.js";
-import { NOWHERE, padRows, type Row, type Side, truncate, truncateOne, truncatePair } from "./batch.js";
+import { keptOfOne, keptOfPair, MOST_IDS, NOWHERE, padRows, pieces, type Row, type Side } from "./batch.js";
 import type { Tokenizer } from "./engine.js";
 import type { CallOptions } from "./options.js";
 import type { Placement } from "./placement.js";
@@ -31,7 +31,7 @@ export function makeRows(
   located: boolean,
 ): Row[] {
   const limit = limitOf(tokenizer, options);
-  const rows = texts.map((one, i) => rowOf(tokenizer, one, pairs?.[i], limit, options, located));
+  const rows = texts.flatMap((one, i) => rowsOf(tokenizer, i, one, pairs?.[i], limit, options, located));
   pad(tokenizer, rows, options);
   return rows;
 }
@@ -40,20 +40,30 @@ export function makeRows(
 function limitOf(tokenizer: RowSource, options: CallOptions): number | undefined {
   const { padding, truncation, max_length: given } = options;
   if (truncation === false || truncation === "do_not_truncate") return undefined;
-  const padded = padding !== undefined && padding !== false && padding !== "do_not_pad";
+  const padded = padding !== undefined && padding !== false; // "do_not_pad" is more than nothing, as in Python
   if (truncation === undefined && (given === undefined || padded)) return undefined;
   const limit = given ?? tokenizer.model_max_length;
-  return limit < NO_LIMIT ? Math.floor(limit) : undefined;
+  if (!(limit < NO_LIMIT)) return undefined;
+  const multiple = options.pad_to_multiple_of ?? 1;
+  if (padded && padding !== "do_not_pad" && limit % multiple !== 0) {
+    throw new OptionError(
+      `tokenizer: rows cut to max_length ${limit} and padded to a multiple of ${multiple} would be longer than that`,
+      { hint: "a max_length that is such a multiple", details: { option: "pad_to_multiple_of", got: multiple } },
+    );
+  }
+  return Math.floor(limit);
 }
 
-function rowOf(
+/** The row of a text, and of what does not fit into it if that was asked for. */
+function rowsOf(
   tokenizer: RowSource,
+  sample: number,
   text: string,
   pair: string | undefined,
   limit: number | undefined,
   options: CallOptions,
   located: boolean,
-): Row {
+): Row[] {
   const { split_special_tokens, add_special_tokens = true } = options;
   const plain = { split_special_tokens, add_special_tokens: false };
   const { backend } = tokenizer;
@@ -65,38 +75,78 @@ function rowOf(
   // Places of tokens, which are below 0 and so no ids, go the way of the ids: cut and framed, they say what became of each.
   const marked = located || options.return_special_tokens_mask === true;
   const marks = (ids: readonly number[], from: number) => (marked ? ids.map((_, i) => -1 - from - i) : ids);
-  let a = marks(first, 0);
-  let b = second && marks(second, first.length);
-  if (limit !== undefined) {
-    const specials = add_special_tokens ? tokenizer.backend.frame([], b === undefined ? undefined : []).ids.length : 0;
-    const room = limit - specials;
-    if (room < 0) {
-      throw new OptionError(`tokenizer: max_length ${limit} is less than the ${specials} special tokens of a row`);
-    }
-    const side = tokenizer.truncation_side;
-    const { truncation } = options;
-    if (b === undefined) {
-      if (truncation === "only_second" && a.length > room) {
-        throw new OptionError("tokenizer: truncation: only_second needs a text_pair", {
-          details: { option: "truncation" },
-        });
-      }
-      a = truncate(a, room, side);
-    } else if (truncation === "only_first" || truncation === "only_second") {
-      [a, b] = truncateOne(a, b, room, truncation, side);
-    } else [a, b] = truncatePair(a, b, room, side);
-  }
-  const row = add_special_tokens
-    ? tokenizer.backend.frame(a, b)
-    : { ids: [...a, ...(b ?? [])], token_type_ids: [...a.map(() => 0), ...(b ?? []).map(() => 1)] };
-  const made: Row = { ids: row.ids, types: row.token_type_ids, mask: row.ids.map(() => 1) };
-  if (!marked) return made;
-  const { ids } = row;
-  if (options.return_special_tokens_mask === true) made.special = ids.map((id) => (id < 0 ? 0 : 1));
-  if (located) locate(made, placements, [a.length, b?.length ?? 0], add_special_tokens);
+  const sequences = [marks(first, 0), ...(second ? [marks(second, first.length)] : [])];
   const all = second === undefined ? first : [...first, ...second];
-  made.ids = ids.map((id) => (id < 0 ? all[-1 - id]! : id));
-  return made;
+  return cut(tokenizer, sequences, limit, options).map(([a, b]) => {
+    const row = add_special_tokens
+      ? tokenizer.backend.frame(a, b)
+      : { ids: [...a, ...(b ?? [])], token_type_ids: [...a.map(() => 0), ...(b ?? []).map(() => 1)] };
+    const made: Row = { sample, ids: row.ids, types: row.token_type_ids, mask: row.ids.map(() => 1) };
+    if (!marked) return made;
+    const { ids } = row;
+    if (options.return_special_tokens_mask === true) made.special = ids.map((id) => (id < 0 ? 0 : 1));
+    if (located) locate(made, placements, [a.length, b?.length ?? 0], add_special_tokens);
+    made.ids = ids.map((id) => (id < 0 ? all[-1 - id]! : id));
+    return made;
+  });
+}
+
+/**
+ * One or two sequences without their special tokens, cut to a row's limit; with `return_overflowing_tokens` what does not fit, too, in the
+ * order of Python's `tokenizers`: each further piece of the first with all of the second, then the first with the others of the second.
+ * @throws OptionError when a cut is not possible
+ */
+function cut(
+  tokenizer: RowSource,
+  [first, second]: readonly (readonly number[])[],
+  limit: number | undefined,
+  { truncation, stride = 0, add_special_tokens = true, return_overflowing_tokens }: CallOptions,
+): (readonly [number[], number[]?])[] {
+  const a = first!;
+  if (limit === undefined) return [second ? [[...a], [...second]] : [[...a]]];
+  const specials = add_special_tokens ? tokenizer.backend.frame([], second && []).ids.length : 0;
+  const room = limit - specials;
+  if (room < 0) {
+    throw new OptionError(`tokenizer: max_length ${limit} is less than the ${specials} special tokens of a row`);
+  }
+  if (second === undefined && truncation === "only_second" && a.length > room) {
+    throw new OptionError("tokenizer: truncation: only_second needs a text_pair", {
+      details: { option: "truncation" },
+    });
+  }
+  const one = truncation === "only_first" || truncation === "only_second" ? truncation : undefined;
+  const kept =
+    second === undefined
+      ? [Math.min(a.length, room), 0]
+      : one
+        ? keptOfOne(a.length, second.length, room, one)
+        : keptOfPair(a.length, second.length, room, limit);
+  const piecesOf = (ids: readonly number[], length: number): number[][] => {
+    const over = ids.length > length;
+    const needed = return_overflowing_tokens ? stride + 1 : stride;
+    if (over && length < needed) {
+      throw new OptionError(
+        `tokenizer: max_length leaves ${length} tokens of a text; with stride ${stride} it needs more`,
+        { hint: "a larger max_length, or a smaller stride", details: { option: "stride" } },
+      );
+    }
+    const found = pieces(ids, over ? length : Math.max(1, ids.length), over ? stride : 0, tokenizer.truncation_side);
+    if (!return_overflowing_tokens) return [found.next().value!];
+    if (over && (ids.length / (length - stride)) * length > MOST_IDS) {
+      throw new OptionError(`tokenizer: stride ${stride} repeats nearly all of ${length} tokens in each row`, {
+        hint: "a smaller stride",
+        details: { option: "stride", got: stride },
+      });
+    }
+    return [...found];
+  };
+  const [head, ...more] = piecesOf(a, kept[0]!);
+  if (second === undefined) return [head!, ...more].map((piece) => [piece] as const);
+  const [start, ...others] = piecesOf(second, kept[1]!);
+  const rows: [number[], number[]][] = [[head!, start!]];
+  for (const piece of more) rows.push([piece, start!], ...others.map((other): [number[], number[]] => [piece, other]));
+  for (const other of others) rows.push([head!, other]);
+  return rows;
 }
 
 /** Sets the offsets and words of a row of places of tokens. `kept`: how many tokens of each text are left. */

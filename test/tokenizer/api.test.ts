@@ -7,8 +7,9 @@ import { Disk } from "../../src/sources/disk.js";
 import type { BatchEncoding, Encoding, TensorEncoding } from "../../src/tokenizer/api.js";
 import { PreTrainedTokenizer } from "../../src/tokenizer/api.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
-import type { TokenizerSettings } from "../../src/tokenizer/options.js";
+import type { CallOptions, TokenizerSettings } from "../../src/tokenizer/options.js";
 import { golden, STORYTELLER } from "./golden.js";
+import { open } from "./support.js";
 
 let tokenizer: PreTrainedTokenizer;
 beforeEach(async () => {
@@ -157,6 +158,74 @@ describe("padding and truncation", () => {
     const [short, long] = special_tokens_mask!;
     expect(long!.slice(1, -1).every((one) => one === 0)).toBe(true);
     expect([long![0], long!.at(-1), short![0], short!.at(-1)]).toEqual([1, 1, 1, 1]);
+  });
+
+  it("gives what does not fit in rows of its own, in the order of Python's tokenizers", async () => {
+    const words = Array.from({ length: 8 }, (_, i) => [`a${i}`, `b${i}`]).flat();
+    const tok = await open({
+      "tokenizer.json": {
+        model: {
+          type: "WordLevel",
+          unk_token: "?",
+          vocab: Object.fromEntries(["?", "C", "S", ...words].map((w, i) => [w, i])),
+        },
+        pre_tokenizer: { type: "WhitespaceSplit" },
+        post_processor: {
+          type: "BertProcessing",
+          cls: ["C", 1],
+          sep: ["S", 2],
+        },
+      },
+      "tokenizer_config.json": { pad_token: "?" },
+    });
+    const texts = { a: "a0 a1 a2 a3 a4 a5 a6", b: "b0 b1 b2 b3 b4 b5", five: "a0 a1 a2 a3 a4", two: "a0 a1" };
+    const rows = (text: string, max_length: number, options: CallOptions) => {
+      const one = {
+        ...options,
+        truncation: options.truncation ?? true,
+        max_length,
+        return_overflowing_tokens: true,
+      } as const;
+      return tok(text, one as typeof one & { return_tensors: false }).input_ids.map((row) => tok.decode(row));
+    };
+    const stride = 1;
+    // tokenizers 0.23 gives these but for the last row of a single text, which it loses.
+    expect(rows(texts.a, 5, { stride })).toEqual(["C a0 a1 a2 S", "C a2 a3 a4 S", "C a4 a5 a6 S"]);
+    expect(rows(texts.two, 8, { stride, text_pair: "b0 b1 b2 b3 b4 b5 b6", truncation: "only_second" })).toEqual([
+      "C a0 a1 S b0 b1 b2 S",
+      "C a0 a1 S b2 b3 b4 S",
+      "C a0 a1 S b4 b5 b6 S",
+    ]);
+    expect(rows(texts.five, 9, { stride, text_pair: texts.b })).toEqual([
+      "C a0 a1 a2 S b0 b1 b2 S",
+      "C a2 a3 a4 S b0 b1 b2 S",
+      "C a2 a3 a4 S b2 b3 b4 S",
+      "C a2 a3 a4 S b4 b5 S",
+      "C a0 a1 a2 S b2 b3 b4 S",
+      "C a0 a1 a2 S b4 b5 S",
+    ]);
+    tok.truncation_side = "left";
+    expect(rows(texts.five, 9, { text_pair: "b0 b1 b2 b3 b4" })).toEqual([
+      "C a2 a3 a4 S b2 b3 b4 S",
+      "C a0 a1 S b2 b3 b4 S",
+      "C a0 a1 S b0 b1 S",
+      "C a2 a3 a4 S b0 b1 S",
+    ]);
+    expect(rows(texts.a, 5, { stride: 2 })[1]).toBe("C a3 a4 a5 S");
+    tok.truncation_side = "right";
+    const options = { truncation: true, max_length: 6, padding: true, return_overflowing_tokens: true } as const;
+    const batch = tok([texts.a, texts.two, ""], { ...options, return_length: true, return_offsets_mapping: true });
+    expect(batch).toMatchObject({ overflow_to_sample_mapping: [0, 0, 1, 2], length: [6, 6, 6, 6] });
+    const [, rest] = (batch as BatchEncoding).offset_mapping!;
+    expect(rest!.map(([from, to]) => texts.a.slice(from, to))).toEqual(["", "a4", "a5", "a6", "", ""]);
+    const { input_ids } = tok([texts.a], { ...options, return_tensors: "pt" });
+    expect(input_ids.shape).toEqual([2, 6]);
+    expect(tok(texts.two, { return_length: true }).length).toEqual([4]);
+    // A stride that leaves nothing, and rows that would be longer than was asked.
+    expect(() => rows(texts.a, 5, { stride: 3 })).toThrow(/leaves 3 tokens of a text; with stride 3/);
+    expect(() => tok(texts.a, { ...options, pad_to_multiple_of: 4 })).toThrow(/a multiple of 4 would be longer/);
+    const long = "a0 ".repeat(40_000);
+    expect(() => rows(long, 20_002, { stride: 19_999 })).toThrow(/stride 19999 repeats/);
   });
 
   it("asks for a pad token where there is none", () => {

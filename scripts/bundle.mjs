@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { peerDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 
-const COMMAND_LINE = { "bin/octavo": "src/cli/bin.ts" };
+const COMMAND_LINE = { "bin/octavo": "src/cli/main.ts" };
 
 /** What is bundled for Node: the file of each entry below dist/, without its ending, and its source. */
 export const NODE_ENTRIES = {

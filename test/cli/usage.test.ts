@@ -12,7 +12,7 @@ import { generateCommand } from "../../src/cli/generate.js";
 import { readPrompts } from "../../src/cli/prompt.js";
 import { readsLikeText, routed, usageError } from "../../src/cli/usage.js";
 import { AbortError, NotFoundError, OptionError } from "../../src/core/errors.js";
-import { octavo, READY_TIMEOUT, ready, STORYTELLER } from "../support/cli.js";
+import { octavo, READY_TIMEOUT, ROOT, ready, run, STORYTELLER } from "../support/cli.js";
 
 const root = new Command("octavo");
 for (const command of [generateCommand(), benchCommand(), new Command("doctor")]) root.addCommand(command);
@@ -260,6 +260,15 @@ describe("failures as JSON", () => {
     expect(code).toBe(130);
     expect(JSON.parse(stdout)).toEqual({ error: { code: "ERR_ABORTED", message: "the benchmark was interrupted" } });
     expect(stderr).toMatch(/interrupted\n$/);
+  });
+
+  it("work in the files that the compiler writes, not in the bundle alone", async () => {
+    const [compiled, bundled] = [
+      await run([join(ROOT, "dist", "cli", "main.js"), "list", "--help"]),
+      await octavo(["list", "--help"]),
+    ];
+    expect(bundled.stdout).toContain("octavo list");
+    expect(compiled).toEqual(bundled);
   });
 
   it("say version and help as before", async () => {

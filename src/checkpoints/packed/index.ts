@@ -46,11 +46,16 @@ function oneOf<T extends string | number>(fields: Fields, key: string, known: re
   );
 }
 
+/** The error of a block of this method that cannot be followed. */
+function misread(method: string, what: string): ConfigError {
+  return new ConfigError(`config.json: quantization_config of ${method}: ${what}`);
+}
+
 /** @throws ConfigError */
-function whole(fields: Fields, key: string, least: number): number {
+function whole(method: string, fields: Fields, key: string, least: number): number {
   const value = fields[key];
   if (Number.isSafeInteger(value) && (value as number) >= least && value !== 0) return value as number;
-  throw new ConfigError(`config.json: quantization_config.${key} must be a whole number, got ${show(value)}`);
+  throw misread(method, `${key} must be a whole number, got ${show(value)}`);
 }
 
 function lowerCase(value: unknown): unknown {
@@ -59,7 +64,7 @@ function lowerCase(value: unknown): unknown {
 
 function readGptq(fields: Fields, location: string): PackedFormat {
   const bits = oneOf(fields, "bits", [2, 3, 4, 8], location);
-  const group_size = whole({ group_size: -1, ...fields }, "group_size", -1);
+  const group_size = whole("gptq", { group_size: -1, ...fields }, "group_size", -1);
   // Its older name has precedence, as in transformers.
   const key = fields.checkpoint_format == null ? "format" : "checkpoint_format";
   const named = { ...fields, [key]: lowerCase(fields[key] ?? "gptq") };
@@ -73,22 +78,22 @@ function readAwq(fields: Fields, location: string): PackedFormat {
   const key = fields.backend === "llm-awq" ? "backend" : fields.version == null ? "format" : "version";
   oneOf({ ...fields, [key]: lowerCase(fields[key] ?? "gemm") }, key, ["gemm"], location);
   const group_size = fields.group_size ?? fields.q_group_size ?? 128;
-  return awqFormat(whole({ group_size }, "group_size", -1));
+  return awqFormat(whole("awq", { group_size }, "group_size", -1));
 }
 
 /** Blocks are of 128 x 128 where none are named; null is one scale for a matrix, or for each output. */
 function readFp8({ weight_block_size }: Fields): PackedFormat {
-  return float8Format("fp8", weight_block_size === undefined ? "128 x 128" : blockFrom(weight_block_size));
+  return float8Format("fp8", weight_block_size === undefined ? "128 x 128" : blockFrom("fp8", weight_block_size));
 }
 
 /** [rows, columns] of blocks; older files have them as a text, "128x128". @throws ConfigError */
-function blockFrom(value: unknown): Block | undefined {
+function blockFrom(method: string, value: unknown): Block | undefined {
   if (value === undefined || value === null) return undefined;
   const text = typeof value === "string" ? /^(\d+)x(\d+)$/.exec(value) : null;
   const [rows, columns] = text ? text.slice(1).map(Number) : Array.isArray(value) ? (value as unknown[]) : [];
   const fits = [rows, columns].every((size) => Number.isSafeInteger(size) && (size as number) > 0);
   if (fits) return [rows as number, columns as number];
-  throw new ConfigError(`config.json: quantization_config: a block must be [rows, columns], got ${show(value)}`);
+  throw misread(method, `a block must be [rows, columns], got ${show(value)}`);
 }
 
 const COMPRESSED = [
@@ -112,16 +117,19 @@ function readCompressed(fields: Fields, location: string): PackedFormat {
       oneOf({ ...named, format: own.format }, "format", formats, location);
     const weights = own.weights as Fields | null | undefined;
     if (typeof weights !== "object" || weights === null) {
-      throw new ConfigError(`config.json: quantization_config.config_groups.${key} names no weights`);
+      throw misread(named.quant_method, `config_groups.${key} names no weights`);
     }
     const type = oneOf({ ...named, type: weights.type ?? "int" }, "type", ["int", "float"] as const, location);
     const bits = { ...named, num_bits: weights.num_bits };
     const num_bits = oneOf(bits, "num_bits", type === "float" ? [8] : [4, 8], location);
     const size = weights.group_size;
-    const group_size = size === undefined || size === null || size === -1 ? undefined : whole(weights, "group_size", 1);
-    return { num_bits, type, group_size, block: blockFrom(weights.block_structure) };
+    const group_size =
+      size === undefined || size === null || size === -1
+        ? undefined
+        : whole(named.quant_method, weights, "group_size", 1);
+    return { num_bits, type, group_size, block: blockFrom(named.quant_method, weights.block_structure) };
   });
-  if (groups.length === 0) throw new ConfigError("config.json: quantization_config.config_groups names no weights");
+  if (groups.length === 0) throw misread(named.quant_method, "config_groups names no weights");
   return compressedFormat(groups);
 }
 

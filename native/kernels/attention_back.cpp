@@ -39,7 +39,7 @@ struct Room {
 };
 
 struct Problem {
-  const Tensor &q, &k, &v, &dy, &mask, &segments, &slopes, &bias;
+  const Tensor &q, &k, &v, &dy, &mask, &segments, &slopes, &bias, &sinks;
   int64_t B, T, H, D, G, S, E, past;
   float scale, softcap;
   bool causal;
@@ -55,6 +55,7 @@ struct Problem {
         segments(call.t[5]),
         slopes(call.t[6]),
         bias(call.t[7]),
+        sinks(call.t[8]),
         B(q.dim[0]),
         T(q.dim[1]),
         H(q.dim[2]),
@@ -158,7 +159,8 @@ void own_queries(const Problem& p, int64_t b, int64_t h, int64_t t, const Room& 
   const int64_t queries = least(kQueries, p.T - t), g = h / (p.H / p.G);
   const int64_t first = p.first_key(t) / kKeys * kKeys, end = p.end_key(t, queries);
   float top[kQueries], mass[kQueries], mean[kQueries];
-  for (int64_t r = 0; r < queries; r++) top[r] = -INFINITY, mass[r] = mean[r] = 0;
+  const float sink = p.sinks ? p.sinks.as<float>()[h] : -INFINITY;  // the score of a key whose value is zero
+  for (int64_t r = 0; r < queries; r++) top[r] = sink, mass[r] = sink > -INFINITY ? 1 : 0, mean[r] = 0;
   const bool kept = end - first <= kKept * kKeys;
   const auto each_block = [&](bool known, const auto& body) {
     for (int64_t j = first; j < end; j += kKeys) {
@@ -245,15 +247,15 @@ const char* attention_back(const Call& call) {
     const Room room(rooms + worker * each, p.D, p.E);
     for (int64_t task = begin; task < end; task++) {
       const int64_t head = task / query_blocks;
-      own_queries(p, head / p.H, head % p.H, task % query_blocks * kQueries, room, call.t[8].as<float>());
+      own_queries(p, head / p.H, head % p.H, task % query_blocks * kQueries, room, call.t[9].as<float>());
     }
   });
   parallel(call, p.B * p.G * key_blocks, 1, [&](int64_t begin, int64_t end, int worker) {
     const Room room(rooms + worker * each, p.D, p.E);
     for (int64_t task = begin; task < end; task++) {
       const int64_t group = task / key_blocks;
-      own_keys(p, group / p.G, group % p.G, task % key_blocks * kKeys, room, call.t[9].as<float>(),
-               call.t[10].as<float>());
+      own_keys(p, group / p.G, group % p.G, task % key_blocks * kKeys, room, call.t[10].as<float>(),
+               call.t[11].as<float>());
     }
   });
   return nullptr;
@@ -264,8 +266,8 @@ const char* attention_back(const Call& call) {
 OCTAVO_KERNELS(attention_back,
     {"attention_back",
      "attention_back: q[B,T,H,D]:f32~ k[B,G,S,D]:f32~ v[B,G,S,E]:f32~ dy[B,T,H,E]:f32~ mask[B,S]:u8? "
-     "segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> "
-     "dq[B,T,H,D]:f32 dk[B,G,S,D]:f32 dv[B,G,S,E]:f32",
+     "segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? sinks[H]:f32? ; scale:f32 causal:i32 window:i32 softcap:f32 "
+     "-> dq[B,T,H,D]:f32 dk[B,G,S,D]:f32 dv[B,G,S,E]:f32",
      attention_back})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -2,8 +2,9 @@
 // Gradients of products: dx = dy · W for matrices in floats, LLM.int8() codes and 4-bit codes. To the loops of the forward
 // products (simd/product.h) Wᵀ is a matrix whose panels, 16 columns of W over its outputs, are decoded run by run: there is
 // never a decoded matrix. Every sum is one chain in the order of the outputs. If the caller allows it and the machine
-// multiplies pairs of bf16, both operands are rounded to bf16.
+// multiplies pairs of bf16, both operands are rounded to bf16. Of a stack, rows are grouped by their experts.
 
+#include "../simd/experts.h"
 #include "../simd/float_product.h"
 #include "../simd/four_bit.h"
 #include "../simd/narrow.h"
@@ -228,6 +229,37 @@ const char* four_bit_back(const Call& call) {
   return product(call, FromSteps<Weights, 8>(Weights(FourBit(codes, absmax, kind, blocksize), rounding)), 6, rounded);
 }
 
+const char* expert_linear_back(const Call& call) {
+  const Tensor& weight = call.t[1];
+  return expert_product(call, weight, call.t[2], call.t[3], 2, linear_back, [&](Call& one, int64_t e) {
+    one.t[1] = stacked(weight, e);
+    one.attr[0] = call.attr[0];
+  });
+}
+
+const char* llm_int8_expert_back(const Call& call) {
+  const Tensor &codes = call.t[1], &scb = call.t[2];
+  return expert_product(call, codes, call.t[3], call.t[4], 3, llm_int8_back, [&](Call& one, int64_t e) {
+    one.t[1] = stacked(codes, e);
+    one.t[2] = stacked(scb, e);
+    one.attr[0] = call.attr[0];
+  });
+}
+
+const char* four_bit_expert_back(const Call& call) {
+  const Tensor &codes = call.t[1], &offset = call.t[5];
+  if (codes.dim[1] * codes.dim[2] % 2 != 0) return "experts of 4-bit codes must begin at whole bytes";
+  return expert_product(call, codes, call.t[6], call.t[7], 6, four_bit_back, [&](Call& one, int64_t e) {
+    one.t[1] = stacked(codes, e);
+    one.t[2] = stacked(call.t[2], e);
+    one.t[3] = stacked(call.t[3], e);
+    one.t[4] = call.t[4];
+    one.t[5] = offset;
+    if (offset) one.t[5].data += e * 4;
+    for (int i = 0; i < 4; i++) one.attr[i] = call.attr[i];
+  });
+}
+
 }  // namespace
 
 OCTAVO_KERNELS(back,
@@ -236,6 +268,17 @@ OCTAVO_KERNELS(back,
     {"four_bit_back",
      "four_bit_back: dy[..,N]:f32 codes[N,K]:u4@ absmax[A]:f32|u8|i8 nested[B]:f32? map[T]:f32? offset[1]:f32? ; "
      "kind:i32 blocksize:i32 rounding:i32 compute:i32 -> dx[..,K]:f32",
-     four_bit_back})
+     four_bit_back},
+    {"expert_linear_back",
+     "expert_linear_back: dy[M,A,N]:f32 weight[E,N,K]:f32|f16|bf16@ experts[M,A]:i32 ; compute:i32 -> dx[M,A,K]:f32",
+     expert_linear_back},
+    {"llm_int8_expert_back",
+     "llm_int8_expert_back: dy[M,A,N]:f32 codes[E,N,K]:i8@ scb[E,N]:f32 experts[M,A]:i32 ; compute:i32 -> "
+     "dx[M,A,K]:f32",
+     llm_int8_expert_back},
+    {"four_bit_expert_back",
+     "four_bit_expert_back: dy[M,A,N]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8|i8 nested[E,C]:f32? map[T]:f32? "
+     "offset[E]:f32? experts[M,A]:i32 ; kind:i32 blocksize:i32 rounding:i32 compute:i32 -> dx[M,A,K]:f32",
+     four_bit_expert_back})
 
 }  // namespace octavo::OCTAVO_ISA

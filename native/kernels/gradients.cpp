@@ -1,4 +1,5 @@
-// fill, sum_rows, embedding_back, activation_back and the gradients of the norms: one or two passes over memory each.
+// fill, sum_rows, embedding_back, activation_back, clamped_gated_back and the gradients of the norms: one or two passes over
+// memory each.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -126,6 +127,41 @@ const char* activation_back(const Call& call) {
   }
 }
 
+// Elements k to k + n of row `row`, by the strides.
+OCTAVO_INLINE f32x16 load_strided(const Tensor& t, int64_t row, int64_t k, int n) {
+  const float* at = t.as<float>();
+  for (int d = t.rank - 2; d >= 0; d--) {
+    at += row % t.dim[d] * t.stride[d];
+    row /= t.dim[d];
+  }
+  const int64_t stride = t.stride[t.rank - 1];
+  if (stride == 1) return load_n(at + k, n);
+  f32x16 v = zero();
+  for (int i = 0; i < n; i++) v[i] = at[(k + i) * stride];
+  return v;
+}
+
+const char* clamped_gated_back(const Call& call) {
+  const Tensor &gate = call.t[0], &up = call.t[1], &dy = call.t[2], &dgate = call.t[3], &dup = call.t[4];
+  const int64_t K = dy.last();
+  const f32x16 limit = splat(call.attr[0].f);
+  parallel(call, dy.rows(), row_grain(K), [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; row++) {
+      for (int64_t k = 0; k < K; k += 16) {
+        const int n = (int)least(16, K - k);
+        const f32x16 g = load_strided(gate, row, k, n), u = load_strided(up, row, k, n);
+        const f32x16 d = load_n(dy.as<float>() + row * K + k, n);
+        const f32x16 open = vmin(limit, g), factor = vmin(limit, vmax(-limit, u)) + 1.0f;
+        // At a limit itself the gradient passes.
+        store_n(dgate.as<float>() + row * K + k, g <= limit ? slope_of<kActQuickGelu>(open) * factor * d : zero(), n);
+        store_n(dup.as<float>() + row * K + k,
+                (u >= -limit) & (u <= limit) ? act_of<kActQuickGelu>(open) * d : zero(), n);
+      }
+    }
+  });
+  return nullptr;
+}
+
 OCTAVO_INLINE f32x16 load_any(const Tensor& t, int64_t k, int n) {
   switch (t.dtype) {
     case DType::f16: return F16::load_n(t.as<uint16_t>() + k, n);
@@ -196,6 +232,9 @@ OCTAVO_KERNELS(gradients,
     {"sum_rows", "sum_rows: x[..,K]:f32 -> y[K]:f32", sum_rows},
     {"embedding_back", "embedding_back: ids[..]:i32 dy[..,K]:f32 ; vocabulary:i32 -> dweight[V,K]:f32", embedding_back},
     {"activation_back", "activation_back: x[..]:f32 dy[..]:f32 ; act:i32 -> dx[..]:f32", activation_back},
+    {"clamped_gated_back",
+     "clamped_gated_back: gate[..,K]:f32~ up[..,K]:f32~ dy[..,K]:f32 ; limit:f32 -> dgate[..,K]:f32 dup[..,K]:f32",
+     clamped_gated_back},
     {"rms_norm_back",
      "rms_norm_back: x[..,K]:f32 weight[K]:f32|f16|bf16 dy[..,K]:f32 ; eps:f32 offset:f32 -> dx[..,K]:f32",
      rms_norm_back},

@@ -147,7 +147,7 @@ OCTAVO_KERNELS(llm_int8,
                 llm_int8_linear},
                {"llm_int8_expert_linear",
                 "llm_int8_expert_linear: x[M,X,K]:f32 codes[E,N,K]:i8@ scb[E,N]:f32 experts[M,A]:i32 "
-                "bias[E,N]:f32|f16|bf16? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[M,A,N]:f32",
+                "bias[E,N]:f32|f16|bf16? seen[K]:u8?!+ ; threshold:f32 act:i32 backward:i32 -> y[M,A,N]:f32",
                 llm_int8_expert_linear})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -1,5 +1,6 @@
 // isa: portable avx2 avx512
-// Mixture of experts without its products: the choice of experts for each token, and the weighted sum of their outputs.
+// Mixture of experts without its products: the choice of experts for each token and its gradient, and the weighted sum of
+// their outputs.
 
 #include "../parallel.h"
 #include "../registry.h"
@@ -48,6 +49,34 @@ const char* route(const Call& call) {
   return nullptr;
 }
 
+// With shares p of a softmax over the chosen scores, or over all: dscore = p (dweight - the sum of p dweight over the chosen).
+const char* route_back(const Call& call) {
+  const Tensor &logits = call.t[0], &experts = call.t[1], &given = call.t[2], &out = call.t[3];
+  const int64_t tokens = logits.dim[0], count = logits.dim[1], each = experts.dim[1];
+  const bool normalize = call.attr[0].i != 0;
+  const int32_t* all = experts.as<int32_t>();
+  for (int64_t i = 0; i < tokens * each; i++)
+    if (all[i] < 0 || all[i] >= count) return sentence("expert %d is not one of %lld", all[i], (long long)count);
+  parallel(call, tokens, kRouteGrain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; m++) {
+      const float *scores = logits.as<float>() + m * count, *d = given.as<float>() + m * each;
+      const int32_t* chosen = all + m * each;
+      float* to = out.as<float>() + m * count;
+      const int64_t among = normalize ? each : count;
+      const auto one = [&](int64_t i) { return normalize ? chosen[i] : i; };
+      float top = scores[one(0)];
+      for (int64_t i = 1; i < among; i++) top = scores[one(i)] > top ? scores[one(i)] : top;
+      const auto size = [&](int64_t e) { return __builtin_exp((double)scores[e] - (double)top); };
+      double total = 0, mean = 0;
+      for (int64_t i = 0; i < among; i++) total += size(one(i));
+      for (int64_t a = 0; a < each; a++) mean += size(chosen[a]) / total * d[a];
+      for (int64_t e = 0; e < count; e++) to[e] = normalize ? 0 : (float)(-size(e) / total * mean);
+      for (int64_t a = 0; a < each; a++) to[chosen[a]] = (float)(size(chosen[a]) / total * (d[a] - mean));
+    }
+  });
+  return nullptr;
+}
+
 const char* mix(const Call& call) {
   const Tensor &x = call.t[0], &weights = call.t[1], &residual = call.t[2], &y = call.t[3];
   const int64_t n = x.last(), each = x.dim[x.rank - 2];
@@ -73,6 +102,8 @@ const char* mix(const Call& call) {
 
 OCTAVO_KERNELS(route,
     {"route", "route: logits[M,E]:f32 experts[M,A]:i32!! weights[M,A]:f32!! ; normalize:i32 ->", route},
+    {"route_back",
+     "route_back: logits[M,E]:f32 experts[M,A]:i32 dweights[M,A]:f32 ; normalize:i32 -> dlogits[M,E]:f32", route_back},
     {"mix", "mix: x[..,A,N]:f32 weights[..,A]:f32 residual[..,N]:f32? -> y[..,N]:f32", mix})
 
 }  // namespace octavo::OCTAVO_ISA

@@ -46,16 +46,17 @@ inline void group_rows(const int32_t* experts, int64_t rows, int64_t count, int3
 }
 
 // x[M,X,K] times the matrices selected by experts[M,A]: y[M,A,N]. `product` is the kernel for one matrix, with x first and y
-// in place `y_at`; `bind(call, e)` sets the other operands of expert e.
+// in place `y_at`; `bind(call, e)` sets the other operands of expert e. On the way back x are gradients of rows of N, and y
+// those of K.
 template <class Bind>
 const char* expert_product(const Call& call, const Tensor& stack, const Tensor& experts, const Tensor& y, int y_at,
                            KernelFn product, const Bind& bind) {
   const Tensor& x = call.t[0];
   const int64_t each = experts.dim[1], rows = experts.size(), count = stack.dim[0];
-  const int64_t n = stack.dim[1], k = stack.dim[2];
+  const int64_t n = y.dim[2], k = x.dim[2];
   const bool shared = x.dim[1] == 1;
   if (rows == 0 || n == 0) return nullptr;
-  if (stack.panels && n % kPanelRows != 0) return "panels of experts need N to be a multiple of 16";
+  if (stack.panels && stack.dim[1] % kPanelRows != 0) return "panels of experts need N to be a multiple of 16";
   const int32_t* chosen = experts.as<int32_t>();
   for (int64_t i = 0; i < rows; i++)
     if (chosen[i] < 0 || chosen[i] >= count)

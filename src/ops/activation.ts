@@ -52,7 +52,7 @@ export function activate(act: number, x: number): number {
 const densityAtZero = 1 / Math.sqrt(2 * Math.PI);
 
 /** The derivative of `activate(act, x)` by x; 0 for relu at 0. */
-function activateBack(act: number, x: number): number {
+export function activateBack(act: number, x: number): number {
   const sigmoid = (z: number): number => 1 / (1 + Math.exp(-z));
   switch (act) {
     case ACT.relu:

@@ -1,14 +1,16 @@
 // attention_back: the gradients of attention by queries, keys and values (Dao et al. 2022, algorithm 4). Weights are
 // recomputed from q and k block by block: neither the forward nor this keeps a T x S matrix.
 
-import { ShapeError } from "../core/errors.js";
+import { OptionError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { Op } from "./op.js";
 
 export const attentionBackOp = new Op({
   signature:
-    "attention_back: q[B,T,H,D]:f32~ k[B,G,S,D]:f32~ v[B,G,S,E]:f32~ dy[B,T,H,E]:f32~ mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? ; scale:f32 causal:i32 window:i32 softcap:f32 -> dq[B,T,H,D]:f32 dk[B,G,S,D]:f32 dv[B,G,S,E]:f32",
-  check([q, k, v, dy, , segments], [, causal]) {
+    "attention_back: q[B,T,H,D]:f32~ k[B,G,S,D]:f32~ v[B,G,S,E]:f32~ dy[B,T,H,E]:f32~ mask[B,S]:u8? segments[B,S]:i32? slopes[H]:f32? bias[B,H,T,S]:f32~? sinks[H]:f32? ; scale:f32 causal:i32 window:i32 softcap:f32 -> dq[B,T,H,D]:f32 dk[B,G,S,D]:f32 dv[B,G,S,E]:f32",
+  check([q, k, v, dy, , segments, slopes, , sinks], [, causal]) {
+    // As for attention, whose check has the reason.
+    if (sinks && slopes) throw new OptionError("attention_back: sinks cannot be combined with slopes");
     const [heads = 0, groups = 0] = [q!.shape[2], k!.shape[1]];
     if (groups === 0 || heads % groups !== 0) {
       throw new ShapeError(`attention_back: ${heads} query heads cannot share ${groups} key heads`);
@@ -23,7 +25,7 @@ export const attentionBackOp = new Op({
       }
     }
   },
-  reference({ q, k, v, dy, mask, segments, slopes, bias, dq, dk, dv }, { scale, causal, window, softcap }) {
+  reference({ q, k, v, dy, mask, segments, slopes, bias, sinks, dq, dk, dv }, { scale, causal, window, softcap }) {
     const [batch = 0, steps = 0, heads = 0, size = 0] = q!.shape;
     const [, groups = 0, keys = 0, width = 0] = v!.shape;
     const past = keys - steps;
@@ -38,7 +40,8 @@ export const attentionBackOp = new Op({
           const capped = new Float64Array(keys);
           const scores = new Float64Array(keys).fill(Number.NEGATIVE_INFINITY);
           const products = new Float64Array(keys);
-          let highest = Number.NEGATIVE_INFINITY;
+          const sink = sinks ? sinks.data[h]! : Number.NEGATIVE_INFINITY;
+          let highest = sink;
           for (let j = 0; j < keys; j++) {
             if (causal && j > i) continue;
             if (window! > 0 && (j <= i - window! || j >= i + window!)) continue;
@@ -59,7 +62,7 @@ export const attentionBackOp = new Op({
             if (score > highest) highest = score;
           }
           if (highest === Number.NEGATIVE_INFINITY) continue;
-          let sum = 0;
+          let sum = Math.exp(sink - highest); // a key whose value is zero
           let mean = 0;
           for (let j = 0; j < keys; j++) {
             const p = Math.exp(scores[j]! - highest);
@@ -91,6 +94,7 @@ export interface AttentionBackOptions {
   readonly segments?: Tensor | undefined;
   readonly slopes?: Tensor | undefined;
   readonly bias?: Tensor | undefined;
+  readonly sinks?: Tensor | undefined;
   readonly scale: number;
   readonly causal: boolean;
   readonly window: number;
@@ -108,6 +112,7 @@ export function attentionBack(
   dy: Tensor,
   options: AttentionBackOptions,
 ): readonly Tensor[] {
-  const { mask, segments, slopes, bias, scale, causal, window, softcap } = options;
-  return attentionBackOp.runAll([q, k, v, dy, mask, segments, slopes, bias], [scale, causal ? 1 : 0, window, softcap]);
+  const { mask, segments, slopes, bias, sinks, scale, causal, window, softcap } = options;
+  const inputs = [q, k, v, dy, mask, segments, slopes, bias, sinks];
+  return attentionBackOp.runAll(inputs, [scale, causal ? 1 : 0, window, softcap]);
 }

@@ -9,6 +9,7 @@ import { add } from "./add.js";
 import { type AttentionBackOptions, attentionBack } from "./attention-back.js";
 import { contiguous, copyInto } from "./copy.js";
 import { embedding, embeddingBack } from "./embedding.js";
+import { filled } from "./fill.js";
 import { multiply } from "./gated.js";
 import { COMPUTE, type Compute, checkCompute, linear } from "./linear.js";
 import { Op } from "./op.js";
@@ -138,7 +139,7 @@ export const attentionOp = new Op({
     }
     return undefined;
   },
-  gradient({ inputs, attributes: [scale = 1, causal, window = 0, softcap = 0], dy: [dy], wanted }) {
+  gradient({ inputs, outputs: [y], attributes: [scale = 1, causal, window = 0, softcap = 0], dy: [dy], wanted }) {
     const given = new Map<string, Tensor>();
     attentionOp.signature.inputs.forEach(({ name }, i) => {
       if (!inputs[i]) return;
@@ -147,25 +148,26 @@ export const attentionOp = new Op({
     });
     const rows = (x: Tensor): Tensor => (lastDimContiguous(x) && x.dtype === "f32" ? x : contiguous(x, "f32"));
     const [q, k, v] = ["q", "k", "v"].map((name) => rows(given.get(name)!));
-    const [mask, segments, slopes, distances, added] = DIFFERENTIATED.slice(3).map((name) => given.get(name));
+    const [mask, segments, slopes, distances, added, sinks] = DIFFERENTIATED.slice(3).map((name) => given.get(name));
     const far = distances && new Distances(distances, q!, k!);
     const bias = far && added ? add(contiguous(far.bias), contiguous(added)) : (far?.bias ?? added);
-    const options = { mask, segments, slopes, bias, scale, causal: causal !== 0, window, softcap };
+    const options = { mask, segments, slopes, bias, sinks, scale, causal: causal !== 0, window, softcap };
     const found: (Tensor | undefined)[] = [...attentionBack(q!, k!, v!, dy!, options)];
+    if (wanted[SINKS]) found[SINKS] = sinksGradient(q!, k!, y!, dy!, options);
     if (!wanted[BIAS] && !wanted[DISTANCES]) return found;
     const byBias = biasGradient(q!, k!, v!, dy!, options);
     if (wanted[BIAS]) found[BIAS] = byBias;
     if (wanted[DISTANCES]) found[DISTANCES] = far!.gradient(byBias);
     return found;
   },
-  keeps: () => DIFFERENTIATED,
+  keeps: (wanted) => [...DIFFERENTIATED, ...(wanted[SINKS] ? ["y"] : [])],
 });
 
 /** Operands that attention can be differentiated with: those of attention without a cache. */
-const DIFFERENTIATED: readonly string[] = ["q", "k", "v", "mask", "segments", "slopes", "distances", "bias"];
+const DIFFERENTIATED: readonly string[] = ["q", "k", "v", "mask", "segments", "slopes", "distances", "bias", "sinks"];
 
 /** Where they are among the operands. */
-const [BIAS = 0, DISTANCES = 0] = ["bias", "distances"].map((wanted) =>
+const [BIAS = 0, DISTANCES = 0, SINKS = 0] = ["bias", "distances", "sinks"].map((wanted) =>
   attentionOp.signature.inputs.findIndex(({ name }) => name === wanted),
 );
 
@@ -212,6 +214,20 @@ function biasGradient(q: Tensor, k: Tensor, v: Tensor, dy: Tensor, options: Atte
   const ones = Tensor.from(q.device, new Float32Array(keys).fill(1), [1, keys]);
   const sums = linear(both, ones).expand(...weights.shape);
   return contiguous(add(both, scale(multiply(weights, sums), -1)).permute(0, 2, 1, 3));
+}
+
+/**
+ * The gradient of attention by `sinks`, f32[H]: -P · (dy · y), summed over rows and queries. P is the weight of a sink, what the weights
+ * of the keys leave of 1; dy · y is the sum of P dP over the keys.
+ */
+function sinksGradient(q: Tensor, k: Tensor, y: Tensor, dy: Tensor, options: AttentionBackOptions): Tensor {
+  const [batch = 0, steps = 0, heads = 0] = q.shape;
+  const [, groups = 0, keys = 0] = k.shape;
+  const ones = filled(q.device, [1, 1, 1, 1], 1).expand(batch, groups, keys, 1);
+  const seen = attention(q, k, ones, options as AttentionOptions).view(batch, steps, heads);
+  const left = add(seen, filled(q.device, [batch, steps, heads], -1)); // -P
+  const along = linear(multiply(y, dy), filled(q.device, [1, y.shape[3]!], 1)).view(batch, steps, heads);
+  return sumRows(multiply(left, along));
 }
 
 /** Values [B,G,S,S] for keys k[B,G,S,D], each a row of the unit matrix: attention over them gives its weights, [B,T,H,S]. */

@@ -4,44 +4,22 @@
 
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { ACT } from "./activation.js";
+import { eachRow, slice, statisticsOf } from "./_experts.js";
+import { ACT, activationBack } from "./activation.js";
+import { embeddingBack } from "./embedding.js";
+import {
+  checkStacked,
+  expertLinearBackOp,
+  fourBitExpertBackOp,
+  llmInt8ExpertBackOp,
+  routeBack,
+} from "./experts-back.js";
+import { filled } from "./fill.js";
 import { checkRounding, checkStatistics, type FourBitOperands, fourBitLinearOp, fourBitProduct } from "./four-bit.js";
-import { COMPUTE, type Compute, checkCompute, type LinearOptions, linearOp } from "./linear.js";
+import { multiply } from "./gated.js";
+import { COMPUTE, type Compute, checkCompute, type LinearOptions, linear, linearOp, productKeeps } from "./linear.js";
 import { llmInt8LinearOp } from "./llm-int8.js";
-import { type HostTensor, Op, type ReferenceOperands } from "./op.js";
-
-/** Elements `at` to `at + shape` of an operand, as an operand of its own. */
-function part(whole: HostTensor, at: number, shape: readonly number[]): HostTensor {
-  const count = shape.reduce((n, size) => n * size, 1);
-  const [begin, end] = whole.dtype === "u4" ? [at / 2, (at + count) / 2] : [at, at + count];
-  return { shape, dtype: whole.dtype, data: whole.data.subarray(begin, end) };
-}
-
-/** Slice `index` of the first dim of an operand. */
-function slice(whole: HostTensor | undefined, index: number): HostTensor | undefined {
-  if (!whole) return undefined;
-  const shape = whole.shape.slice(1);
-  return part(whole, index * shape.reduce((n, size) => n * size, 1), shape);
-}
-
-/** Runs `product` for every row of y, with its row of x and the number of its expert. */
-function eachRow(
-  { x, experts, y }: ReferenceOperands,
-  count: number,
-  product: (x: HostTensor, y: HostTensor, expert: number) => string | undefined,
-): string | undefined {
-  const [tokens = 0, shared = 1, inputs = 0] = x!.shape;
-  const each = experts!.shape[1]!;
-  const outputs = y!.shape[2]!;
-  for (let row = 0; row < tokens * each; row++) {
-    const expert = experts!.data[row]!;
-    if (expert < 0 || expert >= count) return `expert ${expert} is not one of ${count}`;
-    const from = shared === 1 ? Math.floor(row / each) : row;
-    const problem = product(part(x!, from * inputs, [1, inputs]), part(y!, row * outputs, [1, outputs]), expert);
-    if (problem) return problem;
-  }
-  return undefined;
-}
+import { Op } from "./op.js";
 
 /** @throws ShapeError unless a token has one row of x, or one for each of its experts */
 function checkRows([x]: readonly (Tensor | undefined)[], experts: Tensor): void {
@@ -52,6 +30,18 @@ function checkRows([x]: readonly (Tensor | undefined)[], experts: Tensor): void 
   }
 }
 
+/** The gradient of rows that `each` experts of a token share, or have for themselves, of that of each product, dx[M,A,K]. */
+function ofRows(x: Tensor, dx: Tensor): Tensor {
+  const [tokens = 0, each = 0] = dx.shape;
+  if (x.shape[1] === each) return dx;
+  return mix(dx, filled(dx.device, [tokens, each], 1)).view(...x.shape);
+}
+
+/** The gradient of the experts' biases, f32[E,N]: each the sum of the rows of dy[M,A,N] that had its expert. */
+function ofBias(experts: Tensor, dy: Tensor, bias: Tensor): Tensor {
+  return embeddingBack(experts, dy, bias.shape[0]!);
+}
+
 export const expertLinearOp = new Op({
   signature:
     "expert_linear: x[M,X,K]:f32 weight[E,N,K]:f32|f16|bf16@ experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; act:i32 compute:i32 -> y[M,A,N]:f32",
@@ -60,19 +50,34 @@ export const expertLinearOp = new Op({
     checkCompute("expert_linear", compute!, 2);
   },
   reference: (operands, attributes) =>
-    eachRow(operands, operands.weight!.shape[0]!, (x, y, e) => {
+    eachRow(operands.x!, operands.experts!, operands.y!, operands.weight!.shape[0]!, (x, y, e) => {
       const { weight, bias } = operands;
       const one = { x, weight: slice(weight, e)!, ...(bias ? { bias: slice(bias, e)! } : {}), y };
       return linearOp.definition.reference(one, attributes);
     }),
+  // A stack itself has no gradient: adapters train beside it.
+  gradient({ inputs: [x, weight, experts, bias], attributes: [act = 0, compute = 0], dy: [dy], wanted }) {
+    const before = (): Tensor => expertLinearOp.run([x, weight, experts, bias], [ACT.none, compute]);
+    const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
+    return [
+      wanted[0] ? ofRows(x!, expertLinearBackOp.run([g, weight, experts], [compute])) : undefined,
+      undefined,
+      undefined,
+      wanted[3] ? ofBias(experts!, g, bias!) : undefined,
+    ];
+  },
+  keeps: ([x = false], [act]) => [...productKeeps(["weight"])([x], [], act), "experts"],
 });
 
 export const llmInt8ExpertLinearOp = new Op({
   signature:
-    "llm_int8_expert_linear: x[M,X,K]:f32 codes[E,N,K]:i8@ scb[E,N]:f32 experts[M,A]:i32 bias[E,N]:f32|f16|bf16? seen[K]:u8?!+ ; threshold:f32 act:i32 -> y[M,A,N]:f32",
-  check: (inputs) => checkRows(inputs, inputs[3]!),
+    "llm_int8_expert_linear: x[M,X,K]:f32 codes[E,N,K]:i8@ scb[E,N]:f32 experts[M,A]:i32 bias[E,N]:f32|f16|bf16? seen[K]:u8?!+ ; threshold:f32 act:i32 backward:i32 -> y[M,A,N]:f32",
+  check(inputs, [, , backward]) {
+    checkRows(inputs, inputs[3]!);
+    checkCompute("llm_int8_expert_linear", backward!, 2);
+  },
   reference: (operands, attributes) =>
-    eachRow(operands, operands.codes!.shape[0]!, (x, y, e) => {
+    eachRow(operands.x!, operands.experts!, operands.y!, operands.codes!.shape[0]!, (x, y, e) => {
       const { codes, scb, bias, seen } = operands;
       const own = { ...(bias ? { bias: slice(bias, e)! } : {}), ...(seen ? { seen } : {}) };
       return llmInt8LinearOp.definition.reference(
@@ -80,14 +85,22 @@ export const llmInt8ExpertLinearOp = new Op({
         attributes,
       );
     }),
+  // As without experts: the rounding of x counts as the identity.
+  gradient({ inputs: [x, codes, scb, experts, bias], attributes, dy: [dy], wanted }) {
+    const [threshold = 0, act = 0, backward = 0] = attributes;
+    const before = (): Tensor =>
+      llmInt8ExpertLinearOp.run([x, codes, scb, experts, bias], [threshold, ACT.none, backward]);
+    const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
+    return [
+      wanted[0] ? ofRows(x!, llmInt8ExpertBackOp.run([g, codes, scb, experts], [backward])) : undefined,
+      undefined,
+      undefined,
+      undefined,
+      wanted[4] ? ofBias(experts!, g, bias!) : undefined,
+    ];
+  },
+  keeps: ([x = false], [, act]) => [...productKeeps(["codes", "scb"])([x], [], act), "experts"],
 });
-
-/** @throws ShapeError unless every expert starts on a byte */
-function checkStacked(codes: Tensor): void {
-  const [, outputs = 0, columns = 0] = codes.shape;
-  if ((outputs * columns) % 2 === 0) return;
-  throw new ShapeError(`experts of 4-bit codes need an even number of elements, not ${outputs} x ${columns}`);
-}
 
 export const fourBitExpertLinearOp = new Op({
   signature:
@@ -100,14 +113,29 @@ export const fourBitExpertLinearOp = new Op({
     checkRounding(rounding!, compute);
   },
   reference: (operands, attributes) =>
-    eachRow(operands, operands.codes!.shape[0]!, (x, y, e) => {
-      const { codes, absmax, nested, map, offset, bias } = operands;
-      const twice: Record<string, HostTensor> = nested
-        ? { nested: slice(nested, e)!, map: map!, ...(offset ? { offset: part(offset, e, [1]) } : {}) }
-        : {};
-      const own = { absmax: slice(absmax, e)!, ...twice, ...(bias ? { bias: slice(bias, e)! } : {}) };
+    eachRow(operands.x!, operands.experts!, operands.y!, operands.codes!.shape[0]!, (x, y, e) => {
+      const { codes, bias } = operands;
+      const own = { ...statisticsOf(operands, e), ...(bias ? { bias: slice(bias, e)! } : {}) };
       return fourBitLinearOp.definition.reference({ x, codes: slice(codes, e)!, ...own, y }, attributes);
     }),
+  // The weights as decoded, whatever the forward computed in.
+  gradient({ inputs, attributes: [kind = 0, blocksize = 0, act = 0, compute = 0, rounding = 0], dy: [dy], wanted }) {
+    const [x, , , , , , experts, bias] = inputs;
+    const stack = inputs.slice(1, 6);
+    const before = (): Tensor => fourBitExpertLinearOp.run(inputs, [kind, blocksize, ACT.none, compute, rounding]);
+    const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
+    const back = (): Tensor => fourBitExpertBackOp.run([g, ...stack, experts], [kind, blocksize, rounding, compute]);
+    return [
+      wanted[0] ? ofRows(x!, back()) : undefined,
+      ...stack.map(() => undefined),
+      undefined,
+      wanted[7] ? ofBias(experts!, g, bias!) : undefined,
+    ];
+  },
+  keeps: ([x = false], [, , act]) => [
+    ...productKeeps(["codes", "absmax", "nested", "map", "offset"])([x], [], act),
+    "experts",
+  ],
 });
 
 /** Fused epilogue of products with chosen matrices. */
@@ -146,12 +174,19 @@ export function expertLinear(x: Tensor, weight: Tensor, options: ExpertOptions, 
 /** The same with codes[E,N,K] (i8) and scb[E,N]: each row equals `llmInt8Linear` with its expert's matrix. */
 export function llmInt8ExpertLinear(
   x: Tensor,
-  weight: { readonly codes: Tensor; readonly scb: Tensor; readonly seen?: Tensor; readonly threshold: number },
+  weight: {
+    readonly codes: Tensor;
+    readonly scb: Tensor;
+    readonly seen?: Tensor;
+    readonly threshold: number;
+    readonly backward?: Compute;
+  },
   options: ExpertOptions,
 ): Tensor {
-  const { codes, scb, seen, threshold } = weight;
+  const { codes, scb, seen, threshold, backward = "f32" } = weight;
+  const attributes = [threshold, ACT[options.act ?? "none"], COMPUTE[backward]];
   return flattened(x, options.experts, (rows, experts) =>
-    llmInt8ExpertLinearOp.run([rows, codes, scb, experts, options.bias, seen], [threshold, ACT[options.act ?? "none"]]),
+    llmInt8ExpertLinearOp.run([rows, codes, scb, experts, options.bias, seen], attributes),
   );
 }
 
@@ -188,6 +223,10 @@ export const routeOp = new Op({
     }
     return undefined;
   },
+  gradient({ inputs: [logits, experts], attributes: [normalize = 0], dy: [, dweights], wanted }) {
+    return [wanted[0] ? routeBack(logits!, experts!, dweights!, normalize) : undefined, undefined, undefined];
+  },
+  keeps: () => ["logits", "experts"],
 });
 
 /**
@@ -221,7 +260,23 @@ export const mixOp = new Op({
     }
     return undefined;
   },
+  gradient({ inputs: [x, weights], dy: [dy], wanted }) {
+    const lead = weights!.shape.slice(0, -1);
+    const repeated = dy!.view(...lead, 1, x!.shape.at(-1)!).expand(...x!.shape);
+    return [
+      wanted[0] ? multiply(weights!.view(...weights!.shape, 1).expand(...x!.shape), repeated) : undefined,
+      wanted[1] ? sumsOfRows(multiply(x!, repeated)) : undefined,
+      dy,
+    ];
+  },
+  keeps: (wanted) => [...(wanted[0] ? ["weights"] : []), ...(wanted[1] ? ["x"] : [])],
 });
+
+/** The sum of each row of x[..,N]: [..]. */
+function sumsOfRows(x: Tensor): Tensor {
+  const ones = filled(x.device, [1, x.shape.at(-1)!], 1);
+  return linear(x, ones).view(...x.shape.slice(0, -1));
+}
 
 /** The weighted sum of x[..,A,N] over A, plus `residual[..,N]`: [..,N]. */
 export function mix(x: Tensor, weights: Tensor, residual?: Tensor): Tensor {

@@ -16,6 +16,7 @@ import { crossEntropyBackOp, crossEntropyOp } from "./cross-entropy.js";
 import { doubleQuantizeOp } from "./double-quantize.js";
 import { embeddingBackOp, embeddingOp } from "./embedding.js";
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp, mixOp, routeOp } from "./experts.js";
+import { expertLinearBackOp, fourBitExpertBackOp, llmInt8ExpertBackOp, routeBackOp } from "./experts-back.js";
 import { fillOp } from "./fill.js";
 import {
   fourBitBackOp,
@@ -24,7 +25,7 @@ import {
   fourBitLinearOp,
   fourBitQuantizeOp,
 } from "./four-bit.js";
-import { clampedGatedOp, gatedOp } from "./gated.js";
+import { clampedGatedBackOp, clampedGatedOp, gatedOp } from "./gated.js";
 import { GRAPH } from "./graph.js";
 import { int8MatmulOp, int8QuantizeOp } from "./int8.js";
 import { kvAppendOp } from "./kv-append.js";
@@ -99,11 +100,16 @@ export const OPS: readonly Op[] = [
   linearBackOp,
   llmInt8BackOp,
   fourBitBackOp,
+  expertLinearBackOp,
+  llmInt8ExpertBackOp,
+  fourBitExpertBackOp,
+  routeBackOp,
   embeddingBackOp,
   attentionBackOp,
   rmsNormBackOp,
   layerNormBackOp,
   activationBackOp,
+  clampedGatedBackOp,
   crossEntropyOp,
   crossEntropyBackOp,
   int8QuantizeOp,

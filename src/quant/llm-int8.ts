@@ -66,7 +66,7 @@ class LlmInt8Weight implements Weight {
   }
 
   linear(x: Tensor, options?: LinearOptions): Tensor {
-    const { experts, seen, threshold } = this;
+    const { experts, seen, threshold, backward } = this;
     if (experts === 1) {
       noExperts(options);
       return llmInt8Linear(x, this, options);
@@ -74,7 +74,7 @@ class LlmInt8Weight implements Weight {
     const chosen = chosenExperts(options);
     return scope(() => {
       const codes = this.codes.view(experts, -1, this.shape[1]);
-      return llmInt8ExpertLinear(x, { codes, scb: this.scb.view(experts, -1), seen, threshold }, chosen);
+      return llmInt8ExpertLinear(x, { codes, scb: this.scb.view(experts, -1), seen, threshold, backward }, chosen);
     });
   }
 

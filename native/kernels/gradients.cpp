@@ -155,7 +155,7 @@ const char* clamped_gated_back(const Call& call) {
         // At a limit itself the gradient passes.
         store_n(dgate.as<float>() + row * K + k, g <= limit ? slope_of<kActQuickGelu>(open) * factor * d : zero(), n);
         store_n(dup.as<float>() + row * K + k,
-                (u >= -limit) & (u <= limit) ? act_of<kActQuickGelu>(open) * d : zero(), n);
+                vmax(u, -u) <= limit ? act_of<kActQuickGelu>(open) * d : zero(), n);
       }
     }
   });

@@ -23,7 +23,12 @@ export function statisticsOf(
 ): Record<string, HostTensor> {
   const own = { absmax: slice(absmax, expert)! };
   if (!nested) return own;
-  return { ...own, nested: slice(nested, expert)!, map: map!, ...(offset ? { offset: part(offset, expert, [1]) } : {}) };
+  return {
+    ...own,
+    nested: slice(nested, expert)!,
+    map: map!,
+    ...(offset ? { offset: part(offset, expert, [1]) } : {}),
+  };
 }
 
 /**

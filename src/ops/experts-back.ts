@@ -1,5 +1,5 @@
 // Gradients of what mixtures of experts consist of (experts.ts): of products with chosen matrices by their inputs, straight from the
-// stored stacks, and of the choice by the scores of the experts.
+// stored stacks, and by dense stacks; of the choice by the scores of the experts.
 
 import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
@@ -51,13 +51,45 @@ export const fourBitExpertBackOp = new Op({
   reference: (operands, attributes) =>
     eachRow(operands.dy!, operands.experts!, operands.dx!, operands.codes!.shape[0]!, (row, to, e) => {
       const own = statisticsOf(operands, e);
-      return fourBitBackOp.definition.reference({ dy: row, codes: slice(operands.codes, e)!, ...own, dx: to }, attributes);
+      return fourBitBackOp.definition.reference(
+        { dy: row, codes: slice(operands.codes, e)!, ...own, dx: to },
+        attributes,
+      );
     }),
 });
 
+/** @throws ShapeError unless a token has one row of x, or one for each of its experts */
+export function checkRows(x: Tensor, experts: Tensor): void {
+  const [, rows = 0] = x.shape;
+  const each = experts.shape[1]!;
+  if (rows !== 1 && rows !== each) {
+    throw new ShapeError(`a token of ${each} experts has 1 or ${each} rows of x, not ${rows}`);
+  }
+}
+
+export const expertOuterOp = new Op({
+  signature: "expert_outer: dy[M,A,N]:f32 x[M,X,K]:f32 experts[M,A]:i32 ; count:i32 -> dw[E,N,K]:f32",
+  shape: ({ N = 0, K = 0 }, { count = 0 }) => [[count, N, K]],
+  check: ([, x, experts]) => checkRows(x!, experts!),
+  reference({ dy, x, experts, dw }, { count }) {
+    const [, N = 0, K = 0] = dw!.shape;
+    dw!.data.fill(0);
+    return eachRow(x!, experts!, dy!, count!, ({ data: row }, { data: by }, e) => {
+      for (let n = 0; n < N; n++) {
+        for (let k = 0; k < K; k++) dw!.data[(e * N + n) * K + k]! += by[n]! * row[k]!;
+      }
+      return undefined;
+    });
+  },
+});
+
+/** The gradient of a stack of `count` matrices, f32[E,N,K]: that of each is the sum of dy xᵀ over the rows that had its expert. */
+export function expertOuter(dy: Tensor, x: Tensor, experts: Tensor, count: number): Tensor {
+  return expertOuterOp.run([dy, x, experts], [count]);
+}
+
 export const routeBackOp = new Op({
-  signature:
-    "route_back: logits[M,E]:f32 experts[M,A]:i32 dweights[M,A]:f32 ; normalize:i32 -> dlogits[M,E]:f32",
+  signature: "route_back: logits[M,E]:f32 experts[M,A]:i32 dweights[M,A]:f32 ; normalize:i32 -> dlogits[M,E]:f32",
   reference({ logits, experts, dweights, dlogits }, { normalize }) {
     const [tokens = 0, count = 0] = logits!.shape;
     const each = experts!.shape[1]!;

@@ -8,8 +8,10 @@ import { eachRow, slice, statisticsOf } from "./_experts.js";
 import { ACT, activationBack } from "./activation.js";
 import { embeddingBack } from "./embedding.js";
 import {
+  checkRows,
   checkStacked,
   expertLinearBackOp,
+  expertOuter,
   fourBitExpertBackOp,
   llmInt8ExpertBackOp,
   routeBack,
@@ -20,15 +22,6 @@ import { multiply } from "./gated.js";
 import { COMPUTE, type Compute, checkCompute, type LinearOptions, linear, linearOp, productKeeps } from "./linear.js";
 import { llmInt8LinearOp } from "./llm-int8.js";
 import { Op } from "./op.js";
-
-/** @throws ShapeError unless a token has one row of x, or one for each of its experts */
-function checkRows([x]: readonly (Tensor | undefined)[], experts: Tensor): void {
-  const [, rows = 0] = x!.shape;
-  const each = experts.shape[1]!;
-  if (rows !== 1 && rows !== each) {
-    throw new ShapeError(`a token of ${each} experts has 1 or ${each} rows of x, not ${rows}`);
-  }
-}
 
 /** The gradient of rows that `each` experts of a token share, or have for themselves, of that of each product, dx[M,A,K]. */
 function ofRows(x: Tensor, dx: Tensor): Tensor {
@@ -46,7 +39,7 @@ export const expertLinearOp = new Op({
   signature:
     "expert_linear: x[M,X,K]:f32 weight[E,N,K]:f32|f16|bf16@ experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; act:i32 compute:i32 -> y[M,A,N]:f32",
   check(inputs, [, compute]) {
-    checkRows(inputs, inputs[2]!);
+    checkRows(inputs[0]!, inputs[2]!);
     checkCompute("expert_linear", compute!, 2);
   },
   reference: (operands, attributes) =>
@@ -55,25 +48,24 @@ export const expertLinearOp = new Op({
       const one = { x, weight: slice(weight, e)!, ...(bias ? { bias: slice(bias, e)! } : {}), y };
       return linearOp.definition.reference(one, attributes);
     }),
-  // A stack itself has no gradient: adapters train beside it.
   gradient({ inputs: [x, weight, experts, bias], attributes: [act = 0, compute = 0], dy: [dy], wanted }) {
     const before = (): Tensor => expertLinearOp.run([x, weight, experts, bias], [ACT.none, compute]);
     const g = act === ACT.none ? dy! : activationBack(before(), dy!, act);
     return [
       wanted[0] ? ofRows(x!, expertLinearBackOp.run([g, weight, experts], [compute])) : undefined,
-      undefined,
+      wanted[1] ? expertOuter(g, x!, experts!, weight!.shape[0]!) : undefined,
       undefined,
       wanted[3] ? ofBias(experts!, g, bias!) : undefined,
     ];
   },
-  keeps: ([x = false], [act]) => [...productKeeps(["weight"])([x], [], act), "experts"],
+  keeps: (wanted, attributes) => [...productKeeps(["weight"])(wanted, attributes), "experts"],
 });
 
 export const llmInt8ExpertLinearOp = new Op({
   signature:
     "llm_int8_expert_linear: x[M,X,K]:f32 codes[E,N,K]:i8@ scb[E,N]:f32 experts[M,A]:i32 bias[E,N]:f32|f16|bf16? seen[K]:u8?!+ ; threshold:f32 act:i32 backward:i32 -> y[M,A,N]:f32",
   check(inputs, [, , backward]) {
-    checkRows(inputs, inputs[3]!);
+    checkRows(inputs[0]!, inputs[3]!);
     checkCompute("llm_int8_expert_linear", backward!, 2);
   },
   reference: (operands, attributes) =>
@@ -106,7 +98,7 @@ export const fourBitExpertLinearOp = new Op({
   signature:
     "four_bit_expert_linear: x[M,X,K]:f32 codes[E,N,K]:u4@ absmax[E,B]:f32|u8|i8 nested[E,C]:f32? map[T]:f32? offset[E]:f32? experts[M,A]:i32 bias[E,N]:f32|f16|bf16? ; kind:i32 blocksize:i32 act:i32 compute:i32 rounding:i32 -> y[M,A,N]:f32",
   check(inputs, [kind, blocksize, , compute, rounding]) {
-    checkRows(inputs, inputs[6]!);
+    checkRows(inputs[0]!, inputs[6]!);
     checkStacked(inputs[1]!);
     checkStatistics(inputs, 2, kind!, blocksize!, inputs[1]!.shape[0]!);
     checkCompute("four_bit_expert_linear", compute!, 3);

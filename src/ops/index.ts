@@ -16,7 +16,13 @@ import { crossEntropyBackOp, crossEntropyOp } from "./cross-entropy.js";
 import { doubleQuantizeOp } from "./double-quantize.js";
 import { embeddingBackOp, embeddingOp } from "./embedding.js";
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp, mixOp, routeOp } from "./experts.js";
-import { expertLinearBackOp, fourBitExpertBackOp, llmInt8ExpertBackOp, routeBackOp } from "./experts-back.js";
+import {
+  expertLinearBackOp,
+  expertOuterOp,
+  fourBitExpertBackOp,
+  llmInt8ExpertBackOp,
+  routeBackOp,
+} from "./experts-back.js";
 import { fillOp } from "./fill.js";
 import {
   fourBitBackOp,
@@ -103,6 +109,7 @@ export const OPS: readonly Op[] = [
   expertLinearBackOp,
   llmInt8ExpertBackOp,
   fourBitExpertBackOp,
+  expertOuterOp,
   routeBackOp,
   embeddingBackOp,
   attentionBackOp,

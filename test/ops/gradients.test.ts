@@ -10,9 +10,10 @@ import { attention } from "../../src/ops/attention.js";
 import { contiguous, copyInto } from "../../src/ops/copy.js";
 import { crossEntropy } from "../../src/ops/cross-entropy.js";
 import { embedding } from "../../src/ops/embedding.js";
+import { expertLinear, fourBitExpertLinear, llmInt8ExpertLinear, mix, route } from "../../src/ops/experts.js";
 import { filled } from "../../src/ops/fill.js";
 import { fourBitLinear } from "../../src/ops/four-bit.js";
-import { gated, multiply } from "../../src/ops/gated.js";
+import { clampedGated, gated, multiply } from "../../src/ops/gated.js";
 import { valueAndGradients } from "../../src/ops/gradient.js";
 import { layerNorm } from "../../src/ops/layer-norm.js";
 import { linear, linearBack } from "../../src/ops/linear.js";
@@ -163,6 +164,81 @@ describe("rules", () => {
     }));
 });
 
+describe("mixtures of experts", () => {
+  /** Experts of five tokens: one of them twice for a token, and none that chose the second. */
+  const chosen = (): Tensor => Tensor.from(device, Int32Array.of(2, 0, 3, 2, 0, 3, 2, 2, 3, 0), [5, 2]);
+
+  test.each(["none", "silu"] as const)("products with dense stacks, %s", (act) =>
+    scope(() => {
+      const [w, bias, experts] = [random(4, 5, 3), random(4, 5), chosen()];
+      const [token, each] = [random(5, 3), random(5, 2, 3)];
+      check([token, w, bias], () => expertLinear(token, w, { experts, bias, act }));
+      check([each, w], () => expertLinear(each, w, { experts, act }));
+    }),
+  );
+
+  test("products with stacks in 8 and 4 bits", () =>
+    scope(() => {
+      const [bias, experts] = [random(4, 5), chosen()];
+      const [token, each] = [random(5, 6), random(5, 2, 6)];
+      // With every activation an outlier, products with 8-bit weights are exact.
+      const int8 = {
+        codes: Tensor.from(device, Int8Array.from(integers(5, 120, -127, 127)), [4, 5, 6]),
+        scb: Tensor.from(device, normals(6, 20).map(Math.abs), [4, 5]),
+        threshold: 1e-9,
+      };
+      check([token, bias], () => llmInt8ExpertLinear(token, int8, { experts, bias, act: "gelu" }));
+      check([each], () => llmInt8ExpertLinear(each, int8, { experts }));
+      const codes = Tensor.from(device, bytes(3, 60), [4, 5, 6], "u4");
+      const common = { codes, blocksize: 4, compute: "f32", rounding: "bf16" } as const;
+      const plain = { ...common, absmax: Tensor.from(device, normals(4, 32).map(Math.abs), [4, 8]) };
+      const o4 = {
+        ...common,
+        absmax: Tensor.from(device, Int8Array.from(integers(7, 32, -127, 127)), [4, 8]),
+        nested: random(4, 8),
+        map: random(16),
+        kind: "o4",
+      } as const;
+      const twice = {
+        ...common,
+        absmax: Tensor.from(device, bytes(8, 32), [4, 8]),
+        nested: random(4, 1),
+        map: random(256),
+        offset: random(4),
+        kind: "nf4",
+      } as const;
+      for (const w of [{ ...plain, kind: "fp4" } as const, { ...plain, kind: "e2m1" } as const, o4, twice]) {
+        check([token, bias], () => fourBitExpertLinear(token, w, { experts, bias }));
+        check([each, bias], () => fourBitExpertLinear(each, w, { experts, bias, act: "silu" }));
+      }
+    }));
+
+  test.each([true, false])("the choice by scores, normalized %s, and the mix", (normalize) =>
+    scope(() => {
+      const [scores, results, residual] = [random(2, 3, 7), random(2, 3, 3, 5), random(2, 3, 5)];
+      check([scores], () => route(scores, 3, normalize).weights);
+      check([scores, results, residual], () => mix(results, route(scores, 3, normalize).weights, residual));
+      const [all, alone] = [random(4, 2), random(4, 1)];
+      check([all], () => route(all, 2, normalize).weights);
+      const one = route(alone, 1, normalize).weights;
+      const share = random(4, 1, 3);
+      check([share], () => mix(share, one));
+    }),
+  );
+
+  test("clamped_gated, with gates and ups that alternate; nothing passes beyond a limit, and all at it", () =>
+    scope(() => {
+      const pairs = random(3, 5, 2);
+      check([pairs], () => clampedGated(pairs.select(2, 0), pairs.select(2, 1), 0.8));
+      const at = (...values: number[]): Tensor => Tensor.from(device, Float32Array.from(values), [values.length]);
+      const [gate, up] = [at(2, 3, 1, 1, 1), at(1, 1, 2, -2, -3)];
+      const { gradients } = valueAndGradients([gate, up], () => sumRows(clampedGated(gate, up, 2).view(5, 1)));
+      const [byGate, byUp] = gradients.map((one) => [...valuesOf(one)].map((slope) => slope !== 0));
+      expect(byGate).toEqual([true, false, true, true, true]); // by torch.clamp, which passes at a limit
+      expect(byUp).toEqual([true, true, true, true, false]);
+    }));
+});
+
 describe("attention", () => {
   const [B, T, H, G, D, E] = [2, 3, 4, 2, 3, 5];
   type Options = Omit<Parameters<typeof attention>[3], "scale">;
@@ -176,6 +252,17 @@ describe("attention", () => {
     ["mask that hides all of a row", T, () => ({ mask: Tensor.from(device, Uint8Array.of(0, 1, 1, 1, 0, 1), [B, T]) })],
     ["segments", T, () => ({ segments: Tensor.from(device, Int32Array.of(0, 0, 1, 0, 1, 1), [B, T]) })],
     ["bias", T, () => ({ bias: random(B, H, T, T) })],
+    ["sinks", T, () => ({ sinks: random(H) })],
+    ["sinks, with keys before and a window", 5, () => ({ sinks: random(H), window: 2, softcap: 0.7 })],
+    [
+      "sinks, bias and a mask that hides all of a row",
+      T,
+      () => ({
+        sinks: random(H),
+        bias: random(B, H, T, T),
+        mask: Tensor.from(device, Uint8Array.of(0, 1, 1, 1, 0, 1), [B, T]),
+      }),
+    ],
     ["distances", T, () => ({ distances: random(H, 3), causal: false })],
     ["distances, with keys before", 5, () => ({ distances: random(H, 7) })],
     [
@@ -197,8 +284,8 @@ describe("attention", () => {
       const [q, k, v] = [random(B, T, H, D), random(B, S, G, D), random(B, S, G, E)];
       const given = options();
       const bias = given.bias?.contiguous ? [given.bias] : [];
-      const distances = given.distances ? [given.distances] : [];
-      check([q, k, v, ...bias, ...distances], () =>
+      const perHead = [given.distances, given.sinks].filter((one) => one !== undefined);
+      check([q, k, v, ...bias, ...perHead], () =>
         attention(q, k.permute(0, 2, 1, 3), v.permute(0, 2, 1, 3), { scale: 0.6, ...given }),
       );
     }),

@@ -3,7 +3,7 @@
 import fc from "fast-check";
 import { attentionBackOp } from "../../../src/ops/attention-back.js";
 import { type Case, type Family, operand } from "../../support/conformance.js";
-import { integers } from "../../support/random.js";
+import { integers, normals } from "../../support/random.js";
 import { type HeadLayout, laidOut } from "./_attention.js";
 import { seeds, sumUnits } from "./_tools.js";
 import { biasOf, maskOf } from "./attention.js";
@@ -21,6 +21,7 @@ interface Options {
   readonly mask?: "some" | "rows" | "left";
   readonly segments?: boolean;
   readonly slopes?: boolean;
+  readonly sinks?: boolean;
   readonly bias?: "full" | "head" | "batch";
   readonly causal?: boolean;
   readonly window?: number;
@@ -56,6 +57,7 @@ function backCase(seed: number, o: Options = {}): Case {
       o.segments ? operand([B, S], integers(seed + 5, B * S, 0, 2).sort()) : undefined,
       slopes && operand([H], slopes),
       o.bias && biasOf(o.bias, [B, H, T, S], seed + 6),
+      o.sinks ? operand([H], normals(seed + 7, H)) : undefined,
     ],
     attrs: [scale, causal ? 1 : 0, window, softcap],
     bound: (_, name) => (name === "dq" ? one : one * Math.sqrt(T * share)),
@@ -72,6 +74,8 @@ const FEATURES: readonly Options[] = [
   { mask: "left" },
   { segments: true },
   { slopes: true },
+  { sinks: true },
+  { sinks: true, mask: "rows", bias: "full", softcap: 2 },
   { bias: "full" },
   { bias: "head" },
   { bias: "batch" },
@@ -115,12 +119,13 @@ export const ATTENTION_BACK: readonly Family[] = [
           mask: fc.constantFrom("some", "rows", "left", undefined),
           segments: fc.boolean(),
           slopes: fc.boolean(),
+          sinks: fc.boolean(),
           bias: fc.constantFrom("full", "head", "batch", undefined),
           causal: fc.boolean(),
           window: fc.integer({ min: 0, max: 20 }),
           softcap: fc.constantFrom(0, 2),
         }),
       )
-      .map(([seed, o]) => backCase(seed, o as Options)),
+      .map(([seed, o]) => backCase(seed, { ...o, slopes: o.slopes && !o.sinks } as Options)),
   },
 ];

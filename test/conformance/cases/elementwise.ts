@@ -6,7 +6,7 @@ import { ACT, type Act, activationOp } from "../../../src/ops/activation.js";
 import { addOp } from "../../../src/ops/add.js";
 import { advanceOp } from "../../../src/ops/advance.js";
 import { copyOp } from "../../../src/ops/copy.js";
-import { clampedGatedOp, gatedOp } from "../../../src/ops/gated.js";
+import { clampedGatedBackOp, clampedGatedOp, gatedOp } from "../../../src/ops/gated.js";
 import { scaleOp } from "../../../src/ops/scale.js";
 import { type Case, type Family, type Operand, operand, UNIT, type ViewStep } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
@@ -125,6 +125,33 @@ const clampedGated: Family = {
     clampedCase([1, 2, 5003], "rows", "rows", 0.5, 12),
   ],
   fuzz: fc.tuple(dims, layouts, layouts, fc.constantFrom(0.5, 2, 7), seeds).map((all) => clampedCase(...all)),
+};
+
+function clampedBackCase(...all: Parameters<typeof clampedCase>): Case {
+  const [dims, , , limit, seed] = all;
+  const { name, inputs } = clampedCase(...all);
+  // Some lie at the limits themselves, where the gradient passes.
+  for (const one of inputs) one!.data.set([limit, -limit].slice(0, one!.data.length));
+  const dy = normals(seed + 9, product(dims));
+  // Slopes as of activation_back, of numbers up to the limit; below, as far as 16 away.
+  const error = 16 * UNIT * (1 + Math.max(limit, 16)) * (limit + 1);
+  return {
+    name,
+    inputs: [...inputs, operand(dims, dy)],
+    attrs: [limit],
+    bound: () => (i) => Math.abs(dy[i]!) * error + 1e-30,
+  };
+}
+
+const clampedBack: Family = {
+  op: clampedGatedBackOp,
+  table: [
+    ...LAYOUTS.map((layout, i) => clampedBackCase([2, 3, 37], layout, "rows", 2, 2 * i + 2)),
+    clampedBackCase([2, 3, 37], "rows", "permute", 7, 9),
+    clampedBackCase([0, 3, 5], "rows", "rows", 1, 10),
+    clampedBackCase([1, 2, 5003], "rows", "rows", 0.5, 12),
+  ],
+  fuzz: fc.tuple(dims, layouts, layouts, fc.constantFrom(0.5, 2, 7), seeds).map((all) => clampedBackCase(...all)),
 };
 
 function addCase(lead: readonly number[], width: number, seed: number): Case {
@@ -279,4 +306,4 @@ const advance: Family = {
   fuzz: fc.tuple(leads, fc.integer({ min: -100, max: 100 }), seeds).map((all) => advanceCase(...all)),
 };
 
-export const ELEMENTWISE: readonly Family[] = [activation, gated, clampedGated, add, scale, copy, advance];
+export const ELEMENTWISE: readonly Family[] = [activation, gated, clampedGated, clampedBack, add, scale, copy, advance];

@@ -26,7 +26,7 @@ import { ACTS, acts, productBound, seeds, sumUnits } from "./_tools.js";
 import { O4_TABLE, o4Scales, ROUNDINGS, roundingFlag } from "./four-bit.js";
 
 /** Tokens, rows of x a token (1 or A), experts a token, experts, outputs and inputs of each. */
-interface Sizes {
+export interface Sizes {
   readonly M: number;
   readonly each: boolean;
   readonly A: number;
@@ -102,29 +102,31 @@ function denseCase(sizes: Sizes, seed: number, options: Options & { compute?: Co
   };
 }
 
-function int8Case(sizes: Sizes, seed: number, options: Options & { seen?: boolean; threshold?: number } = {}): Case {
-  const { E, N, K } = sizes;
-  const { x, name, act, bound, inputs, fails } = parts(sizes, seed, options);
-  const { threshold = 2.5 } = options;
+/** A stack in 8 bits: its operands, and what they stand for. */
+export function int8Stack({ E, N, K }: Sizes, seed: number) {
   const codes = Int8Array.from(integers(seed + 3, E * N * K, -127, 127));
   const scb = normals(seed + 4, E * N).map((s) => Math.abs(s) + 0.01);
-  const dense = Float32Array.from(codes, (code, i) => (code * scb[Math.floor(i / K)]!) / 127);
+  return {
+    operands: [operand([E, N, K], codes), operand([E, N], scb)],
+    dense: Float32Array.from(codes, (code, i) => (code * scb[Math.floor(i / K)]!) / 127),
+  };
+}
+
+function int8Case(sizes: Sizes, seed: number, options: Options & { seen?: boolean; threshold?: number } = {}): Case {
+  const { K } = sizes;
+  const { x, name, act, bound, inputs, fails } = parts(sizes, seed, options);
+  const { threshold = 2.5 } = options;
+  const stack = int8Stack(sizes, seed);
   let outliers = 0;
   for (let at = 0; at < x.length; at += K) {
     outliers = Math.max(outliers, x.subarray(at, at + K).filter((v) => Math.abs(v) >= threshold).length);
   }
+  const seen = options.seen ? operand([K], new Uint8Array(K)) : undefined;
   return {
     name: `${name} t ${threshold}${options.seen ? " seen" : ""}`,
-    inputs: [
-      inputs.x,
-      operand([E, N, K], codes),
-      operand([E, N], scb),
-      inputs.experts,
-      inputs.bias,
-      options.seen ? operand([K], new Uint8Array(K)) : undefined,
-    ],
-    attrs: [threshold, ACT[act]],
-    bound: bound(dense, (2 * outliers + 10) * UNIT),
+    inputs: [inputs.x, ...stack.operands, inputs.experts, inputs.bias, seen],
+    attrs: [threshold, ACT[act], COMPUTE.f32],
+    bound: bound(stack.dense, (2 * outliers + 10) * UNIT),
     fails,
   };
 }
@@ -145,20 +147,16 @@ function stackedScales(E: number, N: number, K: number, blocksize: number, seed:
   };
 }
 
-function fourBitCase(
-  sizes: Sizes,
-  seed: number,
-  options: Options & {
-    kind?: FourBitKind;
-    blocksize?: number;
-    twice?: boolean;
-    compute?: FourBitCompute;
-    rounding?: FourBitRounding;
-  } = {},
-): Case {
-  const { E, N, K } = sizes;
-  const { name, act, bound, inputs, fails } = parts(sizes, seed, options);
-  const { kind = "nf4", blocksize = 64, twice = false, compute = "f32", rounding = "f32" } = options;
+interface FourBitOptions {
+  readonly kind?: FourBitKind;
+  readonly blocksize?: number;
+  readonly twice?: boolean;
+  readonly rounding?: FourBitRounding;
+}
+
+/** A stack in 4 bits: its operands, what they stand for, and a name. */
+export function fourBitStack({ E, N, K }: Sizes, seed: number, options: FourBitOptions) {
+  const { kind = "nf4", blocksize = 64, twice = false } = options;
   const codes = bytes(seed + 3, (E * N * K) / 2);
   const blocks = Math.ceil((N * K) / blocksize);
   const outer = Math.ceil(blocks / NESTED_BLOCK);
@@ -181,9 +179,9 @@ function fourBitCase(
     return table[i & 1 ? byte & 15 : byte >>> 4]! * values[e * blocks + Math.floor((i % (N * K)) / blocksize)]!;
   });
   return {
-    name: `${name} ${kind} ${blocksize}${twice ? " twice" : ""} ${compute}${roundingFlag(rounding)}`,
-    inputs: [
-      inputs.x,
+    name: `${kind} ${blocksize}${twice ? " twice" : ""}`,
+    dense,
+    operands: [
       operand([E, N, K], codes, "u4", { panels: K % blocksize === 0 }),
       ...(own?.operands ?? [
         twice ? operand([E, blocks], small) : operand([E, blocks], absmax),
@@ -191,17 +189,29 @@ function fourBitCase(
         twice ? operand([256], map) : undefined,
         twice ? operand([E], mean) : undefined,
       ]),
-      inputs.experts,
-      inputs.bias,
     ],
+  };
+}
+
+function fourBitCase(
+  sizes: Sizes,
+  seed: number,
+  options: Options & FourBitOptions & { compute?: FourBitCompute } = {},
+): Case {
+  const { name, act, bound, inputs, fails } = parts(sizes, seed, options);
+  const { kind = "nf4", blocksize = 64, compute = "f32", rounding = "f32" } = options;
+  const stack = fourBitStack(sizes, seed, options);
+  return {
+    name: `${name} ${stack.name} ${compute}${roundingFlag(rounding)}`,
+    inputs: [inputs.x, ...stack.operands, inputs.experts, inputs.bias],
     attrs: [FOUR_BIT[kind], blocksize, ACT[act], COMPUTE[compute], FOUR_BIT_ROUNDING[rounding]],
     // Products in bf16 may round both operands to eight bits.
-    bound: bound(dense, sumUnits(K) + (compute === "bf16" ? 2 * 2 ** -8 : 0)),
+    bound: bound(stack.dense, sumUnits(sizes.K) + (compute === "bf16" ? 2 * 2 ** -8 : 0)),
     fails,
   };
 }
 
-const sizes: fc.Arbitrary<Sizes> = fc.record({
+export const sizes: fc.Arbitrary<Sizes> = fc.record({
   M: fc.integer({ min: 0, max: 40 }),
   each: fc.boolean(),
   A: fc.integer({ min: 1, max: 4 }),
@@ -209,7 +219,7 @@ const sizes: fc.Arbitrary<Sizes> = fc.record({
   N: fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constantFrom(16, 32, 48)),
   K: fc.integer({ min: 1, max: 150 }),
 });
-const even = sizes.map((all) => ({ ...all, K: all.K + (all.K % 2) }));
+export const even = sizes.map((all) => ({ ...all, K: all.K + (all.K % 2) }));
 const options = fc.record({ bias: fc.boolean(), act: acts, crowded: fc.boolean() });
 
 /** Shapes that every format is run with: one token and many, panels and rows, one row of x for all and one for each. */

@@ -7,6 +7,7 @@ import { ATTENTION_BACK } from "./attention-back.js";
 import { BLOCKWISE } from "./blockwise.js";
 import { ELEMENTWISE } from "./elementwise.js";
 import { EXPERTS } from "./experts.js";
+import { EXPERTS_BACK } from "./experts-back.js";
 import { FOUR_BITS } from "./four-bit.js";
 import { GRADIENTS } from "./gradients.js";
 import { INT8 } from "./int8.js";
@@ -24,6 +25,7 @@ export const FAMILIES: readonly Family[] = [
   ...FOUR_BITS,
   ...O4,
   ...EXPERTS,
+  ...EXPERTS_BACK,
   ...ATTENTION,
   ...NORM_ROPE,
   ...ELEMENTWISE,

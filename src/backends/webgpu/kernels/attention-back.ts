@@ -16,7 +16,7 @@ const MOST = 4;
 
 type Given = Readonly<Record<"mask" | "segments" | "slopes", boolean>>;
 
-/** Writes two words per key, whether the mask hides it and its segment; the slopes follow. */
+/** Writes two words per key, whether the mask hides it and its segment; the slopes, or the sinks, follow. */
 const hidesShader = family("attention_back", ({ mask, segments, slopes }: Given & { step: "hides" }) => ({
   bindings: [
     ...(mask ? [reads("mask")] : []),
@@ -45,7 +45,7 @@ type Options = Readonly<{
 const OPERANDS = ["q", "k", "v", "dy"] as const;
 const strides = (name: string): string[] => [name, `${name}0`, `${name}1`, `${name}2`];
 const PARAMS = [
-  ...["B", "T", "H", "G", "S", "D", "E", "share", "causal", "window:i32", "scale:f32", "softcap:f32"],
+  ...["B", "T", "H", "G", "S", "D", "E", "share", "causal", "window:i32", "scale:f32", "softcap:f32", "sinks"],
   ...OPERANDS.flatMap(strides),
   ...["b", "b0", "b1", "b2", "b3", "o", "o0", "o1", "o2"],
 ];
@@ -75,7 +75,7 @@ fn score(b: u32, h: u32, t: u32, j: u32) -> Score {
     result.value = P.softcap * cap;
     result.slope = P.scale * (1.0 - cap * cap);
   }
-  ${hides ? "result.value += bitcast<f32>(hides[2u * P.B * P.S + h]) * f32(own - i);" : ""}
+  ${hides ? "if (P.sinks == 0u) { result.value += bitcast<f32>(hides[2u * P.B * P.S + h]) * f32(own - i); }" : ""}
   ${bias ? "result.value += bias[P.b + b * P.b0 + h * P.b1 + t * P.b2 + j * P.b3];" : ""}
   return result;
 }`;
@@ -137,6 +137,14 @@ const queriesShader = family("attention_back", (options: Options & { step: "quer
   var top = ${LOWEST};
   var mass = 0.0;
   var mean = 0.0;
+  ${
+    options.hides
+      ? `if (P.sinks != 0u && lid == 0u) {
+    top = max(top, bitcast<f32>(hides[2u * P.B * P.S + h]));
+    mass = 1.0;
+  }`
+      : ""
+  }
   for (var j = lid; j < P.S; j += ${WIDTH}u) {
     let one = score(b, h, t, j);
     if (!one.seen) { continue; }
@@ -227,23 +235,24 @@ function scratch(recorder: CommandRecorder, slot: string, words: number): Bindin
 export const attentionBack: Kernel = {
   op: attentionBackOp,
   record({ operands, attributes: [scale = 1, causal = 1, window = 0, softcap = 0] }, recorder) {
-    const [q, k, v, dy, mask, segments, slopes, bias, dq, dk, dv] = operands;
+    const [q, k, v, dy, mask, segments, slopes, bias, sinks, dq, dk, dv] = operands;
+    const heads = slopes ?? sinks;
     const [B = 0, T = 0, H = 0, D = 0] = q!.shape;
     const [, G = 1, S = 0, E = 0] = v!.shape;
     const [wide, wideV] = [Math.ceil(D / WIDTH), Math.ceil(E / WIDTH)];
     if (Math.max(wide, wideV) > MOST) return `heads of more than ${MOST * WIDTH} dims have no gradient on this device`;
-    const given = { mask: mask !== undefined, segments: segments !== undefined, slopes: slopes !== undefined };
+    const given = { mask: mask !== undefined, segments: segments !== undefined, slopes: heads !== undefined };
     const hides = given.mask || given.segments || given.slopes;
     const numbers = {
-      ...{ B, T, H, G, S, D, E, share: H / G, causal, window, scale, softcap },
+      ...{ B, T, H, G, S, D, E, share: H / G, causal, window, scale, softcap, sinks: sinks ? 1 : 0 },
       ...{ ...placed("q", q!), ...placed("k", k!), ...placed("v", v!), ...placed("dy", dy!) },
       ...(bias ? { ...placed("b", bias), b3: bias.strides[3]! } : { b: 0, b0: 0, b1: 0, b2: 0, b3: 0 }),
     };
     const more: Binding[] = [];
     if (hides) {
       const words = scratch(recorder, "hides", 2 * B * S + H);
-      const bindings = [mask, segments, slopes].filter((operand) => operand !== undefined);
-      const places = { mask: mask?.offset ?? 0, segments: segments?.offset ?? 0, slopes: slopes?.offset ?? 0 };
+      const bindings = [mask, segments, heads].filter((operand) => operand !== undefined);
+      const places = { mask: mask?.offset ?? 0, segments: segments?.offset ?? 0, slopes: heads?.offset ?? 0 };
       const own = { keys: B * S, heads: H, ...places };
       recorder.dispatch(
         hidesShader({ step: "hides", ...given }),
@@ -267,11 +276,11 @@ export const attentionBack: Kernel = {
     recorder.dispatch(values, ownValues, { ...numbers, ...placed("o", dv!) }, B * G * S);
     return undefined;
   },
-  axes({ operands: [q, k, v, dy, mask, segments, slopes, bias, dq, dk, dv] }) {
+  axes({ operands: [q, k, v, dy, mask, segments, slopes, bias, sinks, dq, dk, dv] }) {
     const [batch = 0, , H = 0] = q!.shape;
     const groups = k!.shape[1]!;
     if (batch > 1) {
-      const one = { 0: q, 1: k, 2: v, 3: dy, 4: mask, 5: segments, 7: bias, 8: dq, 9: dk, 10: dv };
+      const one = { 0: q, 1: k, 2: v, 3: dy, 4: mask, 5: segments, 7: bias, 9: dq, 10: dk, 11: dv };
       return [along(batch, Object.fromEntries(Object.entries(one).map(([i, operand]) => [i, [operand, 0] as const])))];
     }
     const share = H / groups;
@@ -281,12 +290,13 @@ export const attentionBack: Kernel = {
       1: { operand: k!, dim: 1 },
       2: { operand: v!, dim: 1 },
       3: { operand: dy!, dim: 2, range: heads },
-      8: { operand: dq!, dim: 2, range: heads },
-      9: { operand: dk!, dim: 1 },
-      10: { operand: dv!, dim: 1 },
+      9: { operand: dq!, dim: 2, range: heads },
+      10: { operand: dk!, dim: 1 },
+      11: { operand: dv!, dim: 1 },
     };
     if (slopes) parts[6] = { operand: slopes, dim: 0, range: heads };
     if (bias) parts[7] = { operand: bias, dim: 1, range: heads };
+    if (sinks) parts[8] = { operand: sinks, dim: 0, range: heads };
     return [{ size: groups, parts }];
   },
   shaders: () => {

@@ -3,31 +3,21 @@
 // writes the rows of its own experts.
 
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp } from "../../../ops/experts.js";
-import { NESTED_BLOCK, o4Group } from "../../../ops/four-bit.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { FAILURE } from "../device/errors.js";
-import { type Axis, groupsFor, type Kernel, type Target } from "../kernel.js";
+import type { Axis, Kernel, Target } from "../kernel.js";
 import type { Binding, Call, Operand } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
-import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, WORKGROUP, writes } from "../shader.js";
+import { type BindingSpec, bitsReader, family, reader, reads, type ShaderSpec, writes } from "../shader.js";
 import { ACTIVATIONS, FLOATS } from "../wgsl.js";
-import { scratch } from "./attention-parts.js";
 import type { Format } from "./format.js";
-import {
-  ABSMAX,
-  type Absmax,
-  PART as FOUR_BIT_PART,
-  fill,
-  INCOMPLETE,
-  ROUND,
-  ROUNDED_PART,
-  TABLE,
-} from "./four-bit.js";
+import { ABSMAX, PART as FOUR_BIT_PART, fill, INCOMPLETE, ROUND, ROUNDED_PART, TABLE } from "./four-bit.js";
 import { quantizeRows, rowsInScratch } from "./int8-rows.js";
 import { streamed as streamedCodes } from "./int8-vector.js";
 import { type Float, PART } from "./linear.js";
 import { dotFour, OUTLIER_PART } from "./llm-int8.js";
 import { BIAS_TYPES, type BiasType, FLOAT_TYPES } from "./product.js";
+import { absmaxOf, absmaxShader, bindingsOf, type StackAbsmax, stackStatistics } from "./stack-absmax.js";
 import { OUTPUTS, streamed, VECTOR_WIDTH } from "./vector.js";
 
 /** `share` rows of results share one row of x; the stack holds `size` experts from `first` on, of `total`. */
@@ -39,8 +29,8 @@ const NUMBERS = [
 /** The row of x of a result. */
 const source = (m: string): string => `(${m}) / P.share`;
 
-/** Sets `expert` to the expert of the workgroup's row; returns if it is invalid or not in this part of the stack. */
-const CHOOSE = `let mine = group / P.tiles;
+/** Sets `expert` to the expert of the workgroup's row, `mine`; returns if it is invalid or not in this part of the stack. */
+export const CHOOSE = `let mine = group / P.tiles;
   if (mine >= P.M) { return; }
   let chosen = experts[P.experts + mine];
   if (chosen < 0 || chosen >= P.total) {
@@ -52,7 +42,7 @@ const CHOOSE = `let mine = group / P.tiles;
   `;
 
 /** Row n of the workgroup's expert, among all rows of the stack. */
-const ROW = "(expert * P.N + n)";
+export const ROW = "(expert * P.N + n)";
 
 function spec(
   bindings: readonly BindingSpec[],
@@ -124,45 +114,6 @@ fn weight(n: u32, c: u32) -> f32 { return 1.0; }`,
   },
 );
 
-/** How a stack's absmax are bound: by dtype, or "decoded": O4's in f32. */
-type StackAbsmax = Absmax | "decoded";
-
-/** Each expert starts new blocks: it has `blocks` of them, and `outer` nested blocks. */
-function absmaxOf(absmax: StackAbsmax): { bindings: BindingSpec[]; params: string[]; declarations: string[] } {
-  if (absmax === "f32" || absmax === "decoded") {
-    const own = absmax === "decoded";
-    return {
-      bindings: [reads("absmax", "array<f32>"), ...(own ? [reads("map", "array<f32>")] : [])],
-      params: ["kind", "blocksize", "rounding", "blocks", "absmax", ...(own ? ["map"] : [])],
-      declarations: ["fn absmax_of(block: u32) -> f32 { return absmax[P.absmax + expert * P.blocks + block]; }"],
-    };
-  }
-  if (absmax === "i8") {
-    return {
-      bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>")],
-      params: ["kind", "blocksize", "rounding", "blocks", "absmax", "outer", "nested", "map", "group"],
-      declarations: [
-        reader("absmax", "i8"),
-        `fn absmax_of(block: u32) -> f32 {
-  return absmax_at(P.absmax + expert * P.blocks + block) * nested[P.nested + expert * P.outer + block / P.group];
-}`,
-      ],
-    };
-  }
-  return {
-    bindings: [reads("absmax"), reads("nested", "array<f32>"), reads("map", "array<f32>"), reads("mean", "array<f32>")],
-    params: ["kind", "blocksize", "rounding", "blocks", "absmax", "outer", "nested", "map", "mean", "zero"],
-    declarations: [
-      bitsReader("absmax", "u8"),
-      `fn absmax_of(block: u32) -> f32 {
-  let outer = nested[P.nested + expert * P.outer + block / ${NESTED_BLOCK}u];
-  let scaled = map[P.map + absmax_bits(P.absmax + expert * P.blocks + block)] * outer;
-  return bitcast<f32>(bitcast<u32>(scaled) ^ P.zero) + mean[P.mean + expert];
-}`,
-    ],
-  };
-}
-
 const fourBitShader = family(
   "four_bit_expert_linear",
   ({
@@ -200,22 +151,6 @@ const fourBitShader = family(
     return floatSpec(format, options);
   },
 );
-
-/** The absmax of every block of a stack in f32, for devices that cannot bind the parts of double quantization as well. */
-const absmaxShader = family("four_bit_expert_linear", ({ absmax }: { step: "absmax"; absmax: "u8" | "i8" }) => {
-  const { bindings, params, declarations } = absmaxOf(absmax);
-  return {
-    bindings: [...bindings, writes("plain")],
-    params: ["count", ...params],
-    declarations: ["var<private> expert: u32;", ...declarations],
-    body: `if (gid >= P.count) { return; }
-  expert = gid / P.blocks;
-  plain[gid] = absmax_of(gid % P.blocks);`,
-  };
-});
-
-/** Bindings of a product with a stack in 4 bits, beside a bias: x, codes, experts, y, failures, and the statistics. */
-const bindingsOf = (absmax: StackAbsmax): number => 5 + absmaxOf(absmax).bindings.length;
 
 const int8Shader = family(
   "llm_int8_expert_linear",
@@ -262,10 +197,10 @@ var<workgroup> floats: array<f32, ${VECTOR_WIDTH * OUTPUTS}>;`,
     ),
 );
 
-/** Places of the operands that all three ops have. */
-interface Places {
+/** Places of the operands that all ops with a stack have. */
+export interface Places {
   readonly experts: number;
-  readonly bias: number;
+  readonly bias?: number;
   readonly y: number;
   /** Operands besides the stack whose first dim is the expert. */
   readonly stacks: readonly number[];
@@ -285,7 +220,7 @@ function record(
   target: Target,
 ): string | undefined {
   const [x, stack] = operands;
-  const [experts, bias, y] = [operands[at.experts]!, operands[at.bias], operands[at.y]!];
+  const [experts, bias, y] = [operands[at.experts]!, operands[at.bias!], operands[at.y]!];
   const [size = 0, N = 0, K = 0] = stack!.shape;
   if (y.count === 0) return undefined;
   const bound = [x!, ...bindings, experts, ...(bias ? [bias] : []), y];
@@ -307,12 +242,12 @@ function record(
 }
 
 /** Axes: experts, and tokens. */
-function axes({ operands, attributes }: Call, at: Places): Axis[] {
+export function expertAxes({ operands, attributes }: Call, at: Places): Axis[] {
   const [x, stack] = operands;
   const own = attributes.slice(0, at.attributes);
   const [before = 0, total = stack!.shape[0]!] = attributes.slice(at.attributes);
   const stacks: Record<number, readonly [Operand | undefined, number]> = { 1: [stack, 0] };
-  for (const i of [...at.stacks, at.bias]) stacks[i] = [operands[i], 0];
+  for (const i of [...at.stacks, ...(at.bias === undefined ? [] : [at.bias])]) stacks[i] = [operands[i], 0];
   return [
     { ...along(stack!.shape[0]!, stacks), attributes: (begin) => [...own, before + begin, total] },
     along(x!.shape[0]!, { 0: [x, 0], [at.experts]: [operands[at.experts], 0], [at.y]: [operands[at.y], 0] }),
@@ -320,7 +255,7 @@ function axes({ operands, attributes }: Call, at: Places): Axis[] {
 }
 
 const DENSE: Places = { experts: 2, bias: 3, y: 4, stacks: [], attributes: 2 };
-const INT8: Places = { experts: 3, bias: 4, y: 6, stacks: [2], attributes: 2 };
+const INT8: Places = { experts: 3, bias: 4, y: 6, stacks: [2], attributes: 3 };
 const FOUR_BIT: Places = { experts: 6, bias: 7, y: 8, stacks: [2, 3, 5], attributes: 5 };
 
 const biasOf = (operand: Operand | undefined): BiasType => (operand?.dtype ?? "none") as BiasType;
@@ -336,7 +271,7 @@ export const expertLinear: Kernel = {
     const shader = denseShader({ weight: weight!.dtype as Float, fast, bias: biasOf(bias), subgroups });
     return record(call, DENSE, shader, call.attributes[0]!, [weight!], { w: weight!.offset }, recorder, target);
   },
-  axes: (call) => axes(call, DENSE),
+  axes: (call) => expertAxes(call, DENSE),
   shaders: ({ subgroups }) =>
     FLOAT_TYPES.flatMap((weight) =>
       BOTH.flatMap((fast) => BIAS_TYPES.map((bias) => denseShader({ weight, fast, bias, subgroups }))),
@@ -346,35 +281,17 @@ export const expertLinear: Kernel = {
 export const fourBitExpertLinear: Kernel = {
   op: fourBitExpertLinearOp,
   record(call, recorder, target) {
-    const [x, codes, absmax, nested, map, mean, , bias] = call.operands;
+    const [x, codes, , , , , , bias] = call.operands;
     const [kind = 0, blocksize = 64, act = 0, , rounding = 0] = call.attributes;
-    const numbers: Record<string, number> = { kind, blocksize, rounding, codes: codes!.offset };
-    let statistics: Binding[] = [absmax!];
-    let kept = absmax!.dtype as StackAbsmax;
-    Object.assign(numbers, { absmax: absmax!.offset, blocks: absmax!.shape[1]! });
-    if (kept === "u8" || kept === "i8") {
-      if (!nested || !map || !(mean || kept === "i8")) return INCOMPLETE;
-      statistics.push(nested, map, ...(mean ? [mean] : []));
-      const { offset, shape } = nested;
-      Object.assign(numbers, { nested: offset, outer: shape[1]!, map: map.offset });
-      Object.assign(numbers, mean ? { mean: mean.offset, zero: 0 } : { group: o4Group(codes!.shape[2]!, blocksize) });
-      if (bindingsOf(kept) + (bias ? 1 : 0) > target.storageBuffers) {
-        const { count } = absmax!;
-        const plain = scratch(recorder, "absmax", count);
-        const decoded = absmaxShader({ step: "absmax", absmax: kept });
-        recorder.dispatch(decoded, [...statistics, plain], { count, ...numbers }, groupsFor(count, WORKGROUP));
-        statistics = kept === "i8" ? [plain, map] : [plain];
-        kept = kept === "i8" ? "decoded" : "f32";
-        numbers.absmax = 0;
-      }
-    }
+    const made = stackStatistics(call.operands, [kind, blocksize, rounding], bias ? 1 : 0, recorder, target);
+    if (!made) return INCOMPLETE;
     const aligned = codes!.shape[2]! % 32 === 0 && codes!.offset % 32 === 0 && x!.offset % 4 === 0;
     const fast = aligned && blocksize % 32 === 0;
     const options = { fast, rounds: fast && rounding !== 0, bias: biasOf(bias), subgroups: target.subgroups };
-    const shader = fourBitShader({ absmax: kept, ...options });
-    return record(call, FOUR_BIT, shader, act, [codes!, ...statistics], numbers, recorder, target);
+    const shader = fourBitShader({ absmax: made.absmax, ...options });
+    return record(call, FOUR_BIT, shader, act, [codes!, ...made.statistics], made.numbers, recorder, target);
   },
-  axes: (call) => axes(call, FOUR_BIT),
+  axes: (call) => expertAxes(call, FOUR_BIT),
   shaders: ({ subgroups, storageBuffers }) => [
     ...(["u8", "i8"] as const).map((absmax) => absmaxShader({ step: "absmax", absmax })),
     ...[...ABSMAX, "decoded" as const].flatMap((absmax) =>
@@ -399,7 +316,7 @@ export const llmInt8ExpertLinear: Kernel = {
     const numbers = { codes: codes!.offset, scb: scb!.offset, ...layout };
     return record(call, INT8, shader, act, [binding, codes!, scb!], numbers, recorder, target);
   },
-  axes: (call) => axes(call, INT8),
+  axes: (call) => expertAxes(call, INT8),
   shaders: ({ dot4, subgroups }) =>
     BOTH.flatMap((aligned) => BIAS_TYPES.map((bias) => int8Shader({ aligned, dot4, bias, subgroups }))),
 };

@@ -1,9 +1,10 @@
-// fill, sum_rows, embedding_back, activation_back and the gradients of the norms.
+// fill, sum_rows, embedding_back, activation_back, clamped_gated_back and the gradients of the norms.
 
 import type { DType } from "../../../core/dtype.js";
-import { activationBackOp } from "../../../ops/activation.js";
+import { ACT, activationBackOp } from "../../../ops/activation.js";
 import { embeddingBackOp } from "../../../ops/embedding.js";
 import { fillOp } from "../../../ops/fill.js";
+import { clampedGatedBackOp } from "../../../ops/gated.js";
 import { layerNormBackOp } from "../../../ops/layer-norm.js";
 import { rmsNormBackOp } from "../../../ops/rms-norm.js";
 import { sumRowsOp } from "../../../ops/sum-rows.js";
@@ -143,6 +144,38 @@ export const activationBack: Kernel = {
   },
   axes: ({ operands: [x, dy, dx] }) => firstDim({ 0: asFlat(x!), 1: asFlat(dy!), 2: asFlat(dx!) }),
   shaders: () => [activationShader({})],
+};
+
+const clampedShader = family("clamped_gated_back", () => ({
+  bindings: [
+    ...["gate", "up", "dy"].map((name) => reads(name, "array<f32>")),
+    ...["dgate", "dup"].map((name) => writes(name)),
+  ],
+  params: ["count", "limit:f32", ...DIMS, ...strideParams("g"), ...strideParams("u"), "dy", "dgate", "dup"],
+  declarations: [ACTIVATIONS, SLOPES, locate("g"), locate("u")],
+  body: `${GUARD}
+  let g = gate[g_index(gid)];
+  let u = up[u_index(gid)];
+  let open = min(g, P.limit);
+  let d = dy[P.dy + gid];
+  // At a limit itself the gradient passes.
+  let by_gate = slope(${ACT.quick_gelu}, open) * (clamp(u, -P.limit, P.limit) + 1.0) * d;
+  dgate[P.dgate + gid] = select(0.0, by_gate, g <= P.limit);
+  dup[P.dup + gid] = select(0.0, activate(${ACT.quick_gelu}, open) * d, abs(u) <= P.limit);`,
+}));
+
+export const clampedGatedBack: Kernel = {
+  op: clampedGatedBackOp,
+  record({ operands: [gate, up, dy, dgate, dup], attributes: [limit = 0] }, recorder) {
+    const dims = fourDims({ g: gate!, u: up! });
+    if (!dims) return "more than four dims that do not fold";
+    const { count } = dy!;
+    const numbers = { ...dims, count, limit, dy: dy!.offset, dgate: dgate!.offset, dup: dup!.offset };
+    recorder.dispatch(clampedShader({}), [gate!, up!, dy!, dgate!, dup!], numbers, groupsFor(count, WORKGROUP));
+    return undefined;
+  },
+  axes: ({ operands: [gate, up, dy, dgate, dup] }) => firstDim({ 0: gate, 1: up, 2: dy, 3: dgate, 4: dup }),
+  shaders: () => [clampedShader({})],
 };
 
 type Weight = "f32" | "f16" | "bf16" | "none";

@@ -11,8 +11,17 @@ import { crossEntropy, crossEntropyBack } from "./cross-entropy.js";
 import { activation, add, advance, advanceLanes, clampedGated, gated, scale } from "./elementwise.js";
 import { embedding, fourBitEmbedding, llmInt8Embedding } from "./embedding.js";
 import { expertLinear, fourBitExpertLinear, llmInt8ExpertLinear } from "./experts.js";
+import { expertLinearBack, expertOuter, fourBitExpertBack, llmInt8ExpertBack } from "./experts-back.js";
 import { fourBitDequantize, fourBitLinear } from "./four-bit.js";
-import { activationBack, embeddingBack, fill, layerNormBack, rmsNormBack, sumRows } from "./gradients.js";
+import {
+  activationBack,
+  clampedGatedBack,
+  embeddingBack,
+  fill,
+  layerNormBack,
+  rmsNormBack,
+  sumRows,
+} from "./gradients.js";
 import { appendToken, penalize } from "./history.js";
 import { int8Matmul, int8Quantize } from "./int8-parts.js";
 import { linear } from "./linear.js";
@@ -25,7 +34,7 @@ import { optimizerClip, optimizerStep, optimizerStep8bit } from "./optimizer.js"
 import { pack, unpack } from "./pack.js";
 import { doubleQuantize, fourBitQuantize, llmInt8Dequantize, llmInt8Quantize } from "./quantize.js";
 import { rope, ropeTable } from "./rope.js";
-import { mix, route } from "./route.js";
+import { mix, route, routeBack } from "./route.js";
 import { sample } from "./sample.js";
 
 export const KERNELS: readonly Kernel[] = [
@@ -75,11 +84,17 @@ export const KERNELS: readonly Kernel[] = [
   linearBack,
   llmInt8Back,
   fourBitBack,
+  expertLinearBack,
+  llmInt8ExpertBack,
+  fourBitExpertBack,
+  expertOuter,
+  routeBack,
   embeddingBack,
   attentionBack,
   rmsNormBack,
   layerNormBack,
   activationBack,
+  clampedGatedBack,
   crossEntropy,
   crossEntropyBack,
   int8Quantize,

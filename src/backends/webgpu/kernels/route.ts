@@ -1,7 +1,8 @@
-// route chooses experts, one invocation per token; mix computes the weighted sum of their results, one invocation per
-// element.
+// route chooses experts, and route_back gives the gradient of their scores, one invocation per token; mix computes the weighted
+// sum of their results, one invocation per element.
 
 import { mixOp, routeOp } from "../../../ops/experts.js";
+import { routeBackOp } from "../../../ops/experts-back.js";
 import { FAILURE } from "../device/errors.js";
 import { groupsFor, type Kernel } from "../kernel.js";
 import { leading } from "../schedule/call.js";
@@ -58,6 +59,64 @@ export const route: Kernel = {
     along(logits!.shape[0]!, { 0: [logits, 0], 1: [experts, 0], 2: [weights, 0] }),
   ],
   shaders: () => [routeShader({})],
+};
+
+const backShader = family("route_back", () => ({
+  bindings: [
+    reads("logits", "array<f32>"),
+    reads("experts", "array<i32>"),
+    reads("dweights", "array<f32>"),
+    writes("dlogits"),
+  ],
+  params: ["M", "E", "A", "logits", "experts", "dweights", "dlogits", "normalize"],
+  reports: true,
+  declarations: [
+    "fn chosen(m: u32, a: u32) -> u32 { return u32(experts[P.experts + m * P.A + a]); }",
+    "fn among(m: u32, i: u32) -> u32 { if (P.normalize != 0u) { return chosen(m, i); } return i; }",
+  ],
+  body: `if (gid >= P.M) { return; }
+  for (var a = 0u; a < P.A; a++) {
+    let e = experts[P.experts + gid * P.A + a];
+    if (e < 0 || u32(e) >= P.E) { report(${FAILURE.expert}u, bitcast<u32>(e), P.E, 0u); return; }
+  }
+  let row = P.logits + gid * P.E;
+  let into = P.dlogits + gid * P.E;
+  let count = select(P.E, P.A, P.normalize != 0u);
+  var top = logits[row + among(gid, 0u)];
+  for (var i = 1u; i < count; i++) { top = max(top, logits[row + among(gid, i)]); }
+  var total = 0.0;
+  for (var i = 0u; i < count; i++) { total += exp(logits[row + among(gid, i)] - top); }
+  var mean = 0.0;
+  for (var a = 0u; a < P.A; a++) {
+    mean += exp(logits[row + chosen(gid, a)] - top) / total * dweights[P.dweights + gid * P.A + a];
+  }
+  for (var e = 0u; e < P.E; e++) {
+    dlogits[into + e] = select(-exp(logits[row + e] - top) / total * mean, 0.0, P.normalize != 0u);
+  }
+  for (var a = 0u; a < P.A; a++) {
+    let e = chosen(gid, a);
+    dlogits[into + e] = exp(logits[row + e] - top) / total * (dweights[P.dweights + gid * P.A + a] - mean);
+  }`,
+}));
+
+export const routeBack: Kernel = {
+  op: routeBackOp,
+  record({ operands: [logits, experts, dweights, dlogits], attributes: [normalize = 0] }, recorder) {
+    const [M = 0, E = 0] = logits!.shape;
+    const places = {
+      logits: logits!.offset,
+      experts: experts!.offset,
+      dweights: dweights!.offset,
+      dlogits: dlogits!.offset,
+    };
+    const numbers = { M, E, A: experts!.shape[1]!, normalize, ...places };
+    recorder.dispatch(backShader({}), [logits!, experts!, dweights!, dlogits!], numbers, groupsFor(M, WORKGROUP));
+    return undefined;
+  },
+  axes: ({ operands: [logits, experts, dweights, dlogits] }) => [
+    along(logits!.shape[0]!, { 0: [logits, 0], 1: [experts, 0], 2: [dweights, 0], 3: [dlogits, 0] }),
+  ],
+  shaders: () => [backShader({})],
 };
 
 const mixShader = family("mix", ({ residual }: { residual: boolean }) => ({

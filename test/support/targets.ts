@@ -101,8 +101,8 @@ function gpuTargets(): Target[] {
       name: "webgpu, default limits",
       open: open({ limits: "default", dot4: false }),
       fuzz: 0,
-      // The last one needs more bindings than the 8 of these limits.
-      only: ["attention", "llm_int8_linear", "four_bit_linear", "four_bit_expert_linear"],
+      // The last ones need more bindings than the 8 of these limits.
+      only: ["attention", "llm_int8_linear", "four_bit_linear", "four_bit_expert_linear", "four_bit_expert_back"],
     },
     // "webgpu" uses subgroup matrices if there are any; this target tests blocks of f16 without them.
     {

@@ -49,12 +49,12 @@ function spec({ bindings, params, declarations, prologue = "" }: Stack): ShaderS
     body: `${CHOOSE}${prologue}
   let k = (group % P.tiles) * ${COLUMNS}u + lid;
   var sum = 0.0;
-  for (var from = 0u; from < P.N; from += ${COLUMNS}u) {
+  for (var start = 0u; start < P.N; start += ${COLUMNS}u) {
     cells[lid] = 0.0;
-    if (from + lid < P.N) { cells[lid] = dy[P.dy + mine * P.N + from + lid]; }
+    if (start + lid < P.N) { cells[lid] = dy[P.dy + mine * P.N + start + lid]; }
     workgroupBarrier();
     if (k < P.K) {
-      for (var i = 0u; i < min(${COLUMNS}u, P.N - from); i++) { sum += cells[i] * one(from + i, k); }
+      for (var i = 0u; i < min(${COLUMNS}u, P.N - start); i++) { sum += cells[i] * one(start + i, k); }
     }
     workgroupBarrier();
   }

@@ -216,7 +216,7 @@ export function selfTestCases(): SelfTestCase[] {
     [ACT.silu, 0],
   );
   const int8 = [codes8([3, 18, 66]), positive([3, 18], 0.2), chosen, undefined, zeros([66], "u8")];
-  add("llm_int8_expert_linear", "a row for each", FLOAT, [own, ...int8], [6, ACT.none]);
+  add("llm_int8_expert_linear", "a row for each", FLOAT, [own, ...int8], [6, ACT.none, 0]);
   const stack = [codes4([3, 18, 66]), positive([3, 19], 0.2), ...single, chosen, undefined];
   add("four_bit_expert_linear", "nf4", FLOAT, [token, ...stack], [FOUR_BIT.nf4, 64, ACT.none, 0, 0]);
   add("route", "2 of 7", FLOAT, [floats([5, 7]), zeros([5, 2], "i32"), zeros([5, 2], "f32")], [1]);
@@ -374,6 +374,24 @@ export function selfTestCases(): SelfTestCase[] {
       add("four_bit_back", name, tolerance, [dy, place(codes4([40, 128])), ...blocks], attributes);
     }
   }
+  const back = floats([5, 2, 18]);
+  add("expert_linear_back", "bf16", FLOAT, [back, floats([3, 18, 66], "bf16", 0.1), chosen], [0]);
+  add("llm_int8_expert_back", "rows", FLOAT, [back, codes8([3, 18, 66]), positive([3, 18], 0.2), chosen], [0]);
+  const stacked = [codes4([3, 18, 66]), positive([3, 19], 0.2), ...single, chosen];
+  add("four_bit_expert_back", "nf4", FLOAT, [back, ...stacked], [FOUR_BIT.nf4, 64, 0, 0]);
+  add("expert_outer", "a row for all", FLOAT, [back, token, chosen], [3]);
+  const apart = { ...ints([5, 2], 7), values: Int32Array.of(3, 1, 0, 6, 5, 2, 1, 0, 4, 6) };
+  for (const normalize of [0, 1]) {
+    const name = normalize ? "among the chosen" : "among all";
+    add("route_back", name, FLOAT, [floats([5, 7]), apart, floats([5, 2])], [normalize]);
+  }
+  add(
+    "clamped_gated_back",
+    "a limit",
+    FLOAT,
+    [1, 2, 3].map(() => floats([3, 41], "f32", 5)),
+    [7],
+  );
   const heads = [
     floats([2, MANY, 4, 17]),
     floats([2, 2, MANY, 17]),
@@ -381,6 +399,7 @@ export function selfTestCases(): SelfTestCase[] {
     floats([2, MANY, 4, 21]),
   ];
   add("attention_back", "a prompt", STEPS, heads, [0.25, 1, 0, 0]);
+  add("attention_back", "sinks", STEPS, [...heads, ...none(4), floats([4])], [0.25, 1, 0, 0]);
   add("cross_entropy", "203 tokens", FLOAT, [logits, ints([3], 203)], [0.1, -100]);
   const sums = [positive([3], 8), floats([3]), undefined];
   add(

@@ -1,0 +1,108 @@
+// LoRA on the attention of models with experts: the gradient passes through the experts, the choice of them and, in gpt-oss, the sinks.
+// Against peft on dense weights; on quantized ones against the floats that they stand for.
+
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { Adapters } from "../../src/adapters/set.js";
+import type { Device } from "../../src/core/device.js";
+import type { Tensor } from "../../src/core/tensor.js";
+import { type Loaded, loadModel } from "../../src/load/index.js";
+import type { CausalLM } from "../../src/nn/decoder.js";
+import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
+import { Disk } from "../../src/sources/disk.js";
+import { adamW, adapt, decoded, largest, off, type Step, stepOf, type Training } from "../support/adapter-steps.js";
+import { DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
+import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { gpu } from "../support/webgpu.js";
+
+/** With every activation an outlier, products with 8-bit weights round nothing. */
+const EXACT_INT8: BitsAndBytesOptions = { load_in_8bit: true, llm_int8_threshold: 1e-9 };
+const fourBit = (quant: "nf4" | "fp4", double = false): BitsAndBytesOptions => ({
+  load_in_4bit: true,
+  bnb_4bit_quant_type: quant,
+  bnb_4bit_use_double_quant: double,
+  bnb_4bit_compute_dtype: "float32",
+});
+const STORED: readonly (readonly [string, BitsAndBytesOptions])[] = [
+  ["LLM.int8()", EXACT_INT8],
+  ["NF4, quantized twice", fourBit("nf4", true)],
+  ["FP4", fourBit("fp4")],
+];
+
+describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000 }, (name) => {
+  let device: Device;
+  beforeEach(async () => {
+    device = await requestTestDevice(name);
+  });
+  afterEach(async () => {
+    expectNoLeaks(device);
+    await device.close();
+  });
+
+  describe.each(["mixtral", "qwen3_moe", "gpt_oss"])("%s", (base) => {
+    const training = readJson<Training>("peft", base, "training", "expected.json");
+    const golden = readArrays("peft", base, "training", "expected.safetensors");
+    let model: CausalLM | undefined;
+    let adapters: Adapters | undefined;
+    const load = async (options: BitsAndBytesOptions): Promise<Loaded> => {
+      const source = new Disk(join(FIXTURES, "models", base));
+      const quantization = new BitsAndBytesConfig(options);
+      const loaded = await loadModel(source, "causal-lm", { device, name: base, dtype: "float32", quantization });
+      model = loaded.model;
+      return loaded;
+    };
+    const put = async (loaded: Loaded): Promise<Map<string, Tensor>> => {
+      const made = await adapt(loaded, ["peft", base, "training", "initial"]);
+      adapters = made.adapters;
+      return made.tensors;
+    };
+    const unload = (): void => {
+      adapters?.dispose();
+      adapters = undefined;
+      model?.dispose();
+    };
+    afterEach(unload);
+    /** Gradients of a first step by the adapters are those. The library's are f32 as well. */
+    const close = ({ gradients }: Step, want: (key: string) => ArrayLike<number>): void => {
+      for (const [key, got] of gradients) {
+        expect(largest(want(key)), key).toBeGreaterThan(1e-3);
+        expect(off(got, want(key)), key).toBeLessThan(training.tolerance.adapter * Math.max(1, largest(want(key))));
+      }
+    };
+
+    test("dense: three steps of AdamW give the losses and the adapters of peft", async () => {
+      const loaded = await load({});
+      const tensors = await put(loaded);
+      const update = adamW(training);
+      for (const [t, want] of training.losses.entries()) {
+        const step = await stepOf(device, loaded.model, tensors, training.batches[t % 2]!);
+        if (t === 0) close(step, (key) => golden.get(`grad_step1.${key}`)!.values);
+        expect(Math.abs(step.loss - want), `loss of step ${t + 1}`).toBeLessThan(training.tolerance.loss);
+        await update(tensors, step.gradients);
+      }
+      const final = readArrays("peft", base, "training", "final", "adapter_model.safetensors");
+      for (const [key, tensor] of tensors) {
+        const { values } = final.get(`base_model.model.${key}`)!;
+        expect(off(await tensor.readFloats(), values), key).toBeLessThan(training.tolerance.adapter);
+      }
+    });
+
+    // What differs between devices are kernels, which the conformance suite compares; shaders of a software adapter take long to compile.
+    const stored = name === "cpu" ? STORED : name === "webgpu" ? [] : STORED.slice(0, 1);
+    test.each(stored)("%s: the gradients are those with the floats that it stands for", async (_, options) => {
+      const loaded = await load(options);
+      const tensors = await put(loaded);
+      const got = await stepOf(device, loaded.model, tensors, training.batches[0]!);
+      const update = adamW(training);
+      await update(tensors, got.gradients);
+      const next = await stepOf(device, loaded.model, tensors, training.batches[0]!);
+      expect(next.loss).toBeLessThan(got.loss);
+      unload();
+      const dense = await load(options);
+      decoded(dense.model);
+      const want = await stepOf(device, dense.model, await put(dense), training.batches[0]!);
+      expect(Math.abs(got.loss - want.loss)).toBeLessThan(training.tolerance.loss);
+      close(got, (key) => want.gradients.get(key)!);
+    });
+  });
+});

@@ -1,13 +1,15 @@
 // LoRA on the attention of models with experts: the gradient passes through the experts, the choice of them and, in gpt-oss, the sinks.
-// Against peft on dense weights; on quantized ones against the floats that they stand for.
+// Against peft on dense weights; on quantized ones, and on MXFP4 as it is published, against the floats that they stand for.
 
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Adapters } from "../../src/adapters/set.js";
 import type { Device } from "../../src/core/device.js";
 import type { Tensor } from "../../src/core/tensor.js";
+import { AutoModelForCausalLM, get_peft_model, type PreTrainedModel } from "../../src/index.js";
 import { type Loaded, loadModel } from "../../src/load/index.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
+import { manual_seed } from "../../src/nn/init.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
 import { Disk } from "../../src/sources/disk.js";
 import { adamW, adapt, decoded, largest, off, type Step, stepOf, type Training } from "../support/adapter-steps.js";
@@ -17,7 +19,7 @@ import { gpu } from "../support/webgpu.js";
 
 /** With every activation an outlier, products with 8-bit weights round nothing. */
 const EXACT_INT8: BitsAndBytesOptions = { load_in_8bit: true, llm_int8_threshold: 1e-9 };
-const fourBit = (quant: "nf4" | "fp4", double = false): BitsAndBytesOptions => ({
+const fourBit = (quant: "nf4" | "fp4" | "o4", double = false): BitsAndBytesOptions => ({
   load_in_4bit: true,
   bnb_4bit_quant_type: quant,
   bnb_4bit_use_double_quant: double,
@@ -27,7 +29,11 @@ const STORED: readonly (readonly [string, BitsAndBytesOptions])[] = [
   ["LLM.int8()", EXACT_INT8],
   ["NF4, quantized twice", fourBit("nf4", true)],
   ["FP4", fourBit("fp4")],
+  ["O4", fourBit("o4")],
 ];
+
+/** Kernels of all devices are compared by the conformance suite: the plain loops and shaders of a software adapter take long for more. */
+const SLOW: readonly string[] = ["reference", "webgpu"];
 
 describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000 }, (name) => {
   let device: Device;
@@ -39,7 +45,7 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     await device.close();
   });
 
-  describe.each(["mixtral", "qwen3_moe", "gpt_oss"])("%s", (base) => {
+  describe.each(SLOW.includes(name) ? ["gpt_oss"] : ["mixtral", "qwen3_moe", "gpt_oss"])("%s", (base) => {
     const training = readJson<Training>("peft", base, "training", "expected.json");
     const golden = readArrays("peft", base, "training", "expected.safetensors");
     let model: CausalLM | undefined;
@@ -87,22 +93,74 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
       }
     });
 
-    // What differs between devices are kernels, which the conformance suite compares; shaders of a software adapter take long to compile.
-    const stored = name === "cpu" ? STORED : name === "webgpu" ? [] : STORED.slice(0, 1);
-    test.each(stored)("%s: the gradients are those with the floats that it stands for", async (_, options) => {
-      const loaded = await load(options);
-      const tensors = await put(loaded);
-      const got = await stepOf(device, loaded.model, tensors, training.batches[0]!);
-      const update = adamW(training);
-      await update(tensors, got.gradients);
-      const next = await stepOf(device, loaded.model, tensors, training.batches[0]!);
-      expect(next.loss).toBeLessThan(got.loss);
-      unload();
-      const dense = await load(options);
-      decoded(dense.model);
-      const want = await stepOf(device, dense.model, await put(dense), training.batches[0]!);
-      expect(Math.abs(got.loss - want.loss)).toBeLessThan(training.tolerance.loss);
-      close(got, (key) => want.gradients.get(key)!);
+    test.each(name === "cpu" ? STORED : [])(
+      "%s: the gradients are those with the floats that it stands for",
+      async (_, options) => {
+        const loaded = await load(options);
+        const tensors = await put(loaded);
+        const got = await stepOf(device, loaded.model, tensors, training.batches[0]!);
+        const update = adamW(training);
+        await update(tensors, got.gradients);
+        const next = await stepOf(device, loaded.model, tensors, training.batches[0]!);
+        expect(next.loss).toBeLessThan(got.loss);
+        unload();
+        const dense = await load(options);
+        decoded(dense.model);
+        const want = await stepOf(device, dense.model, await put(dense), training.batches[0]!);
+        expect(Math.abs(got.loss - want.loss)).toBeLessThan(training.tolerance.loss);
+        close(got, (key) => want.gradients.get(key)!);
+      },
+    );
+  });
+});
+
+describe("models as users hold them", () => {
+  const ids = [
+    [5, 6, 7, 8, 9, 10, 11],
+    [12, 13, 14, 15, 16, 17, 18],
+  ];
+  const gradientsOf = async (model: PreTrainedModel): Promise<Map<string, Float32Array>> => {
+    const { loss } = model.forward({ input_ids: ids, labels: ids });
+    await model.backward(loss!);
+    loss!.dispose();
+    const found = new Map<string, Float32Array>();
+    for (const [name, { grad }] of model.named_parameters()) if (grad) found.set(name, await grad.readFloats());
+    model.zero_grad();
+    return found;
+  };
+
+  test("gpt-oss with experts in MXFP4: as with the floats, and with checkpoints of blocks", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "packed", "gpt-oss"), { dtype: "float32" });
+    manual_seed(5);
+    await get_peft_model(model, { r: 2, target_modules: ["q_proj", "v_proj"], init_lora_weights: false });
+    const got = await gradientsOf(model);
+    expect(got.size).toBe(8);
+    model.gradient_checkpointing_enable();
+    expect(await gradientsOf(model)).toEqual(got);
+    decoded(model.module);
+    for (const [name, want] of await gradientsOf(model)) {
+      expect(off(got.get(name)!, want), name).toBeLessThan(1e-4 * Math.max(1, largest(want)));
+    }
+    model.dispose();
+  });
+
+  test("in floats all of a model learns, its experts too", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "qwen3_moe"), {
+      dtype: "float32",
     });
+    model.requires_grad_();
+    const names = [...model.named_parameters()].map(([name]) => name);
+    const got = await gradientsOf(model);
+    expect([...got.keys()]).toEqual(names);
+    for (const [name, values] of got) expect(largest(values), name).toBeGreaterThan(0);
+    model.dispose();
+  });
+
+  test("a stack takes no adapter of its own, by name", async () => {
+    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "mixtral"));
+    expect(() => get_peft_model(model, { target_modules: ["w1"] })).toThrow(
+      /block_sparse_moe.experts.w1 holds experts, which take no adapter/,
+    );
+    model.dispose();
   });
 });

@@ -7,8 +7,9 @@ import { scope, Tensor } from "../../src/core/tensor.js";
 import { openDevice } from "../../src/load/device.js";
 import { ACT, activationBack } from "../../src/ops/activation.js";
 import { attentionBack } from "../../src/ops/attention-back.js";
+import { expertLinearBackOp } from "../../src/ops/experts-back.js";
 import { valueAndGradients } from "../../src/ops/gradient.js";
-import { linearBack } from "../../src/ops/linear.js";
+import { COMPUTE, linearBack } from "../../src/ops/linear.js";
 import { rmsNormBack } from "../../src/ops/rms-norm.js";
 import { DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { lossOf, trainableOf } from "../support/losses.js";
@@ -53,6 +54,13 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 120_000
   /** What is batched, made of a batch of `B` rows or of one of them. */
   const rules: Readonly<Record<string, (device: Device, cut: (x: Tensor) => Tensor) => readonly Tensor[]>> = {
     linear_back: (device, cut) => [linearBack(cut(random(device, 1, B, 5, 40)), random(device, 2, 40, 72))],
+    "products with stacks": (device, cut) => {
+      const dy = cut(random(device, 1, B, 5, 2, 40));
+      const chosen = Int32Array.from({ length: B * 10 }, (_, i) => (i * i + (i >> 2)) % 4);
+      const experts = cut(Tensor.from(device, chosen, [B, 5, 2]));
+      const flat = [dy.view(-1, 2, 40), random(device, 2, 4, 40, 72), experts.view(-1, 2)];
+      return [expertLinearBackOp.run(flat, [COMPUTE.f32])];
+    },
     rms_norm_back: (device, cut) => [
       rmsNormBack(cut(random(device, 1, B, 5, 40)), random(device, 2, 40), cut(random(device, 3, B, 5, 40)), 1e-5),
     ],

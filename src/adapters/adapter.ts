@@ -14,7 +14,7 @@ import { denseScheme, storeRows, type Weight } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import type { AnyLoraConfig } from "./config.js";
 import { roleOf, usersOf } from "./matrices.js";
-import { isTransposed, type Target, type Targets } from "./targets.js";
+import { isTransposed, type StackTarget, type Target, type Targets } from "./targets.js";
 import { type Layer, magnitudes, type Role } from "./weight.js";
 
 /** A layer over the matrix of a module. */
@@ -56,6 +56,8 @@ export interface WholePart {
 /** What an adapter needs of a model, with names as in files, before it has values. */
 export interface Blueprint {
   readonly targets: readonly (Target & { readonly role: Role })[];
+  /** Stacks of experts. */
+  readonly stacks: readonly StackTarget[];
   /** Matrices and vectors of modules that are saved whole, by their names. */
   readonly whole: readonly WholePart[];
   readonly biases: readonly { readonly name: string; readonly base: Parameter }[];
@@ -75,7 +77,11 @@ export interface First {
 export type Firsts = ReadonlyMap<Blueprint["targets"][number], First>;
 
 /** The parts of an adapter for these targets. @throws OctavoError for a matrix that other modules use in the same way */
-export function blueprintOf(model: Model, architecture: Architecture, { config, targets, saved }: Targets): Blueprint {
+export function blueprintOf(
+  model: Model,
+  architecture: Architecture,
+  { config, targets, stacks, saved }: Targets,
+): Blueprint {
   const whole = saved.flatMap(({ path, module }) =>
     [...module.named_modules(path)].flatMap(([inner, part]) =>
       Object.entries(part).flatMap(([field, base]): WholePart[] => {
@@ -96,14 +102,15 @@ export function blueprintOf(model: Model, architecture: Architecture, { config, 
     if (!/(^|\.)bias$/.test(name) || (bias === "lora_only" && !adapted.has(name))) return [];
     return [{ name, base }];
   });
-  return { targets: targets.map((target) => ({ ...target, role: roleOf(target.module) })), whole, biases };
+  return { targets: targets.map((target) => ({ ...target, role: roleOf(target.module) })), stacks, whole, biases };
 }
 
 /** A check that only one module uses a matrix in a role: an adapter over it would change the others too. */
 function aloneIn(model: Model): (path: string, matrix: Matrix, role: Role) => void {
   const users = usersOf(model);
   return (path, matrix, role) => {
-    if (matrix.experts > 1) throw new OctavoError("ERR_UNSUPPORTED", `${path} holds experts, which take no adapter`);
+    if (matrix.experts > 1)
+      throw new OctavoError("ERR_UNSUPPORTED", `${path} holds experts: name it in target_parameters`);
     if (users.get(matrix)!.filter((one) => one.role === role).length === 1) return;
     throw new OctavoError(
       "ERR_UNSUPPORTED",
@@ -122,13 +129,34 @@ export function shapesOf({ module, rank, role }: Blueprint["targets"][number]): 
   return role === "product" ? { a: [rank, K], b: [N, rank], outputs: N } : { a: [N, rank], b: [K, rank], outputs: K };
 }
 
+/** Shapes of A and B of a stack (see StackLayer). */
+export function stackShapes({ experts, rank, inputs, outputs }: StackTarget): {
+  readonly a: readonly [number, number];
+  readonly b: readonly [number, number];
+} {
+  return { a: [experts * rank, inputs], b: [outputs, rank * experts] };
+}
+
+/** The layers of an adapter over stacks that are one tensor in files. */
+export function stackPlaces({ path, parts, experts, scale }: StackTarget, a: Parameter, b: Parameter): Place[] {
+  return parts.map(({ matrix, at }) => {
+    return { path, matrix, role: "product", layer: { kind: "stack", a, b, at, experts, scale } };
+  });
+}
+
+/** The device of the first matrix that an adapter is for. */
+export function homeOf({ targets: [first], stacks: [stack] }: Blueprint): Device {
+  return deviceOf(first?.module.weight ?? stack!.parts[0]!.matrix);
+}
+
 /** Bytes that an adapter takes on the device. */
-export function bytesOf({ targets, whole, biases }: Blueprint, config: AnyLoraConfig): number {
+export function bytesOf({ targets, stacks, whole, biases }: Blueprint, config: AnyLoraConfig): number {
   const size = (shape: readonly number[]): number => shape.reduce((n, one) => n * one, 4);
   const layers = targets.map((target) => {
     const { a, b, outputs } = shapesOf(target);
     return size(a) + size(b) + (config.fields.use_dora ? 4 * outputs : 0);
   });
+  for (const { a, b } of stacks.map(stackShapes)) layers.push(size(a) + size(b));
   const copies = [...whole, ...biases].map(({ base }) => size(base.shape));
   return [...layers, ...copies].reduce((sum, bytes) => sum + bytes, 0);
 }
@@ -149,16 +177,21 @@ export function newAdapter(name: string, config: AnyLoraConfig, blueprint: Bluep
     made.push({ [Symbol.dispose]: () => one.dispose() });
     return one;
   };
+  const begun = (pending: PendingFloats, device: Device): Parameter => {
+    const parameter = keep(new Parameter(...pending.shape));
+    parameter.pending = pending;
+    parameter.to(device);
+    return parameter;
+  };
   try {
     const places: Place[] = blueprint.targets.map((target) => {
       const { path, module, scale, role } = target;
       const first = firsts?.get(target);
-      const [a, b] = (first ? given(first, target) : firstValues(config, target)).map((pending) => {
-        const parameter = keep(new Parameter(...pending.shape));
-        parameter.pending = pending;
-        parameter.to(deviceOf(module.weight));
-        return parameter;
-      }) as [Parameter, Parameter];
+      const device = deviceOf(module.weight);
+      const [a, b] = (first ? given(first, target) : firstValues(config, target)).map((one) => begun(one, device)) as [
+        Parameter,
+        Parameter,
+      ];
       const plain = { kind: "lora", a, b, scale, dropout: config.fields.lora_dropout } as const;
       let magnitude: Parameter | undefined;
       if (config.fields.use_dora) {
@@ -167,6 +200,11 @@ export function newAdapter(name: string, config: AnyLoraConfig, blueprint: Bluep
       }
       return { path, matrix: module.weight, role, layer: { ...plain, magnitude } };
     });
+    for (const target of blueprint.stacks) {
+      const device = deviceOf(target.parts[0]!.matrix);
+      const [a, b] = stackValues(config, target).map((one) => begun(one, device)) as [Parameter, Parameter];
+      places.push(...stackPlaces(target, a, b));
+    }
     const replaced: Replaced[] = [];
     for (const { name, base, role, transposed } of blueprint.whole) {
       if (base instanceof Matrix) {
@@ -227,9 +265,22 @@ function firstValues({ fields }: AnyLoraConfig, target: Blueprint["targets"][num
   return [first, init === false ? uniform(b, 1 / Math.sqrt(target.rank)) : constant(b, 0)];
 }
 
+/** The same for a stack: B begins as that of one module with the ranks of all experts. */
+function stackValues({ fields: { init_lora_weights: init } }: AnyLoraConfig, target: StackTarget): PendingFloats[] {
+  const { a, b } = stackShapes(target);
+  const first = init === "gaussian" ? normal(a, 1 / target.rank) : uniform(a, 1 / Math.sqrt(a[1]));
+  return [first, init === false ? uniform(b, 1 / Math.sqrt(b[1])) : constant(b, 0)];
+}
+
 /** Its parameters by the names that PEFT gives them in memory. */
 export function* parametersOf({ name, places, replaced, biases }: Adapter): Iterable<[string, Parameter | Matrix]> {
   for (const { path, role, layer } of places) {
+    if (layer.kind === "stack") {
+      if (layer.at > 0) continue; // shares both with the stack before
+      yield [`${path}.lora_A.${name}.weight`, layer.a];
+      yield [`${path}.lora_B.${name}.weight`, layer.b];
+      continue;
+    }
     if (layer.kind === "whole") {
       yield [inMemory(path, name), layer.matrix];
       continue;

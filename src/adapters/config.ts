@@ -91,6 +91,20 @@ export const LORA = {
     value: "<names>",
     help: "names of modules, separated by commas, or all-linear (default: as PEFT has them for the architecture)",
   }),
+  /**
+   * Stacks of experts with a pair of matrices for each expert, by the ends of their names in files of transformers 5:
+   * "mlp.experts.gate_up_proj", "mlp.experts.down_proj". Not with lora_dropout, use_dora, biases, or first values that are parts of
+   * weights. As in PEFT, fields about layers and modules that are left out do not concern them.
+   */
+  target_parameters: such<readonly string[] | null>(
+    (value) => value === null || listOf(value, isText) !== undefined,
+    "a list of names, or null",
+    {
+      flag: "lora-target-parameters",
+      value: "<names>",
+      help: "stacks of experts, separated by commas, such as mlp.experts.down_proj",
+    },
+  ),
   /** Names or a regular expression of modules that are left out. */
   exclude_modules: texts("names of modules, a regular expression, or null"),
   /** The product is multiplied by lora_alpha / r (default: 8). */
@@ -172,7 +186,6 @@ const OTHERS = {
   megatron_core: ["megatron.core", "Megatron"],
   monteclora_config: [null, "MonteCLoRA"],
   qalora_group_size: [16, "QALoRA"],
-  target_parameters: [null, "an adapter of bare parameters"],
   trainable_token_indices: [null, "trainable rows of an embedding"],
   use_bdlora: [null, "block-diagonal LoRA"],
   use_qalora: [false, "QALoRA"],
@@ -195,6 +208,7 @@ export interface LoraFields {
   readonly inference_mode: boolean;
   readonly r: number;
   readonly target_modules: readonly string[] | string | null;
+  readonly target_parameters: readonly string[] | null;
   readonly exclude_modules: readonly string[] | string | null;
   readonly lora_alpha: number;
   readonly lora_dropout: number;
@@ -223,6 +237,7 @@ const DEFAULTS: LoraFields = {
   inference_mode: false,
   r: 8,
   target_modules: null,
+  target_parameters: null,
   exclude_modules: null,
   lora_alpha: 8,
   lora_dropout: 0,
@@ -295,6 +310,7 @@ export class LoraConfig<Init extends InitLora = boolean | "gaussian"> {
         hint: "put the numbers of the layers into the expression",
       });
     }
+    this.#checkStacks();
     if (fields.init_lora_weights === "loftq" && saysNothing(fields.loftq_config)) {
       throw new OptionError('LoraConfig: init_lora_weights "loftq" needs a loftq_config', {
         details: { option: "loftq_config" },
@@ -306,6 +322,19 @@ export class LoraConfig<Init extends InitLora = boolean | "gaussian"> {
         details: { option: "layers_pattern" },
       });
     }
+  }
+
+  /** @throws OptionError for what adapters of stacks cannot have */
+  #checkStacks(): void {
+    const { target_parameters, lora_dropout, use_dora, bias, init_lora_weights } = this.#fields;
+    if (!target_parameters || target_parameters.length === 0) return;
+    const odd = { lora_dropout, use_dora, bias: bias === "none" ? false : bias };
+    const init = isDecomposition(init_lora_weights) ? { init_lora_weights } : {};
+    const [option, value] = Object.entries({ ...odd, ...init }).find(([, said]) => said) ?? [];
+    if (option === undefined) return;
+    throw new OptionError(`LoraConfig: target_parameters cannot be used with ${option} ${show(value)}`, {
+      details: { option },
+    });
   }
 
   /** All fields by their names. */

@@ -50,7 +50,7 @@ export function checkChangeable(model: Model, matrices: Iterable<Matrix>, why: s
 
 /** `rows`, f32[N,K], stored as a weight is. @throws OutOfMemoryError */
 export function storedAs(like: Weight, rows: Tensor, label: string): Weight {
-  return storeRows(like.alike as Scheme, rows, label);
+  return storeRows(like.alike as Scheme, rows, label, like.experts);
 }
 
 /** Matrices f32 one beside the other along a dim. */

@@ -14,6 +14,7 @@ import { taping } from "../ops/tape.js";
 import type { Adapter, Place } from "./adapter.js";
 import { checkChangeable, storedAs } from "./matrices.js";
 import type { Adapters } from "./set.js";
+import type { StackLayer } from "./stack.js";
 import { type LoraLayer, merged, mergeFactor, unmerged, type WholeLayer } from "./weight.js";
 
 /** What quantizing merged weights anew has cost. */
@@ -135,7 +136,7 @@ export class Merging {
     using sum = taping(undefined, () =>
       scope(() => {
         let rows = matrix.inner!.dense("f32");
-        for (const { layer, role } of places) rows = merged(rows, layer as LoraLayer, role);
+        for (const { layer, role } of places) rows = merged(rows, layer as LoraLayer | StackLayer, role);
         const stored = dtype === "f16" ? contiguous(contiguous(rows, "f16"), "f32") : rows;
         return sumRows(scale(stored, 0).view(-1, 1));
       }),
@@ -156,7 +157,7 @@ export class Merging {
       let rows = before;
       for (const place of places) {
         const { role } = place;
-        const layer = place.layer as LoraLayer;
+        const layer = place.layer as LoraLayer | StackLayer;
         const factor = mergeFactor(rows, layer, role);
         steps.push({ place, factor });
         rows = merged(rows, layer, role, factor);
@@ -187,7 +188,7 @@ export class Merging {
       scope(() => {
         let rows = inner!.dense("f32");
         for (const { place, factor } of steps.slice(steps.length - count).reverse()) {
-          rows = unmerged(rows, place.layer as LoraLayer, place.role, factor);
+          rows = unmerged(rows, place.layer as LoraLayer | StackLayer, place.role, factor);
         }
         return storedAs(inner!, rows, "unmerged");
       }),

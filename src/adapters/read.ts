@@ -24,14 +24,17 @@ import {
   disposeAdapter,
   type First,
   type Firsts,
+  homeOf,
   type Place,
   parametersOf,
   shapesOf,
+  stackPlaces,
+  stackShapes,
 } from "./adapter.js";
 import { type AnyLoraConfig, configFromJson } from "./config.js";
 import { firstsOf } from "./decompose.js";
 import type { Adapters } from "./set.js";
-import { targetsOf } from "./targets.js";
+import { type StackTarget, targetsOf } from "./targets.js";
 
 export const ADAPTER_CONFIG = "adapter_config.json";
 const WEIGHTS = ["adapter_model.safetensors", "adapter_model.bin"] as const;
@@ -97,7 +100,7 @@ export async function readAdapter(
   if (!instead) adapters.checkConfig(ready);
   const blueprint = blueprintOf(adapters.model, adapters.architecture, { config: ready, ...named });
   const plan = planOf(blueprint, ready, header.tensors, file);
-  deviceOf(blueprint.targets[0]!.module.weight).arena.checkRoom(bytesOf(blueprint, ready), `the adapter ${name}`);
+  homeOf(blueprint).arena.checkRoom(bytesOf(blueprint, ready), `the adapter ${name}`);
   const made: { dispose(): void }[] = [];
   try {
     const building = { source, trainable, signal, made };
@@ -161,13 +164,14 @@ interface Plan {
     /** The matrix of an embedding, which PEFT saves beside its adapter. */
     readonly table: StoredTensor | undefined;
   }[];
+  readonly stacks: readonly { readonly target: StackTarget; readonly a: StoredTensor; readonly b: StoredTensor }[];
   readonly whole: readonly { readonly part: Blueprint["whole"][number]; readonly from: StoredTensor }[];
   readonly biases: readonly { readonly part: Blueprint["biases"][number]; readonly from: StoredTensor }[];
 }
 
 /** Which tensor is what. @throws CheckpointError for missing, unexpected and misshapen ones */
 function planOf(
-  { targets, whole, biases }: Blueprint,
+  { targets, stacks, whole, biases }: Blueprint,
   { fields }: AnyLoraConfig,
   tensors: ReadonlyMap<string, StoredTensor>,
   file: string,
@@ -211,6 +215,11 @@ function planOf(
       table: optional(`${path}.base_layer.weight`, fields.fan_in_fan_out && role === "product" ? [K, N] : [N, K]),
     };
   });
+  const stacked = stacks.map((target) => {
+    const { a, b } = stackShapes(target);
+    const { path } = target;
+    return { target, a: needed(`${path}.lora_A.weight`, a), b: needed(`${path}.lora_B.weight`, b) };
+  });
   const stripped = whole.map((part) => {
     const shape = part.transposed ? [...part.base.shape].reverse() : part.base.shape;
     return { part, from: needed(part.name, shape) };
@@ -231,7 +240,7 @@ function planOf(
   say(twice, `${twice.length} tensors are there twice, with and without "${PREFIX}"`);
   say(missing, `${missing.length} tensors are missing`);
   say([...left.keys()], `${left.size} tensors are not expected`);
-  return { layers, whole: stripped, biases: trained };
+  return { layers, stacks: stacked, whole: stripped, biases: trained };
 }
 
 /** DoRA's vectors were [1,N] in the first versions. */
@@ -285,6 +294,10 @@ async function built(name: string, config: AnyLoraConfig, plan: Plan, building: 
       dropout: config.fields.lora_dropout,
     };
     places.push({ path, matrix: module.weight, role, layer });
+  }
+  for (const { target, a, b } of plan.stacks) {
+    const device = deviceOf(target.parts[0]!.matrix);
+    places.push(...stackPlaces(target, await vector(device, a, a.shape), await vector(device, b, b.shape)));
   }
   const replaced: Adapter["replaced"][number][] = [];
   for (const { part, from } of plan.whole) {

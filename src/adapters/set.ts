@@ -11,9 +11,9 @@ import {
   type Blueprint,
   blueprintOf,
   bytesOf,
-  deviceOf,
   disposeAdapter,
   type Firsts,
+  homeOf,
   newAdapter,
   parametersOf,
   takeOut,
@@ -21,6 +21,7 @@ import {
 import type { AnyLoraConfig } from "./config.js";
 import { isDecomposition } from "./first-values.js";
 import { RowAdapters, type RowMasks } from "./rows.js";
+import { AdaptedStack } from "./stack.js";
 import { targetsOf } from "./targets.js";
 import { Adapted, type Choice } from "./weight.js";
 
@@ -103,8 +104,7 @@ export class Adapters {
     const { config, ...named } = targetsOf(this.model, this.architecture, asked);
     this.checkConfig(config);
     const blueprint = blueprintOf(this.model, this.architecture, { config, ...named });
-    const [first] = blueprint.targets;
-    deviceOf(first!.module.weight).arena.checkRoom(bytesOf(blueprint, config), `the adapter ${name}`);
+    homeOf(blueprint).arena.checkRoom(bytesOf(blueprint, config), `the adapter ${name}`);
     return { name, config, blueprint };
   }
 
@@ -160,7 +160,10 @@ export class Adapters {
     }
     this.#adapters.set(adapter.name, adapter);
     try {
-      for (const { matrix, role, layer } of adapter.places) adapted(matrix, this.#state).set(adapter.name, role, layer);
+      for (const { matrix, role, layer } of adapter.places) {
+        if (layer.kind === "stack") adaptedStack(matrix, this.#state).set(adapter.name, layer);
+        else adapted(matrix, this.#state).set(adapter.name, role, layer);
+      }
       if (trainable) for (const [, parameter] of parametersOf(adapter)) parameter.requires_grad_();
       if (firsts) takeOut(firsts);
     } catch (error) {
@@ -224,7 +227,8 @@ export class Adapters {
     this.#state.active = this.#state.active.filter((one) => one !== name);
     for (const { matrix } of adapter.places) {
       const { weight } = matrix;
-      if (weight instanceof Adapted && !weight.remove(name)) matrix.unwrap();
+      const over = weight instanceof Adapted || weight instanceof AdaptedStack;
+      if (over && !weight.remove(name)) matrix.unwrap();
     }
     for (const { base } of [...adapter.replaced, ...adapter.biases]) base.replaceBy(undefined);
     this.#apply();
@@ -265,11 +269,12 @@ export class Adapters {
     }
     const used = [...new Set(names.filter((name) => name !== BASE))].map((name) => this.get(name));
     for (const { name, config, replaced, places, biases } of used) {
-      const whole = replaced.length + biases.length > 0 || places.some(({ layer }) => layer.kind === "whole");
-      if (!whole && !config.fields.use_dora) continue;
-      throw new OptionError(`adapter_names: ${name} is not for single rows, as it has whole modules, biases or DoRA`, {
-        details: { option: "adapter_names" },
-      });
+      const more = replaced.length + biases.length > 0 || places.some(({ layer }) => layer.kind !== "lora");
+      if (!more && !config.fields.use_dora) continue;
+      throw new OptionError(
+        `adapter_names: ${name} is not for single rows, as it has whole modules, stacks of experts, biases or DoRA`,
+        { details: { option: "adapter_names" } },
+      );
     }
     const every = used.map(({ name }) => name);
     return new RowAdapters(this.model.device!, names, every, (masks, body) => this.#during(masks, body));
@@ -325,6 +330,14 @@ function adapted(matrix: Matrix, choice: Choice): Adapted {
   if (weight instanceof Adapted) return weight;
   matrix.wrap((base) => new Adapted(base, choice));
   return matrix.weight as Adapted;
+}
+
+/** The same of a stack of experts. */
+function adaptedStack(matrix: Matrix, choice: Choice): AdaptedStack {
+  const { weight } = matrix;
+  if (weight instanceof AdaptedStack) return weight;
+  matrix.wrap((base) => new AdaptedStack(base, choice));
+  return matrix.weight as AdaptedStack;
 }
 
 export function noAdapters(): OptionError {

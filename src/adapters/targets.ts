@@ -2,9 +2,9 @@
 
 import { OctavoError, OptionError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
-import type { Architecture } from "../nn/architecture.js";
+import { type Architecture, placeOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
-import { Embedding, Linear, type Module } from "../nn/module.js";
+import { Embedding, Linear, type Matrix, type Module } from "../nn/module.js";
 import { checkRegex } from "../tokenizer/pattern.js";
 import type { AnyLoraConfig, LoraFields } from "./config.js";
 
@@ -12,6 +12,20 @@ import type { AnyLoraConfig, LoraFields } from "./config.js";
 export interface Target {
   readonly path: string;
   readonly module: Linear | Embedding;
+  readonly rank: number;
+  readonly scale: number;
+}
+
+/** Stacks of experts that are one tensor in files of transformers 5, with an adapter. */
+export interface StackTarget {
+  /** Where PEFT has the adapter: the path of the experts, or its "base_layer" for the inner one of two. */
+  readonly path: string;
+  /** The stacks, and the first of their rows among those of an expert. */
+  readonly parts: readonly { readonly matrix: Matrix; readonly at: number }[];
+  readonly experts: number;
+  /** Of an expert. */
+  readonly inputs: number;
+  readonly outputs: number;
   readonly rank: number;
   readonly scale: number;
 }
@@ -27,6 +41,7 @@ export interface Targets {
   /** The config with what was found out: modules by name, and whether files store them transposed. */
   readonly config: AnyLoraConfig;
   readonly targets: readonly Target[];
+  readonly stacks: readonly StackTarget[];
   readonly saved: readonly SavedModule[];
 }
 
@@ -71,18 +86,16 @@ export function targetsOf(model: Model, architecture: Architecture, given: AnyLo
       left++;
       continue;
     }
-    const rank = byPattern(fields, "rank_pattern", path) ?? fields.r;
-    const alpha = byPattern(fields, "alpha_pattern", path) ?? fields.lora_alpha;
-    const scale = alpha / (fields.use_rslora ? Math.sqrt(rank) : rank);
-    targets.push({ path, module: adaptable(path, module), rank, scale });
+    targets.push({ path, module: adaptable(path, module), ...strength(fields, path) });
   }
+  const stacks = stacksOf(architecture, fields, modules);
   const asked = show(fields.target_modules);
-  if (targets.length === 0 && left > 0) {
+  if (targets.length + stacks.length === 0 && left > 0) {
     throw new OptionError("all modules were excluded; check target_modules, exclude_modules and modules_to_save", {
       details: { option: "target_modules" },
     });
   }
-  if (targets.length === 0) {
+  if (targets.length + stacks.length === 0) {
     throw new OptionError(`target modules ${asked} not found in the base model`, {
       details: { option: "target_modules" },
       hint: `it has modules such as ${listed(endings(modules))}`,
@@ -94,8 +107,68 @@ export function targetsOf(model: Model, architecture: Architecture, given: AnyLo
   return {
     config: transposed === fields.fan_in_fan_out ? config : config.with({ fan_in_fan_out: transposed }),
     targets,
+    stacks,
     saved: outermost.map(([path, module]) => ({ path, module })),
   };
+}
+
+/** The rank of an adapter, and what its product is multiplied by. */
+function strength(fields: LoraFields, path: string): { readonly rank: number; readonly scale: number } {
+  const rank = byPattern(fields, "rank_pattern", path) ?? fields.r;
+  const alpha = byPattern(fields, "alpha_pattern", path) ?? fields.lora_alpha;
+  return { rank, scale: alpha / (fields.use_rslora ? Math.sqrt(rank) : rank) };
+}
+
+/** The tensors of a layer's experts in transformers 5, in the order of its modules: PEFT wraps one after the other. */
+const STACKED = ["gate_up_proj", "down_proj"];
+
+/** The stacks that target_parameters names. @throws OptionError for a name of none */
+function stacksOf(
+  { names: rules }: Architecture,
+  { target_parameters, ...fields }: LoraFields,
+  modules: readonly (readonly [string, Module])[],
+): StackTarget[] {
+  if (!target_parameters || target_parameters.length === 0) return [];
+  const linears = new Map(modules.flatMap(([path, one]) => (one instanceof Linear ? [[`${path}.weight`, one]] : [])));
+  const owners = new Set(
+    [...linears].flatMap(([name, { weight }]) =>
+      weight.experts > 1 ? [name.replace(/\.[^.]+\.experts\..*$/, "")] : [],
+    ),
+  );
+  const found: StackTarget[] = [];
+  const known: string[] = [];
+  const met = new Set<string>();
+  for (const owner of owners) {
+    const path = `${owner}.mlp.experts`;
+    const wrapped: Omit<StackTarget, "path">[] = [];
+    for (const name of STACKED.map((one) => `${path}.${one}`)) {
+      const parts: { matrix: Matrix; at: number }[] = [];
+      let outputs = 0;
+      for (const names of placeOf(name, rules)?.targets ?? []) {
+        const linear = names.map((one) => linears.get(one)).find((one) => one !== undefined);
+        if (!linear || linear.weight.experts === 1) continue;
+        parts.push({ matrix: linear.weight, at: outputs });
+        outputs += linear.weight.shape[0] / linear.weight.experts;
+      }
+      if (parts.length === 0) continue;
+      known.push(name);
+      const asked = target_parameters.filter((end) => ended([end])(name));
+      if (asked.length === 0) continue;
+      for (const end of asked) met.add(end);
+      const { experts, shape } = parts[0]!.matrix;
+      const sizes = { parts, experts, inputs: shape[1], outputs };
+      wrapped.push({ ...sizes, ...strength({ target_parameters, ...fields }, name) });
+    }
+    wrapped.forEach((one, i) => {
+      found.push({ ...one, path: path + ".base_layer".repeat(wrapped.length - 1 - i) });
+    });
+  }
+  const unmet = target_parameters.filter((end) => !met.has(end));
+  if (unmet.length === 0) return found;
+  throw new OptionError(`target parameters ${listed(unmet)} not found in the base model`, {
+    details: { option: "target_parameters" },
+    hint: known.length > 0 ? `it has ${listed(known, 2)}` : "it has no stacks of experts",
+  });
 }
 
 /** True for a matrix that files store as [inputs, outputs]. */
@@ -117,7 +190,10 @@ function adaptable(path: string, module: Module): Linear | Embedding {
     });
   }
   if (module.weight.experts > 1) {
-    throw new OctavoError("ERR_UNSUPPORTED", `target module ${path} holds experts, which take no adapter`);
+    throw new OctavoError(
+      "ERR_UNSUPPORTED",
+      `target module ${path} holds experts, whose adapters target_parameters names`,
+    );
   }
   return module;
 }
@@ -133,6 +209,7 @@ function withNames(
   if (target_modules === null) {
     const usual = USUAL.get(model_type);
     if (usual) return config.with({ target_modules: usual });
+    if (config.fields.target_parameters?.length) return config;
     throw new OptionError(`target_modules is missing: there are no usual ones for ${model_type}`, {
       details: { option: "target_modules" },
       hint: `pass target_modules: "all-linear", or some of ${listed(endings(modules))}`,

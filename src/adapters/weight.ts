@@ -17,6 +17,7 @@ import { scale } from "../ops/scale.js";
 import { tapes, taping } from "../ops/tape.js";
 import { inverses, overColumns, overRows, rowNorms } from "./dora.js";
 import type { RowMasks } from "./rows.js";
+import { type StackLayer, stackDelta } from "./stack.js";
 
 /** What a matrix does in a module: it multiplies (Linear), or its rows are looked up (Embedding). */
 export type Role = "product" | "lookup";
@@ -40,7 +41,10 @@ export interface WholeLayer {
   readonly matrix: Matrix;
 }
 
-export type Layer = LoraLayer | WholeLayer;
+export type Layer = LoraLayer | StackLayer | WholeLayer;
+
+/** Of a matrix that is no stack. */
+type OneLayer = Exclude<Layer, StackLayer>;
 
 /** Which adapters of a model work; shared by all its weights. */
 export interface Choice {
@@ -60,7 +64,7 @@ export class Adapted implements Weight {
   readonly experts = 1;
   #base: Weight;
   readonly #choice: Choice;
-  readonly #layers: Readonly<Record<Role, Map<string, Layer>>> = { product: new Map(), lookup: new Map() };
+  readonly #layers: Readonly<Record<Role, Map<string, OneLayer>>> = { product: new Map(), lookup: new Map() };
   /** Factors of DoRA over frozen values. */
   readonly #factors = new Map<LoraLayer, Tensor>();
 
@@ -73,7 +77,7 @@ export class Adapted implements Weight {
   }
 
   /** Adds a layer, which the caller owns. @throws ShapeError if it does not fit */
-  set(name: string, role: Role, layer: Layer): void {
+  set(name: string, role: Role, layer: OneLayer): void {
     const [N, K] = this.shape;
     if (layer.kind === "lora") {
       const [outputs, inputs] = role === "product" ? [N, K] : [K, N];
@@ -97,7 +101,7 @@ export class Adapted implements Weight {
     return this.#layers.product.size + this.#layers.lookup.size > 0;
   }
 
-  layer(name: string, role: Role): Layer | undefined {
+  layer(name: string, role: Role): OneLayer | undefined {
     return this.#layers[role].get(name);
   }
 
@@ -262,7 +266,7 @@ export class Adapted implements Weight {
   }
 
   /** What is at work of the adapters, by name. */
-  #working(role: Role): (readonly [string, Layer])[] {
+  #working(role: Role): (readonly [string, OneLayer])[] {
     const { active, enabled, merged, rows } = this.#choice;
     const names = rows ? [...rows.keys()] : enabled ? active : [];
     return names.flatMap((name) => {
@@ -305,16 +309,18 @@ export class Adapted implements Weight {
   }
 }
 
-/** s B A, laid out as the matrix. */
-function delta({ a, b, scale: s }: LoraLayer, role: Role): Tensor {
+/** s B A, laid out as the matrix, which `rows` are of. */
+function delta(layer: LoraLayer | StackLayer, role: Role, rows: Tensor): Tensor {
+  const { a, b, scale: s } = layer;
   return scope(() => {
+    if (layer.kind === "stack") return stackDelta(layer, rows.shape as MatrixShape);
     if (role === "product") return linearBack(scale(b.value, s), a.value);
     return linear(scale(a.value, s), b.value);
   });
 }
 
-function added(rows: Tensor, layer: LoraLayer, role: Role): Tensor {
-  return scope(() => add(rows, delta(layer, role)));
+function added(rows: Tensor, layer: LoraLayer | StackLayer, role: Role): Tensor {
+  return scope(() => add(rows, delta(layer, role, rows)));
 }
 
 /** The norm of each output's weights. */
@@ -328,16 +334,16 @@ export function magnitudes(base: Weight, layer: Omit<LoraLayer, "magnitude">, ro
 }
 
 /** What a layer multiplies each output's weights with when it is merged into `rows`, f32[N,K]. */
-export function mergeFactor(rows: Tensor, layer: LoraLayer, role: Role): Tensor | undefined {
+export function mergeFactor(rows: Tensor, layer: LoraLayer | StackLayer, role: Role): Tensor | undefined {
+  if (layer.kind === "stack" || !layer.magnitude) return undefined;
   const { magnitude } = layer;
-  if (!magnitude) return undefined;
   return scope(() => multiply(magnitude.value, inverses(normsOf(added(rows, layer, role), role))));
 }
 
 /** Records `rows`, f32[N,K], with a layer merged into them. */
 export function merged(
   rows: Tensor,
-  layer: LoraLayer,
+  layer: LoraLayer | StackLayer,
   role: Role,
   factor: Tensor | undefined = mergeFactor(rows, layer, role),
 ): Tensor {
@@ -349,13 +355,13 @@ export function merged(
 }
 
 /** Undoes `merged`, up to the rounding of floats. */
-export function unmerged(rows: Tensor, layer: LoraLayer, role: Role, factor: Tensor | undefined): Tensor {
+export function unmerged(rows: Tensor, layer: LoraLayer | StackLayer, role: Role, factor: Tensor | undefined): Tensor {
   return scope(() => {
     let sum = rows;
     if (factor) {
       const inverse = inverses(factor);
       sum = role === "product" ? overRows(rows, inverse) : overColumns(rows, inverse);
     }
-    return add(sum, scale(delta(layer, role), -1));
+    return add(sum, scale(delta(layer, role, rows), -1));
   });
 }

@@ -52,9 +52,12 @@ export function addWeighted(
         },
       );
     }
-    const more = replaced.length + biases.length > 0 || places.some(({ layer }) => layer.kind === "whole");
+    const more = replaced.length + biases.length > 0 || places.some(({ layer }) => layer.kind !== "lora");
     if (!more && !config.fields.use_dora) continue;
-    throw new OctavoError("ERR_UNSUPPORTED", `add_weighted_adapter: ${part} has whole modules, biases or DoRA`);
+    throw new OctavoError(
+      "ERR_UNSUPPORTED",
+      `add_weighted_adapter: ${part} has whole modules, stacks of experts, biases or DoRA`,
+    );
   }
   const made: Parameter[] = [];
   try {

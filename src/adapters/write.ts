@@ -42,6 +42,11 @@ function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
       add(path, () => (transposed ? scope(() => contiguous(weight.dense("f32").permute(1, 0))) : weight.dense("f32")));
       continue;
     }
+    if (layer.kind === "stack") {
+      add(`${path}.lora_A.weight`, () => layer.a.value.alias());
+      add(`${path}.lora_B.weight`, () => layer.b.value.alias());
+      continue;
+    }
     const first = began.get(path);
     const { magnitude } = layer;
     const { a, b } = first

@@ -19,7 +19,10 @@ import { type Layer, magnitudes, type Role } from "./weight.js";
 
 /** A layer over the matrix of a module. */
 export interface Place {
+  /** In names of the adapter's tensors. */
   readonly path: string;
+  /** The module's path, if it is another one. */
+  readonly module?: string;
   readonly matrix: Matrix;
   readonly role: Role;
   readonly layer: Layer;
@@ -139,8 +142,8 @@ export function stackShapes({ experts, rank, inputs, outputs }: StackTarget): {
 
 /** The layers of an adapter over stacks that are one tensor in files. */
 export function stackPlaces({ path, parts, experts, scale }: StackTarget, a: Parameter, b: Parameter): Place[] {
-  return parts.map(({ matrix, at }) => {
-    return { path, matrix, role: "product", layer: { kind: "stack", a, b, at, experts, scale } };
+  return parts.map(({ module, matrix, at }) => {
+    return { path, module, matrix, role: "product", layer: { kind: "stack", a, b, at, experts, scale } };
   });
 }
 

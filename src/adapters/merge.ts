@@ -142,8 +142,8 @@ export class Merging {
       }),
     );
     if (Number.isFinite((await sum.readFloats())[0])) return;
-    throw new FormatError(`the weights of ${places[0]!.path} would be no numbers if the adapter were merged`, {
-      details: { module: places[0]!.path },
+    throw new FormatError(`the weights of ${moduleOf(places[0]!)} would be no numbers if the adapter were merged`, {
+      details: { module: moduleOf(places[0]!) },
       hint: "the adapter seems to be broken, or too large for float16",
     });
   }
@@ -162,7 +162,7 @@ export class Merging {
         steps.push({ place, factor });
         rows = merged(rows, layer, role, factor);
       }
-      const weight = storedAs(inner!, rows, places[0]!.path);
+      const weight = storedAs(inner!, rows, moduleOf(places[0]!));
       let sums: Tensor[] = [];
       try {
         if (measured && inner!.scheme !== "dense") sums = measure(weight, rows, before);
@@ -177,7 +177,7 @@ export class Merging {
     const { steps, sums } = result;
     matrix.refill(result.weight);
     this.#merged.set(matrix, [...(this.#merged.get(matrix) ?? []), ...steps]);
-    return sums.length === 0 ? undefined : { module: places[0]!.path, scheme: inner!.scheme, sums };
+    return sums.length === 0 ? undefined : { module: moduleOf(places[0]!), scheme: inner!.scheme, sums };
   }
 
   /** Takes the last `count` layers out of a matrix. */
@@ -216,6 +216,10 @@ export class Merging {
       for (const { base, own } of [...adapter.replaced, ...adapter.biases]) takeValue(base, own);
     }
   }
+}
+
+function moduleOf({ module, path }: Place): string {
+  return module ?? path;
 }
 
 function wholeOf({ places }: Adapter): readonly (Place & { readonly layer: WholeLayer })[] {

@@ -20,8 +20,8 @@ export interface Target {
 export interface StackTarget {
   /** Where PEFT has the adapter: the path of the experts, or its "base_layer" for the inner one of two. */
   readonly path: string;
-  /** The stacks, and the first of their rows among those of an expert. */
-  readonly parts: readonly { readonly matrix: Matrix; readonly at: number }[];
+  /** The stacks, the paths of their modules, and the first of their rows among those of an expert. */
+  readonly parts: readonly { readonly module: string; readonly matrix: Matrix; readonly at: number }[];
   readonly experts: number;
   /** Of an expert. */
   readonly inputs: number;
@@ -142,13 +142,14 @@ function stacksOf(
     const path = `${owner}.mlp.experts`;
     const wrapped: Omit<StackTarget, "path">[] = [];
     for (const name of STACKED.map((one) => `${path}.${one}`)) {
-      const parts: { matrix: Matrix; at: number }[] = [];
+      const parts: StackTarget["parts"][number][] = [];
       let outputs = 0;
       for (const names of placeOf(name, rules)?.targets ?? []) {
-        const linear = names.map((one) => linears.get(one)).find((one) => one !== undefined);
-        if (!linear || linear.weight.experts === 1) continue;
-        parts.push({ matrix: linear.weight, at: outputs });
-        outputs += linear.weight.shape[0] / linear.weight.experts;
+        const weight = names.find((one) => linears.has(one));
+        const matrix = weight && linears.get(weight)!.weight;
+        if (!matrix || matrix.experts === 1) continue;
+        parts.push({ module: weight.slice(0, -".weight".length), matrix, at: outputs });
+        outputs += matrix.shape[0] / matrix.experts;
       }
       if (parts.length === 0) continue;
       known.push(name);

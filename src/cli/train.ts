@@ -228,10 +228,10 @@ function describe(adapter: LoraConfig | undefined, model: PreTrainedModel): stri
   if (!adapter) return "all weights";
   const name = model.active_adapter!;
   const { fields } = model.peft_config[name]!;
-  const targets = Array.isArray(fields.target_modules)
-    ? [...fields.target_modules].sort().join(", ")
-    : fields.target_modules;
-  return `${fields.use_dora ? "DoRA" : "LoRA"}, r ${fields.r}, on ${targets ?? "the architecture's usual modules"}`;
+  const { target_modules: modules, target_parameters: stacks } = fields;
+  const named = typeof modules === "string" ? [modules] : [...(modules ?? [])].sort();
+  const targets = [...named, ...(stacks ?? [])].join(", ");
+  return `${fields.use_dora ? "DoRA" : "LoRA"}, r ${fields.r}, on ${targets}`;
 }
 
 async function planOf(

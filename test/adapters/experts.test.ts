@@ -1,6 +1,8 @@
-// LoRA on the attention of models with experts: the gradient passes through the experts, the choice of them and, in gpt-oss, the sinks.
+// LoRA on models with experts. On the attention (training), where the gradient passes through the experts, the choice of them and, in
+// gpt-oss, the sinks; and on the experts themselves (stacks).
 // Against peft on dense weights; on quantized ones, and on MXFP4 as it is published, against the floats that they stand for.
 
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Adapters } from "../../src/adapters/set.js";
@@ -15,6 +17,7 @@ import { Disk } from "../../src/sources/disk.js";
 import { adamW, adapt, decoded, largest, off, type Step, stepOf, type Training } from "../support/adapter-steps.js";
 import { DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { temporary } from "../support/temporary.js";
 import { gpu } from "../support/webgpu.js";
 
 /** With every activation an outlier, products with 8-bit weights round nothing. */
@@ -45,20 +48,23 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     await device.close();
   });
 
-  describe.each(SLOW.includes(name) ? ["gpt_oss"] : ["mixtral", "qwen3_moe", "gpt_oss"])("%s", (base) => {
-    const training = readJson<Training>("peft", base, "training", "expected.json");
-    const golden = readArrays("peft", base, "training", "expected.safetensors");
+  const cases = ["mixtral", "qwen3_moe", "gpt_oss"].flatMap((base) =>
+    ["training", "stacks"].map((kind) => [base, kind]),
+  );
+  describe.each(SLOW.includes(name) ? [["gpt_oss", "stacks"]] : cases)("%s, %s", (base, kind) => {
+    const training = readJson<Training>("peft", base!, kind!, "expected.json");
+    const golden = readArrays("peft", base!, kind!, "expected.safetensors");
     let model: CausalLM | undefined;
     let adapters: Adapters | undefined;
     const load = async (options: BitsAndBytesOptions): Promise<Loaded> => {
-      const source = new Disk(join(FIXTURES, "models", base));
+      const source = new Disk(join(FIXTURES, "models", base!));
       const quantization = new BitsAndBytesConfig(options);
-      const loaded = await loadModel(source, "causal-lm", { device, name: base, dtype: "float32", quantization });
+      const loaded = await loadModel(source, "causal-lm", { device, name: base!, dtype: "float32", quantization });
       model = loaded.model;
       return loaded;
     };
     const put = async (loaded: Loaded): Promise<Map<string, Tensor>> => {
-      const made = await adapt(loaded, ["peft", base, "training", "initial"]);
+      const made = await adapt(loaded, ["peft", base!, kind!, "initial"]);
       adapters = made.adapters;
       return made.tensors;
     };
@@ -86,14 +92,14 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
         expect(Math.abs(step.loss - want), `loss of step ${t + 1}`).toBeLessThan(training.tolerance.loss);
         await update(tensors, step.gradients);
       }
-      const final = readArrays("peft", base, "training", "final", "adapter_model.safetensors");
+      const final = readArrays("peft", base!, kind!, "final", "adapter_model.safetensors");
       for (const [key, tensor] of tensors) {
         const { values } = final.get(`base_model.model.${key}`)!;
         expect(off(await tensor.readFloats(), values), key).toBeLessThan(training.tolerance.adapter);
       }
     });
 
-    test.each(name === "cpu" ? STORED : [])(
+    test.each(name !== "cpu" ? [] : kind === "training" ? STORED : STORED.slice(0, 2))(
       "%s: the gradients are those with the floats that it stands for",
       async (_, options) => {
         const loaded = await load(options);
@@ -156,11 +162,74 @@ describe("models as users hold them", () => {
     model.dispose();
   });
 
-  test("a stack takes no adapter of its own, by name", async () => {
-    const model = await AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "mixtral"));
-    expect(() => get_peft_model(model, { target_modules: ["w1"] })).toThrow(
-      /block_sparse_moe.experts.w1 holds experts, which take no adapter/,
+  const STACKS = join(FIXTURES, "peft", "mixtral", "stacks", "final");
+  const mixtral = (options: object = {}): Promise<PreTrainedModel> =>
+    AutoModelForCausalLM.from_pretrained(join(FIXTURES, "models", "mixtral"), { dtype: "float32", ...options });
+  const logitsOf = async (model: PreTrainedModel): Promise<Float32Array> => {
+    const { logits } = model.forward({ input_ids: ids });
+    const read = await logits.readFloats();
+    logits.dispose();
+    return read;
+  };
+
+  test("adapters of experts are merged, taken out, turned off and written as peft has them", async () => {
+    const model = await mixtral();
+    const before = await logitsOf(model);
+    await model.load_adapter(STACKS);
+    const active = await logitsOf(model);
+    expect(off(active, before)).toBeGreaterThan(0.1);
+    await model.merge_adapter();
+    expect(off(await logitsOf(model), active)).toBeLessThan(1e-4);
+    model.unmerge_adapter();
+    expect(off(await logitsOf(model), active)).toBeLessThan(1e-4);
+    model.disable_adapters();
+    expect(off(await logitsOf(model), before)).toBeLessThan(1e-4);
+    model.enable_adapters();
+    const out = join(temporary("stacks"), "adapter");
+    await model.save_pretrained(out);
+    const config = (folder: string): object => JSON.parse(readFileSync(join(folder, "adapter_config.json"), "utf8"));
+    expect({ ...config(out), base_model_name_or_path: "models/mixtral" }).toEqual(config(STACKS));
+    const tensors = (folder: string): Buffer => readFileSync(join(folder, "adapter_model.safetensors"));
+    expect(tensors(out)).toEqual(tensors(STACKS));
+    model.delete_adapter("default");
+    expect(off(await logitsOf(model), before)).toBeLessThan(1e-4);
+    model.dispose();
+  });
+
+  test("merged into 8 bits, an adapter of experts costs a rounding of the sums", async () => {
+    const model = await mixtral({ load_in_8bit: true });
+    await model.load_adapter(STACKS);
+    const { errors } = await model.merge_adapter();
+    expect(errors.map(({ module }) => module).filter((path) => /layers.0.*experts/.test(path))).toEqual(
+      ["w1", "w3", "w2"].map((one) => `model.layers.0.block_sparse_moe.experts.${one}`),
     );
+    // Codes of 127 steps: a third of half a step, of weights a few times smaller than the largest of their row.
+    for (const { error, module } of errors) expect(error, module).toBeLessThan(0.01);
+    model.dispose();
+  });
+
+  test("a new adapter of experts changes nothing; what it cannot be is refused by name", async () => {
+    const model = await mixtral();
+    const before = await logitsOf(model);
+    const target_parameters = ["mlp.experts.down_proj"];
+    await get_peft_model(model, { r: 2, target_modules: [], target_parameters });
+    expect(
+      [...model.named_parameters()].filter(([, { requires_grad }]) => requires_grad).map(([name]) => name),
+    ).toEqual(
+      [0, 1].flatMap((layer) =>
+        ["A", "B"].map((one) => `model.layers.${layer}.mlp.experts.lora_${one}.default.weight`),
+      ),
+    );
+    expect(await logitsOf(model)).toEqual(before);
+    expect(() => model.forward({ input_ids: ids, adapter_names: ["default", "__base__"] })).toThrow(
+      /stacks of experts/,
+    );
+    const add = (config: object) => () => model.add_adapter(config, "other");
+    expect(add({ target_modules: ["w1"] })).toThrow(/experts.w1 holds experts, whose adapters target_parameters names/);
+    expect(add({ target_parameters: ["experts.w1"] })).toThrow(/target parameters experts.w1 not found/);
+    expect(add({ target_parameters, lora_dropout: 0.1 })).toThrow(/cannot be used with lora_dropout 0.1/);
+    expect(add({ target_parameters, use_dora: true })).toThrow(/cannot be used with use_dora true/);
+    expect(add({ target_parameters, bias: "all" })).toThrow(/cannot be used with bias "all"/);
     model.dispose();
   });
 });

@@ -18,12 +18,13 @@ import {
   parametersOf,
   takeOut,
 } from "./adapter.js";
+import type { Choice } from "./choice.js";
 import type { AnyLoraConfig } from "./config.js";
 import { isDecomposition } from "./first-values.js";
 import { RowAdapters, type RowMasks } from "./rows.js";
 import { AdaptedStack } from "./stack.js";
 import { targetsOf } from "./targets.js";
-import { Adapted, type Choice } from "./weight.js";
+import { Adapted } from "./weight.js";
 
 /** The name by which rows of a batch have no adapter. */
 export const BASE = "__base__";

@@ -19,7 +19,7 @@ import { contiguous, copyInto } from "../ops/copy.js";
 import { expertLinear } from "../ops/experts.js";
 import { type LinearOptions, linearBack } from "../ops/linear.js";
 import { scale } from "../ops/scale.js";
-import type { Choice } from "./weight.js";
+import type { Choice } from "./choice.js";
 
 /** Products of two thin matrices over the matrices of a stack W[E,N,K]. */
 export interface StackLayer {

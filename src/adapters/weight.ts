@@ -15,8 +15,8 @@ import { multiply } from "../ops/gated.js";
 import { type LinearOptions, linear, linearBack } from "../ops/linear.js";
 import { scale } from "../ops/scale.js";
 import { tapes, taping } from "../ops/tape.js";
+import type { Choice } from "./choice.js";
 import { inverses, overColumns, overRows, rowNorms } from "./dora.js";
-import type { RowMasks } from "./rows.js";
 import { type StackLayer, stackDelta } from "./stack.js";
 
 /** What a matrix does in a module: it multiplies (Linear), or its rows are looked up (Embedding). */
@@ -45,19 +45,6 @@ export type Layer = LoraLayer | StackLayer | WholeLayer;
 
 /** Of a matrix that is no stack. */
 type OneLayer = Exclude<Layer, StackLayer>;
-
-/** Which adapters of a model work; shared by all its weights. */
-export interface Choice {
-  /** Names of the adapters that work, in order; their products add up. */
-  readonly active: readonly string[];
-  readonly enabled: boolean;
-  /** Names of those that are in the stored weights now. */
-  readonly merged: ReadonlySet<string>;
-  /** Dropout is at work, in passes that gradients are taken of. */
-  readonly training: boolean;
-  /** For a pass whose rows have adapters of their own. */
-  readonly rows: RowMasks | undefined;
-}
 
 export class Adapted implements Weight {
   readonly shape: MatrixShape;

@@ -1,6 +1,6 @@
 // octavo train: an adapter that changes the storyteller's text, Ctrl-C and --resume, what is refused, and its pictures.
 
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { svgCurves } from "../../src/cli/chart-curve.js";
@@ -8,8 +8,10 @@ import { sparkline } from "../../src/cli/sparkline.js";
 import { trainCommand } from "../../src/cli/train.js";
 import { cardOf } from "../../src/cli/train-card.js";
 import { trainingLine } from "../../src/cli/train-progress.js";
+import { writeRandomCheckpoint } from "../../src/eval/checkpoint.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/index.js";
 import { octavo, READY_TIMEOUT, ready, STORYTELLER } from "../support/cli.js";
+import { FIXTURES } from "../support/fixtures.js";
 import { temporary } from "../support/temporary.js";
 
 beforeAll(ready, READY_TIMEOUT);
@@ -39,6 +41,42 @@ async function textOf(adapter?: string): Promise<string> {
     model.dispose();
   }
 }
+
+test("a model with experts learns in 4 bits, on its attention and on its experts", { timeout: 60_000 }, async () => {
+  const model = join(folder, "experts");
+  mkdirSync(model, { recursive: true });
+  const { vocab_size, eos_token_id } = JSON.parse(readFileSync(join(STORYTELLER, "config.json"), "utf8"));
+  const config = JSON.parse(readFileSync(join(FIXTURES, "models", "mixtral", "config.json"), "utf8"));
+  const sizes = { hidden_size: 32, intermediate_size: 32, vocab_size, bos_token_id: eos_token_id, eos_token_id };
+  await writeRandomCheckpoint(model, { ...config, ...sizes });
+  for (const name of ["tokenizer.json", "tokenizer_config.json"])
+    copyFileSync(join(STORYTELLER, name), join(model, name));
+  const out = join(folder, "experts-adapter");
+  const stacks = [
+    "--lora-target-modules",
+    "q_proj,o_proj",
+    "--lora-target-parameters",
+    "experts.gate_up_proj,experts.down_proj",
+  ];
+  const args = [
+    "--data",
+    DATA,
+    "--load-in-4bit",
+    ...stacks,
+    "--learning-rate",
+    "0.05",
+    "--max-steps",
+    "4",
+    "--out",
+    out,
+  ];
+  const { stdout, stderr } = await octavo(["train", model, ...args, "--json"]);
+  expect(stderr).toBe("");
+  const { first_loss, last_loss } = JSON.parse(stdout);
+  expect(last_loss).toBeLessThan(first_loss);
+  const { target_parameters } = JSON.parse(readFileSync(join(out, "adapter_config.json"), "utf8"));
+  expect(target_parameters).toEqual(["experts.gate_up_proj", "experts.down_proj"]);
+});
 
 describe("a fine-tune of some seconds", { timeout: 120_000 }, () => {
   test("lowers the loss and changes the text; interrupted and resumed it gives the same bytes", async () => {

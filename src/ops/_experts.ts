@@ -1,6 +1,24 @@
 // What the products with chosen matrices share, forward and back: rows one by one, each with its expert's part of the operands.
 
+import { ShapeError } from "../core/errors.js";
+import type { Tensor } from "../core/tensor.js";
 import type { HostTensor } from "./op.js";
+
+/** @throws ShapeError unless a token has one row of x, or one for each of its experts */
+export function checkRows(x: Tensor, experts: Tensor): void {
+  const [, rows = 0] = x.shape;
+  const each = experts.shape[1]!;
+  if (rows !== 1 && rows !== each) {
+    throw new ShapeError(`a token of ${each} experts has 1 or ${each} rows of x, not ${rows}`);
+  }
+}
+
+/** @throws ShapeError unless every expert starts on a byte */
+export function checkStacked(codes: Tensor): void {
+  const [, outputs = 0, columns = 0] = codes.shape;
+  if ((outputs * columns) % 2 === 0) return;
+  throw new ShapeError(`experts of 4-bit codes need an even number of elements, not ${outputs} x ${columns}`);
+}
 
 /** Elements `at` to `at + shape` of an operand, as an operand of its own. */
 export function part(whole: HostTensor, at: number, shape: readonly number[]): HostTensor {

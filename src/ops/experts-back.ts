@@ -1,9 +1,8 @@
 // Gradients of what mixtures of experts consist of (experts.ts): of products with chosen matrices by their inputs, straight from the
 // stored stacks, and by dense stacks; of the choice by the scores of the experts.
 
-import { ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
-import { eachRow, slice, statisticsOf } from "./_experts.js";
+import { checkRows, checkStacked, eachRow, slice, statisticsOf } from "./_experts.js";
 import { checkRounding, checkStatistics, fourBitBackOp } from "./four-bit.js";
 import { checkCompute, linearBackOp } from "./linear.js";
 import { llmInt8BackOp } from "./llm-int8.js";
@@ -31,13 +30,6 @@ export const llmInt8ExpertBackOp = new Op({
     ),
 });
 
-/** @throws ShapeError unless every expert starts on a byte */
-export function checkStacked(codes: Tensor): void {
-  const [, outputs = 0, columns = 0] = codes.shape;
-  if ((outputs * columns) % 2 === 0) return;
-  throw new ShapeError(`experts of 4-bit codes need an even number of elements, not ${outputs} x ${columns}`);
-}
-
 /** The same for 4-bit codes[E,N,K], each expert with blocks of its own; as `four_bit_back`. */
 export const fourBitExpertBackOp = new Op({
   signature:
@@ -57,15 +49,6 @@ export const fourBitExpertBackOp = new Op({
       );
     }),
 });
-
-/** @throws ShapeError unless a token has one row of x, or one for each of its experts */
-export function checkRows(x: Tensor, experts: Tensor): void {
-  const [, rows = 0] = x.shape;
-  const each = experts.shape[1]!;
-  if (rows !== 1 && rows !== each) {
-    throw new ShapeError(`a token of ${each} experts has 1 or ${each} rows of x, not ${rows}`);
-  }
-}
 
 export const expertOuterOp = new Op({
   signature: "expert_outer: dy[M,A,N]:f32 x[M,X,K]:f32 experts[M,A]:i32 ; count:i32 -> dw[E,N,K]:f32",

@@ -4,12 +4,10 @@
 
 import { ShapeError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { eachRow, slice, statisticsOf } from "./_experts.js";
+import { checkRows, checkStacked, eachRow, slice, statisticsOf } from "./_experts.js";
 import { ACT, activationBack } from "./activation.js";
 import { embeddingBack } from "./embedding.js";
 import {
-  checkRows,
-  checkStacked,
   expertLinearBackOp,
   expertOuter,
   fourBitExpertBackOp,

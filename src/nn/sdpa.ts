@@ -5,11 +5,10 @@ import { DTypeError, OptionError, ShapeError } from "../core/errors.js";
 import { flag, number, type Options, readOptions, such } from "../core/options.js";
 import { shapeText, show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { blockwiseDequantize } from "../ops/blockwise.js";
 import { contiguous } from "../ops/copy.js";
 import { type FusedOptions, fused } from "./fused-attention.js";
 import { chosenKernel, SDPBackend } from "./kernel-choice.js";
-import { weighed } from "./weighed-attention.js";
+import { hiding, weighed } from "./weighed-attention.js";
 
 const SDPA = {
   /**
@@ -234,14 +233,4 @@ function keyMask(mask: Tensor, { lead, batch, keys }: Sizes): Tensor {
 function biasOf(mask: Tensor, { lead, batch, heads, steps, keys }: Sizes): Tensor {
   const values = mask.dtype === "u8" ? hiding(contiguous(mask)) : contiguous(mask, "f32");
   return folded(values, lead).expand(batch, heads, steps, keys);
-}
-
-/** f32: 0 where a boolean mask is set, minus infinity where it is 0: a table of its 256 values. */
-function hiding(mask: Tensor): Tensor {
-  const { device, size, shape } = mask;
-  const table = new Float32Array(256);
-  table[0] = Number.NEGATIVE_INFINITY;
-  const one = Tensor.from(device, Float32Array.of(1), [1]);
-  if (size === 0) return Tensor.empty(device, shape, "f32");
-  return blockwiseDequantize(mask.view(size), one, Tensor.from(device, table, [256]), size).view(...shape);
 }

@@ -48,25 +48,28 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("flash-attn on %s", (dev
           return biased === "no" ? 0 : -at(slopes, [b, h]) * Math.abs(away);
         },
       });
-      const y = scope(() => {
-        const [qs, ks, vs] = [q, k, v].map((x) => up(x).permute(0, 2, 1, 3)) as [Tensor, Tensor, Tensor];
-        const window_size = [left, right] as const;
-        return flash_attn_func(qs, ks, vs, { causal, window_size, alibi_slopes: biased === "no" ? null : up(slopes) });
-      });
-      expect(y.shape).toEqual([B, T, heads, E]);
-      const got = Float64Array.from(want);
-      for (const [i, value] of (await y.readFloats()).entries()) {
-        const [e, h, t, b] = [
-          i % E,
-          Math.floor(i / E) % heads,
-          Math.floor(i / E / heads) % T,
-          Math.floor(i / E / heads / T),
-        ];
-        got[((b * heads + h) * T + t) * E + e] = value;
-      }
       const said = `${seed}: ${B} ${heads}/${groups} ${T}x${S} causal ${causal} window ${left},${right} slopes ${biased}`;
-      expect(farthest(got, want), said).toBeLessThan(TOLERANCE.f32);
-      y.dispose();
+      // With a dropout that drops nothing, the weights are held.
+      for (const dropout_p of deviceName === "webgpu" ? [0] : [0, 1e-12]) {
+        const y = scope(() => {
+          const [qs, ks, vs] = [q, k, v].map((x) => up(x).permute(0, 2, 1, 3)) as [Tensor, Tensor, Tensor];
+          const alibi_slopes = biased === "no" ? null : up(slopes);
+          return flash_attn_func(qs, ks, vs, { causal, window_size: [left, right], alibi_slopes, dropout_p });
+        });
+        expect(y.shape).toEqual([B, T, heads, E]);
+        const got = Float64Array.from(want);
+        for (const [i, value] of (await y.readFloats()).entries()) {
+          const [e, h, t, b] = [
+            i % E,
+            Math.floor(i / E) % heads,
+            Math.floor(i / E / heads) % T,
+            Math.floor(i / E / heads / T),
+          ];
+          got[((b * heads + h) * T + t) * E + e] = value;
+        }
+        expect(farthest(got, want), `${said} dropout ${dropout_p}`).toBeLessThan(TOLERANCE.f32);
+        y.dispose();
+      }
     }
   });
 

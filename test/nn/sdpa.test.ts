@@ -66,21 +66,24 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("scaled_dot_product_atte
           return kind === "boolean" || kind === "keys" ? (value ? 0 : Number.NEGATIVE_INFINITY) : value;
         },
       });
-      const y = scope(() =>
-        sdpa(up(q, dtype), up(k, dtype), up(v, dtype), {
-          ...(kind === "causal" ? { is_causal: true } : {}),
-          ...(kind === "boolean" || kind === "keys" ? { attn_mask: up(mask, "u8") } : {}),
-          ...(kind === "added" || kind === "infinite" ? { attn_mask: up(mask) } : {}),
-          ...(scale === undefined ? {} : { scale }),
-          softcap,
-          enable_gqa: gqa,
-        }),
-      );
       const said = `${seed}: ${dtype} ${kind} ${q.shape} ${k.shape} ${v.shape} mask ${shape} scale ${scale} cap ${softcap}`;
-      expect(y.shape, said).toEqual(of(heads, T, E));
-      expect(y.dtype).toBe(dtype);
-      expect(farthest(await y.readFloats(), want), said).toBeLessThan(TOLERANCE[dtype]);
-      y.dispose();
+      const attend = (): Tensor =>
+        scope(() =>
+          sdpa(up(q, dtype), up(k, dtype), up(v, dtype), {
+            ...(kind === "causal" ? { is_causal: true } : {}),
+            ...(kind === "boolean" || kind === "keys" ? { attn_mask: up(mask, "u8") } : {}),
+            ...(kind === "added" || kind === "infinite" ? { attn_mask: up(mask) } : {}),
+            ...(scale === undefined ? {} : { scale }),
+            softcap,
+            enable_gqa: gqa,
+          }),
+        );
+      for (const y of [attend(), sdpa_kernel(SDPBackend.MATH, attend)]) {
+        expect(y.shape, said).toEqual(of(heads, T, E));
+        expect(y.dtype).toBe(dtype);
+        expect(farthest(await y.readFloats(), want), said).toBeLessThan(TOLERANCE[dtype]);
+        y.dispose();
+      }
     }
   });
 
@@ -105,12 +108,16 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("scaled_dot_product_atte
         return y.reduce((sum, value, i) => sum + value * dy.data[i]!, 0);
       };
       const all = [q, k, v, ...(masked ? [mask] : [])];
-      const inputs = all.map((x) => up(x).requires_grad_());
-      scope(() => {
-        const [qs, ks, vs, ms] = inputs as [Tensor, Tensor, Tensor, Tensor];
-        const how = masked ? { attn_mask: ms } : { is_causal: true };
-        sdpa(qs, ks, vs, { ...how, scale: 0.5, enable_gqa: true, softcap }).backward(up(dy));
-      });
+      const gradients = (): Tensor[] => {
+        const inputs = all.map((x) => up(x).requires_grad_());
+        scope(() => {
+          const [qs, ks, vs, ms] = inputs as [Tensor, Tensor, Tensor, Tensor];
+          const how = masked ? { attn_mask: ms } : { is_causal: true };
+          sdpa(qs, ks, vs, { ...how, scale: 0.5, enable_gqa: true, softcap }).backward(up(dy));
+        });
+        return inputs;
+      };
+      const found = [gradients(), ...(deviceName === "webgpu" ? [] : [sdpa_kernel(SDPBackend.MATH, gradients)])];
       for (const [i, x] of all.entries()) {
         const want = x.data.map((value, j) => {
           if (!Number.isFinite(value)) return 0;
@@ -122,8 +129,10 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("scaled_dot_product_atte
           return (slope[0]! - slope[1]!) / 2e-4;
         });
         // Central differences in float64 are exact to some 1e-8; f32 sums of products up to 8 are not.
-        expect(farthest(await inputs[i]!.grad!.readFloats(), want), `${kind} ${i}`).toBeLessThan(1e-5);
-        inputs[i]!.dispose();
+        for (const [way, inputs] of found.entries()) {
+          expect(farthest(await inputs[i]!.grad!.readFloats(), want), `${kind} ${i} ${way}`).toBeLessThan(1e-5);
+          inputs[i]!.dispose();
+        }
       }
     }
   });

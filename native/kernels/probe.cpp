@@ -50,16 +50,17 @@ static const char* probe_read(const Call& call) {
 
 constexpr int kChains = 12;  // enough to hide the latency of a multiply-add on all known machines
 
-// Multiply-accumulates of one weight format on registers, as the matrix kernels do them.
+// Multiply-accumulates of one weight format on registers, as the matrix kernels do them. Pieces that began alike a compiler would compute
+// once on a single thread.
 template <class Dot, class V>
-static float spin(int64_t rounds, V zero_value) {
+static float spin(int64_t rounds, int64_t piece, V zero_value) {
   Dot dot;
   const float table[16] = {};
   dot.prepare(table);
   V acc[kChains];
   for (V& a : acc) a = zero_value;
   // Different weights in every round and different values in every chain: compilers would merge equal products.
-  u32p raw = splat_bits(0x3f003f00u), x[kChains];  // half as f32, twice half as bf16
+  u32p raw = splat_bits(0x3f003f00u + (uint32_t)piece), x[kChains];  // half as f32, twice half as bf16
   const u32p next = splat_bits(1);
   for (int j = 0; j < kChains; j++) x[j] = splat_bits(0x3f003f00u + (uint32_t)j);
   for (int64_t i = 0; i < rounds; i++) {
@@ -81,7 +82,7 @@ static const char* on_all(const Call& call, const F& f) {
   float* partial = (float*)call.need((size_t)pieces * sizeof(float));
   if (partial == nullptr) return "out of memory";
   parallel(call, pieces, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t p = begin; p < end; p++) partial[p] = f(rounds * kParts);
+    for (int64_t p = begin; p < end; p++) partial[p] = f(rounds * kParts, p);
   });
   out[0] = 0;
   for (int64_t p = 0; p < pieces; p++) out[0] += partial[p];
@@ -90,14 +91,14 @@ static const char* on_all(const Call& call, const F& f) {
 }
 
 static const char* probe_f32(const Call& call) {
-  return on_all<DotF32>(call, [](int64_t rounds) { return spin<DotF32>(rounds, f32p{}); });
+  return on_all<DotF32>(call, [](int64_t rounds, int64_t piece) { return spin<DotF32>(rounds, piece, f32p{}); });
 }
 static const char* probe_int8(const Call& call) {
-  return on_all<DotI8>(call, [](int64_t rounds) { return spin<DotI8>(rounds, i32p{}); });
+  return on_all<DotI8>(call, [](int64_t rounds, int64_t piece) { return spin<DotI8>(rounds, piece, i32p{}); });
 }
 #if defined(OCTAVO_BF16_DOT)
 static const char* probe_bf16(const Call& call) {
-  return on_all<DotBf16Pair>(call, [](int64_t rounds) { return spin<DotBf16Pair>(rounds, f32p{}); });
+  return on_all<DotBf16Pair>(call, [](int64_t rounds, int64_t piece) { return spin<DotBf16Pair>(rounds, piece, f32p{}); });
 }
 #endif
 

@@ -35,16 +35,16 @@ function ofUnit(point: PrefillPoint): string {
 }
 
 /** "86 %", or why it is more than there is. */
-function percent({ share, noisy }: Pick<Share, "share" | "noisy">): string {
+export function percent({ share, noisy }: Pick<Share, "share" | "noisy">): string {
   return share === null ? (noisy ? "noisy" : "in cache") : `${(100 * share).toFixed(0)} %`;
 }
 
 /** "9.9", or "8.1-9.9" where measurements differ. */
-function range(least: number, most: number): string {
+export function range(least: number, most: number): string {
   return least < (1 - SPREAD) * most ? `${few(least)}-${few(most)}` : few(most);
 }
 
-const NOISY = "noisy: faster than the limit measured around it, so the machine was busy then; measure again";
+export const NOISY = "noisy: faster than the limit measured around it, so the machine was busy then; measure again";
 
 /** What was noisy, each by its storage and point. */
 function noisyPoints(reports: readonly VariantReport[]): string[] {

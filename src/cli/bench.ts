@@ -34,6 +34,7 @@ import {
   type KVCacheName,
   kvCacheOption,
   optionsOf,
+  positive,
   sourceOptions,
   threadsOption,
 } from "./arguments.js";
@@ -52,6 +53,8 @@ export interface BenchFlags {
   fromFile?: boolean;
   kernels?: boolean;
   table?: "announcement";
+  attention?: boolean;
+  contexts?: number[];
   kvCache?: KVCacheName;
   quick?: boolean;
   chart?: boolean;
@@ -92,6 +95,18 @@ export function benchCommand(): Command {
         .choices(["announcement"])
         .conflicts(["shape", "loadIn8bit", "loadIn4bit", "fromFile", "kvCache", "chart", "svg", "kernels"]),
     )
+    .addOption(
+      new Option(
+        "--attention",
+        "attention layers of Falcon-7b and Llama-7b, flash beside eager, forward and training; attention alone; padding",
+      ).conflicts(["shape", "compare", "loadIn8bit", "loadIn4bit", "fromFile", "kvCache", "kernels", "table"]),
+    )
+    .addOption(
+      new Option(
+        "--contexts <list>",
+        "tokens of the layers of --attention (default: 4096; 512 with --quick)",
+      ).argParser(contexts),
+    )
     .option("--quick", "fewer sizes and fewer runs")
     .option("--chart", "draw speeds as bars")
     .option("--svg <file>", "write a chart of the speeds to a file")
@@ -101,9 +116,15 @@ export function benchCommand(): Command {
   return command.addOption(command.createOption("--child").hideHelp()).action(bench);
 }
 
+/** @throws InvalidArgumentError */
+function contexts(text: string): number[] {
+  return text.split(",").map((one) => positive(one.trim()));
+}
+
 async function bench(model: string | undefined, given: BenchFlags): Promise<void> {
   const [strange] = model === undefined ? placeFlags(given) : [];
   if (strange !== undefined) throw new OptionError(`${strange} is of a model, and none is read`);
+  if (given.contexts && !given.attention) throw new OptionError("--contexts is for --attention");
   if (given.kernels) {
     if (model !== undefined) throw new OptionError("kernels are measured with random weights: no model is read");
     const flags = await settled(given);
@@ -112,6 +133,13 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
   if (given.table) {
     if (model !== undefined) throw new OptionError("the table is of models with random weights: no model is read");
     return (await import("./bench-announcement.js")).benchAnnouncement(await settled(given));
+  }
+  if (given.attention) {
+    if (model !== undefined) throw new OptionError("attention is measured with random weights: no model is read");
+    const { svg } = given;
+    if (svg !== undefined) await checkFolder(svg);
+    const flags = await settled(given);
+    return (await import("./bench-attention.js")).benchAttention(flags, (chart) => writeChart(svg!, chart));
   }
   if ((model === undefined) === (given.shape === undefined)) {
     throw new OptionError("bench needs a model or a --shape, and not both", { hint: "octavo bench --shape S" });

@@ -49,7 +49,7 @@ export const KERNEL_SCHEMES: Readonly<Record<string, () => Scheme>> = {
 let pool = new Float32Array(0);
 
 /** A cheap sequence with the spread of real weights; the values do not affect the time of a kernel. */
-function values(count: number): Float32Array {
+export function values(count: number): Float32Array {
   if (pool.length < count) {
     pool = new Float32Array(count);
     for (let i = 0; i < count; i++) pool[i] = (((i * 40503) >>> 4) % 2001) / 50000 - 0.02;
@@ -57,7 +57,7 @@ function values(count: number): Float32Array {
   return pool.subarray(0, count);
 }
 
-function makeWeight(device: Device, scheme: Scheme, outputs: number, inputs: number): Weight {
+export function makeWeight(device: Device, scheme: Scheme, outputs: number, inputs: number): Weight {
   const builder = scheme.begin(device, [outputs, inputs], "bench");
   const step = Math.ceil(Math.min(outputs, (1 << 20) / inputs) / builder.granularity) * builder.granularity;
   using piece = Tensor.from(device, values(step * inputs), [step, inputs]); // all pieces are equal

@@ -58,7 +58,7 @@ export interface AttentionReport {
 
 /** Attention alone, by threads. */
 interface ThreadedSpeed extends KernelSpeed {
-  /** 1, or undefined for all. */
+  /** Undefined: all there are. */
   readonly threads: number | undefined;
   readonly head_dim: number;
 }
@@ -79,22 +79,20 @@ export async function benchAttention(flags: AttentionFlags, write: (svg: string)
     return { machine: device.backend.description, limits: await measureMachine(device), free: MOST * free };
   })();
   const layers: LayerSpeed[] = [];
-  for (const layer of Object.keys(ATTENTION_LAYERS)) {
+  for (const [layer, sizes] of Object.entries(ATTENTION_LAYERS)) {
     for (const tokens of flags.contexts ?? plan.contexts) {
       for (const training of [false, true]) {
-        let before: LayerSpeed | undefined;
         for (const batch of plan.batches) {
           say(`${layer}, ${plural(tokens, "token")}, batch ${batch}, ${training ? "training" : "forward"}`);
-          before = await layerSpeed(() => open(), { layer, tokens, batch, training }, free, before);
-          layers.push(before);
+          layers.push(await layerSpeed(() => open(), { layer, sizes, tokens, batch, training }, free, layers));
         }
       }
     }
   }
   const kernels: ThreadedSpeed[] = [];
-  for (const threads of (flags.device ?? "cpu").startsWith("webgpu") ? [undefined] : [1, undefined]) {
+  for (const threads of threadsOf(flags)) {
     await using device = await open(threads);
-    say(`attention alone, ${threads === 1 ? "one thread" : "all threads"}`);
+    say(`attention alone, ${threadText(threads)}`);
     for (const dtype of ["f32", "bf16"] as const) {
       for (const head_dim of HEAD_SIZES) {
         for (const steps of plan.kernels) {
@@ -124,6 +122,16 @@ export async function benchAttention(flags: AttentionFlags, write: (svg: string)
     }
   }
   if (flags.svg !== undefined) await write(svgChart(attentionPanels(layers), attentionChartText(report)));
+}
+
+/** One thread and all, where the device has threads. */
+function threadsOf({ device = "cpu", threads }: AttentionFlags): readonly (number | undefined)[] {
+  if (!/^(cpu|wasm)/.test(device)) return [undefined];
+  return threads === 1 ? [1] : [1, threads];
+}
+
+function threadText(threads: number | undefined): string {
+  return threads === undefined ? "all threads" : plural(threads, "thread");
 }
 
 /** Padding of an int8 model's prefill. */
@@ -171,13 +179,13 @@ export function attentionTable({ machine, limits, layers, kernels, padding }: At
     one.kernel,
     String(one.head_dim),
     one.shape.replace(/^1x|\+0$/g, ""),
-    one.threads === undefined ? "all" : String(one.threads),
+    threadText(one.threads),
     duration(one.microseconds / 1e6),
     (one.operations / 1000).toFixed(3),
     one.most > 0 ? percent(one) : "",
     one.most > 0 ? `${range(one.least, one.most)} GFLOP/s ${one.limit}` : "",
   ]);
-  const second = ["causal, one text", "head size", "tokens", "threads", "time", "TFLOP/s", "share", "of"];
+  const second = ["causal, one text", "head size", "tokens", "", "time", "TFLOP/s", "share", "of"];
   const ofPadding = padding.map((one) => [
     `${(100 * one.padding).toFixed(0)} %`,
     String(one.tokens),

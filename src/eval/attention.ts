@@ -17,7 +17,7 @@ import { KERNEL_SCHEMES, makeWeight, values } from "./kernels.js";
 import { median } from "./speed.js";
 
 /** Sizes of an attention layer. */
-interface LayerSizes {
+export interface LayerSizes {
   readonly hidden: number;
   readonly heads: number;
   /** Heads of keys and values. */
@@ -53,6 +53,7 @@ export interface NotMeasured {
 
 export interface LayerPoint {
   readonly layer: string;
+  readonly sizes: LayerSizes;
   readonly tokens: number;
   readonly batch: number;
   readonly training: boolean;
@@ -69,31 +70,43 @@ const TOO_LONG = 120_000;
 /** Milliseconds from which one run is enough: in shorter ones new memory, which the system clears, counts. */
 const LONG = 10_000;
 
-/** Bytes of the T x S matrices that eager attention holds at once: those of one head, with gradients of all heads. */
-export function eagerBytes({ layer, tokens, batch, training }: LayerPoint): number {
-  const one = 4 * tokens * tokens;
-  const { heads } = ATTENTION_LAYERS[layer]!;
-  // The causal order, the scores, the weights, and a temporary of each step.
-  return 4 * one + (training ? batch * heads * one : 0);
+/** Bytes that a layer holds at least: its input, projections, heads and result, and with gradients the same once more. */
+function leastBytes({ sizes, tokens, batch, training }: LayerPoint, kernel: AttentionKernel): number {
+  const { hidden, heads, groups, head_dim } = sizes;
+  const rows = 4 * batch * tokens * (2 * hidden + 2 * (heads + 2 * groups) * head_dim) * (training ? 2 : 1);
+  const matrix = 4 * tokens * tokens;
+  // Of one head the causal order, the scores, the weights and what a step makes of them; with gradients the weights of all heads.
+  return rows + (kernel === "eager" ? 4 * matrix + (training ? batch * heads * matrix : 0) : 0);
+}
+
+/** Milliseconds that a layer will take at least, by what was measured of it before; 0 if nothing was. */
+function expectedTime(point: LayerPoint, kernel: AttentionKernel, earlier: readonly LayerSpeed[]): number {
+  const same = earlier.filter(({ layer, training }) => layer === point.layer && training === point.training);
+  for (const one of same.reverse()) {
+    const cost = one[kernel];
+    const ms = "ms" in cost ? cost.ms : cost.skipped === "time" ? cost.expected : undefined;
+    if (ms === undefined) continue;
+    const longer = point.tokens / one.tokens;
+    return ((ms * point.batch) / one.batch) * (kernel === "eager" ? longer * longer : longer);
+  }
+  return 0;
 }
 
 /**
  * Measures a point by both kernels, each on a device of its own, so that its peak of memory is its own.
  * @param free bytes that may be used
- * @param before the point with a smaller batch, from which times are expected
+ * @param earlier what was measured before, from which times are expected
  */
 export async function layerSpeed(
   open: () => Promise<Device>,
   point: LayerPoint,
   free: number,
-  before?: LayerSpeed,
+  earlier: readonly LayerSpeed[] = [],
 ): Promise<LayerSpeed> {
   const by = async (kernel: AttentionKernel): Promise<LayerCost | NotMeasured> => {
-    const needed = kernel === "eager" ? eagerBytes(point) : 0;
+    const needed = leastBytes(point, kernel);
     if (needed > free) return { skipped: "memory", expected: needed };
-    const smaller = before?.[kernel];
-    if (smaller && "skipped" in smaller && smaller.skipped === "time") return smaller;
-    const expected = smaller && "ms" in smaller ? (smaller.ms * point.batch) / before.batch : 0;
+    const expected = expectedTime(point, kernel, earlier);
     if (expected > TOO_LONG) return { skipped: "time", expected };
     await using device = await open();
     try {
@@ -109,10 +122,9 @@ export async function layerSpeed(
 /** Times a layer, its projections in bf16 and causal attention between them, on a device that holds nothing else. */
 async function layerCost(
   device: Device,
-  { layer, tokens, batch, training }: LayerPoint,
+  { sizes, tokens, batch, training }: LayerPoint,
   kernel: AttentionKernel,
 ): Promise<LayerCost> {
-  const sizes = ATTENTION_LAYERS[layer]!;
   const { hidden, heads, groups, head_dim } = sizes;
   const scheme = KERNEL_SCHEMES.bf16!();
   const weights = {

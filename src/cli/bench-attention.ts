@@ -40,7 +40,7 @@ export interface AttentionFlags {
 /** What is measured; `contexts` of layers unless the caller names others. */
 const PLANS = {
   full: { contexts: [4096], batches: [1, 2, 4, 8], kernels: [2048, 8192], rows: 8, steps: 512, runs: 5, model: "S" },
-  quick: { contexts: [512], batches: [1, 2], kernels: [512], rows: 4, steps: 128, runs: 2, model: "XS" },
+  quick: { contexts: [512], batches: [1, 2], kernels: [512], rows: 8, steps: 256, runs: 3, model: "XS" },
 } as const;
 /** Heads of attention alone: as wide together as those of a model of 1 billion parameters. */
 const WIDTH = 2048;

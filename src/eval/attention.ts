@@ -70,13 +70,16 @@ const TOO_LONG = 120_000;
 /** Milliseconds from which one run is enough: in shorter ones new memory, which the system clears, counts. */
 const LONG = 10_000;
 
-/** Bytes that a layer holds at least: its input, projections, heads and result, and with gradients the same once more. */
+/** Bytes that a layer holds at least: weights, input, projections, heads and result, and with gradients those of all of them. */
 function leastBytes({ sizes, tokens, batch, training }: LayerPoint, kernel: AttentionKernel): number {
   const { hidden, heads, groups, head_dim } = sizes;
-  const rows = 4 * batch * tokens * (2 * hidden + 2 * (heads + 2 * groups) * head_dim) * (training ? 2 : 1);
+  const projected = (heads + 2 * groups) * head_dim;
+  const weights = hidden * (projected + heads * head_dim);
+  const rows = 4 * batch * tokens * (2 * hidden + 2 * projected);
   const matrix = 4 * tokens * tokens;
   // Of one head the causal order, the scores, the weights and what a step makes of them; with gradients the weights of all heads.
-  return rows + (kernel === "eager" ? 4 * matrix + (training ? batch * heads * matrix : 0) : 0);
+  const held = kernel === "eager" ? 4 * matrix + (training ? batch * heads * matrix : 0) : 0;
+  return 2 * weights + rows + (training ? 4 * weights + rows : 0) + held;
 }
 
 /** Milliseconds that a layer will take at least, by what was measured of it before; 0 if nothing was. */

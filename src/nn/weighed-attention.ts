@@ -32,9 +32,9 @@ export function weighed(q: Tensor, k: Tensor, v: Tensor, options: FusedOptions, 
     for (let h = 0; h < heads; h++) {
       const g = Math.floor(h / (heads / groups));
       scope(() => {
-        const of = (x: Tensor, at: number): Tensor => x.select(0, b).select(x === q ? 1 : 0, at);
-        const queries = scale(contiguous(of(q, h), "f32"), options.scale);
-        const [own, values] = [of(k, g), of(v, g)].map((x) => (blind ? withRow(x) : contiguous(x))) as [Tensor, Tensor];
+        const queries = scale(contiguous(q.select(0, b).select(1, h), "f32"), options.scale);
+        const of = (x: Tensor): Tensor => x.select(0, b).select(0, g); // [S,D]
+        const [own, values] = [of(k), of(v)].map((x) => (blind ? withRow(x) : contiguous(x))) as [Tensor, Tensor];
         const more = added.of(b, h);
         const bias = blind ? withColumn(more, blind.select(0, b).select(1, h), [steps, keys]) : more;
         const weights = softmax(scores(queries, own, options.softcap, bias));

@@ -55,7 +55,7 @@ async function child(folder) {
       ...options,
       progress_callback: ({ loaded }) => loaded % 8192 === 0 && process.send({ loaded, seconds: seconds() }),
     });
-    result = { finite: text.length === tokens + NEW, seconds: seconds() };
+    result = { fine: text.length === tokens + NEW, seconds: seconds() };
   }
   await say({ ...result, kept: model.device.memory.kept });
   await heard();
@@ -93,11 +93,11 @@ async function tail(model, ids) {
     if (chunk.ends.length > 0) logits = forward.lastLogits(chunk, hidden).alias().keep();
     return hidden;
   });
-  const finite = (await logits.readFloats()).every(Number.isFinite);
+  const fine = (await logits.readFloats()).every(Number.isFinite);
   const seconds = (performance.now() - start) / 1000;
   logits.dispose();
   forward.dispose();
-  return { finite, seconds };
+  return { fine, seconds };
 }
 
 /** Bytes that the kernel counts for a process, now and at most. */
@@ -140,13 +140,14 @@ async function main() {
     await once(own, "exit");
     const row = { ...{ shape: values.shape, layers, tokens, last, bits: Number(values.bits) }, weights, cache };
     const all = { ...row, peak: most, beside: most - before - cache, ...result };
+    const checked = last < tokens ? "the last logits are finite" : `${NEW} tokens follow`;
     const gb = (bytes) => `${(bytes / 1e9).toFixed(2)} GB`;
     if (values.json) console.log(JSON.stringify(all));
     else
       console.log(
         `${values.shape}, ${layers} layers, ${tokens} tokens, the last ${last} of them computed in ${all.seconds.toFixed(0)} s: ` +
           `at most ${gb(most)} resident (weights ${gb(weights)}, cache ${gb(cache)}, ${gb(all.beside)} more than before beside the ` +
-          `cache); ${all.finite ? "all logits are finite" : "NOT FINITE"}`,
+          `cache); ${all.fine ? checked : `NOT SO: ${checked}`}`,
       );
   } finally {
     rmSync(folder, { recursive: true, force: true });

@@ -36,9 +36,10 @@ const schema = z.object({
   /** Of classifiers. */
   use_weighted_layer_sum: z.boolean().default(false),
   classifier_proj_size: count.default(256),
-  // Layers behind the encoder, or within its layers, that this model does not have.
+  // Convolutions behind the encoder, which this model does not have.
   add_adapter: z.literal(false).default(false),
-  adapter_attn_dim: z.null().optional(),
+  /** Of models of many languages (MMS, Pratap et al. 2023): the width of a language's part of each layer. */
+  adapter_attn_dim: count.nullish(),
 });
 
 export type Wav2Vec2Config = z.infer<typeof schema>;
@@ -176,11 +177,30 @@ class FeedForward extends Module {
   }
 }
 
+/** What a language adds to each layer of a model of many. */
+class AttentionAdapter extends Module {
+  norm: LayerNorm;
+  linear_1: Linear;
+  linear_2: Linear;
+
+  constructor(hidden: number, width: number) {
+    super();
+    this.norm = new LayerNorm(hidden, CONV_EPSILON);
+    this.linear_1 = new Linear(hidden, width, { bias: true });
+    this.linear_2 = new Linear(width, hidden, { bias: true });
+  }
+
+  forward(x: Tensor): Tensor {
+    return this.linear_2.forward(this.linear_1.forward(this.norm.forward(x), { act: "relu" }), { residual: x });
+  }
+}
+
 export class EncoderLayer extends Module {
   attention: Wav2Vec2Attention;
   layer_norm: LayerNorm;
   feed_forward: FeedForward;
   final_layer_norm: LayerNorm;
+  adapter_layer: AttentionAdapter | undefined;
   readonly stable: boolean;
 
   constructor(c: Wav2Vec2Config) {
@@ -190,12 +210,15 @@ export class EncoderLayer extends Module {
     this.feed_forward = new FeedForward(c);
     this.final_layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
     this.stable = c.do_stable_layer_norm;
+    // Other layers have none, whatever the config says, as in transformers.
+    if (c.adapter_attn_dim && this.stable) this.adapter_layer = new AttentionAdapter(c.hidden_size, c.adapter_attn_dim);
   }
 
   forward(x: Tensor, pass: Pass): Tensor {
     if (this.stable) {
       const h = scope(() => this.attention.forward(this.layer_norm.forward(x), x, pass));
-      return this.feed_forward.forward(this.final_layer_norm.forward(h), h);
+      const y = this.feed_forward.forward(this.final_layer_norm.forward(h), h);
+      return this.adapter_layer ? this.adapter_layer.forward(y) : y;
     }
     const h = scope(() => this.layer_norm.forward(this.attention.forward(x, x, pass)));
     return this.final_layer_norm.forward(this.feed_forward.forward(h, h));

@@ -43,6 +43,7 @@ const MODELS: Readonly<Record<string, Model>> = {
     load: (folder, options) => AutoModelForCTC.from_pretrained(folder, options),
   },
   "wav2vec2-stable": { load: (folder, options) => AutoModelForCTC.from_pretrained(folder, options) },
+  "wav2vec2-language": { load: (folder, options) => AutoModelForCTC.from_pretrained(folder, options) },
   dinov2: { load: (folder, options) => AutoModelForImageClassification.from_pretrained(folder, options) },
   "dinov2-swiglu": { load: (folder, options) => AutoModelForImageClassification.from_pretrained(folder, options) },
 };

@@ -98,16 +98,25 @@ export function resize(image: Image, height: number, width: number, filter: Filt
 
 function nearest(image: Image, height: number, width: number): Image {
   const data = new Uint8Array(height * width * 3);
-  const [down, across] = [image.height / height, image.width / width];
-  for (let y = 0; y < height; y++) {
-    const row = Math.min(image.height - 1, Math.floor((y + 0.5) * down));
-    for (let x = 0; x < width; x++) {
-      const column = Math.min(image.width - 1, Math.floor((x + 0.5) * across));
+  const columns = nearestPlaces(image.width, width);
+  nearestPlaces(image.height, height).forEach((row, y) => {
+    columns.forEach((column, x) => {
       const from = 3 * (row * image.width + column);
       data.set(image.data.subarray(from, from + 3), 3 * (y * width + x));
-    }
-  }
+    });
+  });
   return { width, height, data };
+}
+
+/** Where each of `to` pixels comes from: steps are summed up as PIL sums them, so that ties between two pixels end on the same one. */
+function nearestPlaces(from: number, to: number): number[] {
+  const step = from / to;
+  let at = step / 2;
+  return Array.from({ length: to }, () => {
+    const place = Math.min(from - 1, Math.floor(at));
+    at += step;
+    return place;
+  });
 }
 
 /** The middle of an image; black where it is smaller than asked for, as in transformers. */

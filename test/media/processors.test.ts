@@ -31,6 +31,13 @@ describe("images", () => {
     expect(difference(data, golden(`resize.${filter}.${height}x${width}`).values).max).toBe(0);
   });
 
+  test("a tie of two pixels is the one that PIL takes", () => {
+    const two = { width: 2, height: 1, data: Uint8Array.of(0, 0, 0, 1, 1, 1) };
+    // Image.resize((7, 1), Image.NEAREST) of Pillow 12.3: the middle one comes from the first.
+    const { data } = resize(two, 1, 7, "nearest");
+    expect([...data].filter((_, i) => i % 3 === 0)).toEqual([0, 0, 0, 0, 1, 1, 1]);
+  });
+
   test("every filter is looked at", () => {
     expect(new Set(sizes.map(([filter]) => filter))).toEqual(new Set(Object.keys(FILTERS)));
   });

@@ -57,12 +57,22 @@ export const EXTRACT_FEATURES = {
   return_attention_mask: flag(),
   /** Give every waveform mean 0 and variance 1; by default as the file says. */
   do_normalize: flag(),
-  /** To the "longest" row, the default of waveforms, or to "max_length", the default of spectrograms. */
-  padding: choice([true, "longest", "max_length"]),
-  /** Samples of each row with `padding: "max_length"`, of spectrograms by default those of a chunk; of longer ones the rest is cut off. */
+  /**
+   * To the "longest" row, the default of waveforms, or to "max_length", the default of spectrograms; false for waveforms of one length.
+   */
+  padding: choice([true, false, "longest", "max_length", "do_not_pad"]),
+  /**
+   * Samples of each row with `padding: "max_length"`, of spectrograms by default those of a chunk. What is longer is cut off from spectrograms,
+   * and from waveforms with `truncation: true` alone.
+   */
   max_length: whole(1),
-  /** Of spectrograms: false keeps what is longer than a chunk, for `generate` to transcribe window by window. */
+  /**
+   * true cuts waveforms to `max_length`, whatever the padding. Of spectrograms false keeps what is longer than a chunk, for `generate` to
+   * transcribe window by window.
+   */
   truncation: flag(),
+  /** Lengths in samples are raised to a multiple of this. */
+  pad_to_multiple_of: whole(1),
 };
 
 export interface FeatureExtractorOptions extends Options<typeof EXTRACT_FEATURES> {}
@@ -168,29 +178,53 @@ export class FeatureExtractor extends CallableBase<
     return rate === this.sampling_rate ? samples : resample(samples, rate, this.sampling_rate);
   }
 
-  #waveforms(rows: readonly Float32Array[], asked: FeatureExtractorOptions): SoundFeatures {
+  #waveforms(given: readonly Float32Array[], asked: FeatureExtractorOptions): SoundFeatures {
     const { do_normalize, padding_value, return_attention_mask } = this.#fields;
-    const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
-    const steps = asked.padding === "max_length" ? (asked.max_length ?? longest) : longest;
+    const { padding = true, truncation = false, max_length } = asked;
+    if (truncation && max_length === undefined) throw new OptionError("truncation of waveforms needs max_length");
+    const most = max_length && rounded(max_length, asked);
+    const rows = truncation ? given.map((row) => row.subarray(0, most)) : given;
+    const longest = rows.reduce((length, row) => Math.max(length, row.length), 0);
+    const padded = padding !== false && padding !== "do_not_pad";
+    const odd = rows.find(({ length }) => length !== longest);
+    if (!padded && odd) {
+      throw new ShapeError(`waveforms of ${longest} and ${odd.length} samples do not make a batch`, {
+        hint: "padding: true",
+      });
+    }
+    const steps = padding === "max_length" ? Math.max(most ?? 0, longest) : padded ? rounded(longest, asked) : longest;
+    const masked = asked.return_attention_mask ?? return_attention_mask;
     const data = new Float32Array(rows.length * steps).fill(padding_value);
-    const mask: number[][] = [];
+    const attention_mask: number[][] = [];
     for (const [r, row] of rows.entries()) {
       const kept = row.subarray(0, steps);
-      data.set((asked.do_normalize ?? do_normalize ?? true) ? normalized(kept) : kept, r * steps);
-      mask.push(Array.from({ length: steps }, (_, t) => Number(t < kept.length)));
+      data.set(kept, r * steps);
+      if (asked.do_normalize ?? do_normalize ?? true) {
+        // Without a mask padding is sound, as in transformers.
+        const whole = data.subarray(r * steps, (r + 1) * steps);
+        const heard = masked ? whole.subarray(0, kept.length) : whole;
+        heard.set(normalized(heard));
+      }
+      if (masked) attention_mask.push(Array.from({ length: steps }, (_, t) => Number(t < kept.length)));
     }
     const input_values = { data, shape: [rows.length, steps] };
-    return (asked.return_attention_mask ?? return_attention_mask)
-      ? { input_values, attention_mask: mask }
-      : { input_values };
+    return masked ? { input_values, attention_mask } : { input_values };
   }
 
   #spectrograms(rows: readonly Float32Array[], asked: FeatureExtractorOptions, mel: LogMel): SoundFeatures {
     const { do_normalize, padding_value, return_attention_mask, chunk_length, hop_length, n_fft } = this.#fields;
-    const most = asked.max_length ?? chunk_length * this.sampling_rate;
+    if (asked.padding === false || asked.padding === "do_not_pad") {
+      throw new OptionError("spectrograms are padded: to the longest, or to max_length", {
+        details: { option: "padding" },
+      });
+    }
+    const most = rounded(asked.max_length ?? chunk_length * this.sampling_rate, asked);
     const lengths = rows.map(({ length }) => (asked.truncation === false ? length : Math.min(length, most)));
     const longest = asked.padding === true || asked.padding === "longest" ? 0 : most;
-    const steps = lengths.reduce((all, length) => Math.max(all, length), longest);
+    const steps = rounded(
+      lengths.reduce((all, length) => Math.max(all, length), longest),
+      asked,
+    );
     if (steps <= n_fft / 2) throw new OptionError(`max_length must be above ${n_fft / 2} samples, got ${steps}`);
     const parts = rows.map((row) => {
       const samples = new Float32Array(steps).fill(padding_value);
@@ -208,6 +242,11 @@ export class FeatureExtractor extends CallableBase<
     );
     return { input_features, attention_mask };
   }
+}
+
+/** A length as a multiple of what was asked for. */
+function rounded(length: number, { pad_to_multiple_of: multiple = 1 }: FeatureExtractorOptions): number {
+  return Math.ceil(length / multiple) * multiple;
 }
 
 /** Samples as floats. @throws ShapeError for an empty list or what is no number */

@@ -205,3 +205,43 @@ describe("sound", () => {
     expect((await sees.process({ images: folder("rgb.png") })).pixel_values!.shape).toEqual([1, 3, 24, 24]);
   });
 });
+
+describe("waveforms of several lengths, as in transformers", () => {
+  const extractor = (more: object) =>
+    new FeatureExtractor({ feature_extractor_type: "Wav2Vec2FeatureExtractor", ...more }, undefined, NODE_MEDIA);
+  const rows = [Float32Array.of(1, 2, 3, 4, 5), Float32Array.of(2, 4)];
+
+  // Wav2Vec2FeatureExtractor(...)(rows, sampling_rate=16000, **options) of transformers 5.18.
+  test.each([
+    [
+      "without a mask the padding is sound",
+      { return_attention_mask: false },
+      {},
+      [-Math.SQRT2, -Math.SQRT1_2, 0, Math.SQRT1_2, Math.SQRT2, 0.5, 1.75, -0.75, -0.75, -0.75],
+    ],
+    [
+      "with one it is not",
+      { return_attention_mask: true, padding_value: 9 },
+      { pad_to_multiple_of: 3 },
+      [-Math.SQRT2, -Math.SQRT1_2, 0, Math.SQRT1_2, Math.SQRT2, 9, -1, 1, 9, 9, 9, 9],
+    ],
+    ["what is cut off counts for nothing", {}, { truncation: true, max_length: 2 }, [-1, 1, -1, 1]],
+    [
+      "a length that is too short cuts nothing by itself",
+      { do_normalize: false },
+      { padding: "max_length", max_length: 3 },
+      [1, 2, 3, 4, 5, 2, 4, 0, 0, 0],
+    ],
+  ] as const)("%s", async (_, config, options, want) => {
+    const { input_values } = await extractor(config)(rows, options);
+    expect(input_values!.shape).toEqual([2, want.length / 2]);
+    expect(difference(input_values!.data, want).max).toBeLessThan(1e-4);
+  });
+
+  test("unpadded, if they have one length", async () => {
+    const { input_values } = await extractor({ do_normalize: false })([rows[1]!, rows[1]!], { padding: false });
+    expect([...input_values!.data]).toEqual([2, 4, 2, 4]);
+    await expect(extractor({})(rows, { padding: false })).rejects.toThrow(ShapeError);
+    await expect(extractor({})(rows, { truncation: true })).rejects.toThrow(/needs max_length/);
+  });
+});

@@ -69,13 +69,18 @@ function neededFor(args: readonly string[]): string[] {
   return told || Object.hasOwn(COMMANDS, first) ? named : [...named, "generate"];
 }
 
-/** Runs the command line. @returns the exit code */
-export async function main(given: readonly string[]): Promise<number> {
-  let args = given;
+/** Runs the command line of this process. @returns the exit code */
+export async function main(args: readonly string[]): Promise<number> {
   endWithReaders();
   if (has(args, "--json")) failAsJson();
   // A child process of bench is ended by its parent, which tells it once.
   if (!has(args, "--child")) hearInterrupts();
+  return runCommand(args);
+}
+
+/** Runs a command and tells its error. @returns the exit code */
+export async function runCommand(given: readonly string[]): Promise<number> {
+  let args = given;
   const root = await program(neededFor(args));
   try {
     args = routed(args, root);

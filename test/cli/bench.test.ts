@@ -14,7 +14,7 @@ import { limitOf } from "../../src/eval/units.js";
 import { fillRandomly } from "../../src/load/random.js";
 import { buildModel } from "../../src/models/index.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
-import { octavo, READY_TIMEOUT, ready } from "../support/cli.js";
+import { octavo, octavoHere, READY_TIMEOUT, ready } from "../support/cli.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 
 describe("octavo bench", () => {
@@ -83,7 +83,7 @@ describe("octavo bench", () => {
     [["models/storyteller", "--from-file"], "a model is already on disk"],
     [["--shape", "XS", "--hub", "http://127.0.0.1:9"], "--hub is of a model, and none is read"],
   ])("refuses %j", async (args, words) => {
-    const { code, stdout, stderr } = await octavo(["bench", ...args]);
+    const { code, stdout, stderr } = await octavoHere(["bench", ...args]);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
     expect(stderr).toContain(words);
   });

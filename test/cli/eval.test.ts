@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { beforeAll, describe, expect, test } from "vitest";
 import { htmlReport } from "../../src/cli/eval-html.js";
 import { type Evaluated, resultRows } from "../../src/cli/eval-rows.js";
-import { octavo, READY_TIMEOUT, ready } from "../support/cli.js";
+import { octavo, octavoHere, READY_TIMEOUT, ready } from "../support/cli.js";
 import { temporary } from "../support/temporary.js";
 
 beforeAll(ready, READY_TIMEOUT);
@@ -95,7 +95,7 @@ describe("octavo eval --tasks", { timeout: 120_000 }, () => {
     [["--tasks", "piqa"], 3, /has no split "validation" here[\s\S]*--data-dir/],
     [["--limit", "3"], 2, /--limit is for --tasks/],
   ])("%j is refused", async (args, code, message) => {
-    const failed = await octavo(["eval", ...args]);
+    const failed = await octavoHere(["eval", ...args]);
     expect(failed.stderr).toMatch(message);
     expect(failed.code).toBe(code);
   });

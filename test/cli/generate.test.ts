@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { exitCodeOf } from "../../src/cli/failures.js";
 import { OutOfMemoryError } from "../../src/core/errors.js";
 import { AutoModelForCausalLM, AutoTokenizer } from "../../src/generate/auto.js";
-import { octavo, READY_TIMEOUT, ROOT, ready, STORYTELLER } from "../support/cli.js";
+import { octavo, octavoHere, READY_TIMEOUT, ROOT, ready, STORYTELLER } from "../support/cli.js";
 
 interface Report {
   model: string;
@@ -344,7 +344,7 @@ describe("refusals", () => {
   });
 
   it.each(cases)("of %s", async (_, args, code, message) => {
-    const got = await octavo(args, { env: { HF_HUB_CACHE: join(folder, "cache") } });
+    const got = await octavoHere(args, { HF_HUB_CACHE: join(folder, "cache") });
     expect(got.stderr).toMatch(message);
     expect(got.stderr).toMatch(/^error: /);
     expect(got.stderr).not.toMatch(/\n {4}at |file:\/\//);

@@ -7,7 +7,7 @@ import { type LayerPoint, type LayerSpeed, layerSpeed, paddedBatch, paddedSpeeds
 import { fillRandomly } from "../../src/load/random.js";
 import { buildModel } from "../../src/models/index.js";
 import type { CausalLM } from "../../src/nn/decoder.js";
-import { octavo, READY_TIMEOUT, ready } from "../support/cli.js";
+import { octavoHere } from "../support/cli.js";
 import { expectNoLeaks, openTestDevice } from "../support/devices.js";
 
 const sizes = { hidden: 24, heads: 3, groups: 1, head_dim: 8 };
@@ -133,21 +133,19 @@ describe("the report", () => {
 });
 
 describe("octavo bench --attention", () => {
-  beforeAll(ready, READY_TIMEOUT);
-
   it.each([
     [["--attention", "--shape", "S"], "cannot be used with option '--shape <name>'"],
     [["models/storyteller", "--attention"], "no model"],
     [["--contexts", "512"], "--contexts is for --attention"],
     [["--attention", "--contexts", "512,0"], "above 0"],
   ])("refuses %j", async (args, words) => {
-    const { code, stdout, stderr } = await octavo(["bench", ...args]);
+    const { code, stdout, stderr } = await octavoHere(["bench", ...args]);
     expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
     expect(stderr).toContain(words);
   });
 
   it("refuses a folder that is not there before it measures", async () => {
-    const { code, stderr } = await octavo(["bench", "--attention", "--svg", "no/such/folder/chart.svg"]);
+    const { code, stderr } = await octavoHere(["bench", "--attention", "--svg", "no/such/folder/chart.svg"]);
     expect(code).toBe(3);
     expect(stderr).not.toContain("measuring");
   });

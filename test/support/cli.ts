@@ -2,6 +2,7 @@
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { join } from "node:path";
+import { vi } from "vitest";
 
 export const ROOT = join(import.meta.dirname, "..", "..");
 /** What `octavo` starts. */
@@ -51,6 +52,32 @@ export function run(args: readonly string[], options: RunOptions = {}): Promise<
 
 export function octavo(args: readonly string[], options?: RunOptions): Promise<Outcome> {
   return run([MAIN, ...args], options);
+}
+
+/**
+ * Runs a command in this process, from its sources: for what ends before any work is done. Only a process of its own (`octavo`) shows
+ * what the bundle, signals, closed pipes, terminals and --json come to.
+ */
+export async function octavoHere(args: readonly string[], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+  const { runCommand } = await import("../../src/cli/program.js");
+  const written = { stdout: "", stderr: "" };
+  const exitCode = process.exitCode;
+  const spies = (["stdout", "stderr"] as const).map((name) =>
+    vi.spyOn(process[name], "write").mockImplementation((part) => {
+      written[name] += String(part);
+      return true;
+    }),
+  );
+  for (const [name, value] of Object.entries({ CI: "", OCTAVO_DEBUG: "", ...env })) vi.stubEnv(name, value);
+  process.exitCode = undefined;
+  try {
+    const code = await runCommand(args);
+    return { code, ...written };
+  } finally {
+    process.exitCode = exitCode;
+    vi.unstubAllEnvs();
+    for (const spy of spies) spy.mockRestore();
+  }
 }
 
 export async function ready(): Promise<void> {

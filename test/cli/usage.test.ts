@@ -12,7 +12,7 @@ import { generateCommand } from "../../src/cli/generate.js";
 import { readPrompts } from "../../src/cli/prompt.js";
 import { readsLikeText, routed, usageError } from "../../src/cli/usage.js";
 import { AbortError, NotFoundError, OptionError } from "../../src/core/errors.js";
-import { octavo, READY_TIMEOUT, ROOT, ready, run, STORYTELLER } from "../support/cli.js";
+import { octavo, octavoHere, READY_TIMEOUT, ROOT, ready, run, STORYTELLER } from "../support/cli.js";
 
 const root = new Command("octavo");
 for (const command of [generateCommand(), benchCommand(), new Command("doctor")]) root.addCommand(command);
@@ -228,7 +228,7 @@ describe("failures as JSON", () => {
     [["doctor", "--threads", "x"], 2, "ERR_OPTION", /must be a whole number/],
     [["serve"], 2, "ERR_OPTION", /^there is no command serve: /],
   ])("octavo %j", async (args, code, name, message) => {
-    const [plain, got] = [await octavo(args), await octavo([...args, "--json"])];
+    const [plain, got] = [await octavoHere(args), await octavo([...args, "--json"])];
     expect({ ...plain, stdout: "" }).toEqual(plain);
     expect(got).toMatchObject({ code, stderr: plain.stderr });
     expect(plain.code).toBe(code);

@@ -26,8 +26,8 @@ const COLUMNS = 64;
 const ROWS = 16;
 const QUADS = range(ROWS / 4);
 
-/** How a matrix is bound and read; `one(n, k)` gives an element. */
-interface Matrix {
+/** How a matrix, or that of a workgroup's expert, is bound and read; `one(n, k)` gives an element. */
+export interface BoundMatrix {
   readonly bindings: readonly BindingSpec[];
   readonly params: readonly string[];
   readonly declarations: readonly string[];
@@ -37,7 +37,7 @@ interface Matrix {
 /** Index of this invocation's element in row `m` of the workgroup's rows of dx. */
 const place = (m: number): string => `P.dx + (first + ${m}u) * P.width + k`;
 
-function spec({ bindings, params, declarations, prologue = "" }: Matrix): ShaderSpec {
+function spec({ bindings, params, declarations, prologue = "" }: BoundMatrix): ShaderSpec {
   return {
     bindings: [reads("dy", "array<f32>"), ...bindings, writes("dx")],
     params: ["M", "N", "K", "tiles", "dy", "stride", "dx", "width", "adds", ...params],

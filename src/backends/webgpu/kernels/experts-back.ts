@@ -13,17 +13,9 @@ import { FAILURE } from "../device/errors.js";
 import type { Kernel } from "../kernel.js";
 import type { Binding, Call } from "../schedule/call.js";
 import { along } from "../schedule/split.js";
-import {
-  type BindingSpec,
-  bitsReader,
-  family,
-  reader,
-  reads,
-  type Shader,
-  type ShaderSpec,
-  writes,
-} from "../shader.js";
+import { bitsReader, family, reader, reads, type Shader, type ShaderSpec, writes } from "../shader.js";
 import { FLOATS } from "../wgsl.js";
+import type { BoundMatrix } from "./back.js";
 import { CHOOSE, expertAxes, type Places, ROW } from "./experts.js";
 import { ABSMAX, fill, INCOMPLETE, ROUND, TABLE } from "./four-bit.js";
 import { FLOAT_TYPES } from "./product.js";
@@ -31,15 +23,7 @@ import { absmaxOf, absmaxShader, bindingsOf, type StackAbsmax, stackStatistics }
 
 const COLUMNS = 64;
 
-/** How a stack is bound and read; `one(n, k)` gives an element of the matrix of the workgroup's expert. */
-interface Stack {
-  readonly bindings: readonly BindingSpec[];
-  readonly params: readonly string[];
-  readonly declarations: readonly string[];
-  readonly prologue?: string;
-}
-
-function spec({ bindings, params, declarations, prologue = "" }: Stack): ShaderSpec {
+function spec({ bindings, params, declarations, prologue = "" }: BoundMatrix): ShaderSpec {
   return {
     bindings: [reads("dy", "array<f32>"), ...bindings, reads("experts", "array<i32>"), writes("dx")],
     params: [...["M", "N", "K", "tiles", "dy", "experts", "dx", "first:i32", "size:i32", "total:i32"], ...params],

@@ -132,8 +132,9 @@ export const textClassification = kind({
         ranked(scored(logits, config, function_to_apply), config, top_k === undefined ? 1 : top_k),
       ),
     );
-    // As in Python: without top_k a list gives one label for each text.
-    return !many ? found[0] : top_k === undefined ? found.map(([best]) => best) : found;
+    // As in Python: without top_k a list gives one label for each text, and a pair its label alone.
+    if (top_k !== undefined) return many ? found : found[0];
+    return many ? found.map(([best]) => best) : isText(items[0]) ? found[0] : found[0]![0];
   },
 });
 
@@ -230,12 +231,26 @@ function hypotheses(
     throw new OptionError("candidate_labels are needed", { details: { option: "candidate_labels" } });
   }
   const sentence = template ?? usual;
-  if (!sentence.includes("{}")) {
-    throw new OptionError(`hypothesis_template must have a {} for the label, got ${show(sentence)}`, {
-      details: { option: "hypothesis_template" },
-    });
-  }
-  return { labels, sentences: labels.map((label) => sentence.replaceAll("{}", () => label)) };
+  return { labels, sentences: labels.map((label) => hypothesis(sentence, label)) };
+}
+
+/** Python's format() with one value. @throws OptionError for a template that has no place for it, or for others */
+function hypothesis(template: string, label: string): string {
+  let places = 0;
+  let automatic = 0;
+  let wrong = false;
+  const text = template.replace(/\{\{|\}\}|\{(0?)\}|[{}]/g, (found, number: string | undefined) => {
+    if (found === "{{" || found === "}}") return found[0]!;
+    if (number === undefined) wrong = true;
+    places++;
+    if (number === "") automatic++;
+    return label;
+  });
+  // A second {} wants a second value.
+  if (!wrong && places > 0 && automatic < 2 && (automatic === 0 || places === automatic)) return text;
+  throw new OptionError(`hypothesis_template must have a {} for the label, got ${show(template)}`, {
+    details: { option: "hypothesis_template" },
+  });
 }
 
 /** The number of the label for "follows from it"; the last one if none is named so. */

@@ -10,7 +10,19 @@ import type { Features } from "../nn/features.js";
 import { copyInto } from "../ops/copy.js";
 import { unitLength } from "../ops/pool.js";
 import { imagesOf } from "./classify.js";
-import { asText, inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL, valuesOf } from "./kinds.js";
+import {
+  asText,
+  inBatches,
+  isText,
+  kind,
+  listed,
+  type Parts,
+  type Passed,
+  passedOn,
+  TOKENIZER_CALL,
+  tokenizing,
+  valuesOf,
+} from "./kinds.js";
 
 const { truncation, max_length } = TOKENIZER_CALL;
 const FEATURES = {
@@ -20,6 +32,8 @@ const FEATURES = {
   normalize: flag(),
   truncation,
   max_length,
+  /** More options of the tokenizer's call. */
+  tokenize_kwargs: tokenizing(),
 };
 export interface FeatureExtractionOptions extends Options<typeof FEATURES> {}
 
@@ -48,7 +62,7 @@ type Outputs = ReturnType<PreTrainedEncoder<"base">["forward"]>;
 async function rowsOf(
   { model, tokenizer, batch_size }: Parts<PreTrainedEncoder<"base">>,
   texts: readonly string[],
-  how: Options<typeof SIMILARITY>,
+  how: Omit<Passed, "padding">,
   choose: (outputs: Outputs, mask: readonly (readonly number[])[]) => Tensor,
 ): Promise<{ values: Float32Array; tokens: number }[]> {
   return inBatches(
@@ -93,12 +107,18 @@ export const featureExtraction = kind({
   models: ["base"],
   needs: ["tokenizer"],
   calls: FEATURES,
-  async run(parts: Parts<PreTrainedEncoder<"base">>, inputs, { pooling = "none", normalize = false, ...how }) {
+  async run(parts: Parts<PreTrainedEncoder<"base">>, inputs, { pooling = "none", normalize = false, ...given }) {
     const { items, many } = listed(inputs, asText, "a text");
-    const texts = await rowsOf(parts, items, how, ({ last_hidden_state: hidden }, mask) => {
-      const chosen = pooling === "none" ? hidden : pooled(hidden, mask, pooling);
-      return normalize ? unitLength(chosen) : chosen.alias();
-    });
+    const { tokenize_kwargs, ...how } = given;
+    const texts = await rowsOf(
+      parts,
+      items,
+      { ...how, ...passedOn("tokenize_kwargs", tokenize_kwargs) },
+      ({ last_hidden_state: hidden }, mask) => {
+        const chosen = pooling === "none" ? hidden : pooled(hidden, mask, pooling);
+        return normalize ? unitLength(chosen) : chosen.alias();
+      },
+    );
     const found = texts.map(({ values, tokens }) =>
       pooling === "none" ? [vectorsOf(values, tokens, parts)] : [...values],
     );

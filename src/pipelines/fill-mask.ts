@@ -8,7 +8,19 @@ import type { PreTrainedEncoder } from "../generate/encoder-model.js";
 import { softmax } from "../generate/processors/host/base.js";
 import { warnOnce } from "../generate/warn.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { asText, inBatches, isText, isTexts, kind, listed, type Parts, TOKENIZER_CALL, topK } from "./kinds.js";
+import {
+  asText,
+  inBatches,
+  isText,
+  isTexts,
+  kind,
+  listed,
+  type Parts,
+  passedOn,
+  TOKENIZER_CALL,
+  tokenizing,
+  topK,
+} from "./kinds.js";
 
 /** A token at a mask. */
 export interface Filled {
@@ -29,6 +41,8 @@ const FILL = {
   ),
   truncation: TOKENIZER_CALL.truncation,
   max_length: TOKENIZER_CALL.max_length,
+  /** More options of the tokenizer's call. */
+  tokenizer_kwargs: tokenizing(),
 };
 export interface FillMaskOptions extends Options<typeof FILL> {}
 
@@ -54,7 +68,7 @@ export const fillMask = kind({
   needs: ["tokenizer"],
   calls: FILL,
   async run({ model, tokenizer, batch_size }: Parts<PreTrainedEncoder>, inputs, options) {
-    const { top_k = 5, targets, ...how } = options;
+    const { top_k = 5, targets, tokenizer_kwargs, ...how } = options;
     const { items, many } = listed(inputs, asText, "a text");
     const mask = tokenizer.mask_token_id;
     if (mask === null) throw new OptionError("this tokenizer has no mask token");
@@ -64,7 +78,11 @@ export const fillMask = kind({
       batch_size,
       (text) => text.length,
       async (batch) => {
-        const { input_ids, attention_mask, token_type_ids } = tokenizer([...batch], { padding: true, ...how });
+        const { input_ids, attention_mask, token_type_ids } = tokenizer([...batch], {
+          padding: true,
+          ...how,
+          ...passedOn("tokenizer_kwargs", tokenizer_kwargs),
+        });
         const places = input_ids.map((ids, row) => {
           const at = [...ids.keys()].filter((t) => ids[t] === mask);
           if (at.length > 0) return at;

@@ -2,8 +2,8 @@
 
 import * as z from "zod";
 import { isList, listOf } from "../core/checks.js";
-import { OptionError } from "../core/errors.js";
-import { type Options, option, type Table } from "../core/options.js";
+import { entriesOf, OptionError } from "../core/errors.js";
+import { type Options, option, such, type Table } from "../core/options.js";
 import type { Tensor } from "../core/tensor.js";
 import type { LoadedModel } from "../generate/base.js";
 import type { PrefixAllowedTokens } from "../generate/processors/host-processor.js";
@@ -12,6 +12,7 @@ import type { ImageProcessor } from "../media/image-processor.js";
 import type { Task } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import type { CallOptions } from "../tokenizer/options.js";
 
 /** The processors of a task's inputs. */
 export interface Processors {
@@ -50,6 +51,20 @@ export function kind<T extends Table, M>(
 
 /** How texts become tokens, as in a tokenizer's call. */
 export { CALL as TOKENIZER_CALL } from "../tokenizer/options.js";
+
+/** Options of a tokenizer's call that a pipeline passes on. Padding changes no result. */
+const PASSED = ["truncation", "max_length", "add_special_tokens", "split_special_tokens", "padding"] as const;
+export type Passed = Pick<CallOptions, (typeof PASSED)[number]>;
+
+/** Such options in one object. */
+export const tokenizing = () =>
+  such<Passed>((value) => typeof value === "object" && value !== null && !isList(value), "an object");
+
+/** @throws OptionError for others */
+export function passedOn(name: string, given: Passed = {}): Omit<Passed, "padding"> {
+  const { padding: _, ...rest } = Object.fromEntries(entriesOf(name, given, PASSED)) as Passed;
+  return rest;
+}
 
 /** A number of results: at least 1, or null for all. */
 export const topK = () => option<number | null>(z.int().min(1).nullable(), "a whole number above 0, or null for all");

@@ -6,7 +6,7 @@ import { flag, type Options, whole } from "../core/options.js";
 import type { PreTrainedEncoder } from "../generate/encoder-model.js";
 import { paddedRows } from "../generate/inputs.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
-import { inBatches, isText, kind, listed, type Parts, valuesOf } from "./kinds.js";
+import { inBatches, isText, kind, listed, type Parts, TOKENIZER_CALL, valuesOf } from "./kinds.js";
 
 /** A question, and the text that may answer it. */
 export interface Question {
@@ -31,8 +31,10 @@ const ANSWER = {
   max_answer_len: whole(1),
   /** Most tokens of a window, question included; 384 by default. */
   max_seq_len: whole(1),
-  /** Most tokens of a question; 64 by default. */
+  /** Without effect, as in transformers with fast tokenizers: a question is never cut. */
   max_question_len: whole(1),
+  /** Without effect: windows of one length are read together, and padding changes no answer. */
+  padding: TOKENIZER_CALL.padding,
   /** "" is an answer as well. */
   handle_impossible_answer: flag(),
   /** Answers are whole words; true by default. */
@@ -49,6 +51,8 @@ interface Window {
   readonly at: number;
   readonly count: number;
   readonly from: number;
+  /** Places that may hold an answer: the context's, and tokens that stand for none. */
+  readonly open: readonly boolean[];
 }
 
 interface Context {
@@ -78,7 +82,8 @@ export const questionAnswering = kind({
       if (question === "" || context === "") throw new OptionError("question and context cannot be empty");
       const own = tokenizer([context], { add_special_tokens: false, return_offsets_mapping: true, truncation: false });
       contexts.push({ text: context, offsets: own.offset_mapping![0]!, words: own.word_ids(0) });
-      return windowsOf(tokenizer, item, question, own.input_ids[0]!, options);
+      const asked = tokenizer(question, { add_special_tokens: false, truncation: false }).input_ids;
+      return windowsOf(tokenizer, item, asked, own.input_ids[0]!, options);
     });
     const found = items.map((): Answer[] => []);
     const none = items.map(() => Number.POSITIVE_INFINITY);
@@ -105,13 +110,13 @@ export const questionAnswering = kind({
       },
     );
     for (const [n, window] of windows.entries()) {
-      const { item, at, from } = window;
+      const { item } = window;
       const [start, end] = [scored[n]!.start, scored[n]!.end].map((logits) => shares(logits, window));
       none[item] = Math.min(none[item]!, start![0]! * end![0]!);
       start![0] = 0;
       end![0] = 0;
       for (const { first, last, score } of spansOf(start!, end!, window, options)) {
-        const answer = answerOf(contexts[item]!, first - at + from, last - at + from, score, options);
+        const answer = answerOf(contexts[item]!, window, first, last, score, options);
         const same = found[item]!.findIndex((one) => one.answer.toLowerCase() === answer.answer.toLowerCase());
         if (same < 0) found[item]!.push(answer);
         else found[item]![same] = { ...found[item]![same]!, score: found[item]![same]!.score + score };
@@ -120,7 +125,7 @@ export const questionAnswering = kind({
     const results = found.map((answers, item) => {
       if (options.handle_impossible_answer) answers.push({ score: none[item]!, start: 0, end: 0, answer: "" });
       const best = answers.sort((a, b) => b.score - a.score).slice(0, top_k);
-      return top_k === 1 ? best[0] : best;
+      return best.length === 1 ? best[0] : best;
     });
     return many ? results : results[0];
   },
@@ -130,15 +135,14 @@ export const questionAnswering = kind({
 function windowsOf(
   tokenizer: PreTrainedTokenizer,
   item: number,
-  question: string,
+  asked: readonly number[],
   context: readonly number[],
-  { max_seq_len = 384, max_question_len = 64, doc_stride }: QuestionAnsweringOptions,
+  { max_seq_len, doc_stride }: QuestionAnsweringOptions,
 ): Window[] {
-  const asked = tokenizer(question, { add_special_tokens: false, truncation: true, max_length: max_question_len });
-  const size = Math.min(tokenizer.model_max_length, max_seq_len);
+  const size = max_seq_len ?? Math.min(tokenizer.model_max_length, 384);
   const overlap = doc_stride ?? Math.min(Math.floor(size / 2), 128);
   const { backend } = tokenizer;
-  const room = size - asked.input_ids.length - backend.frame([], []).ids.length;
+  const room = size - asked.length - backend.frame([], []).ids.length;
   if (room <= overlap && room < context.length) {
     throw new OptionError(`windows of ${size} tokens have room for ${room} of the context, and overlap by ${overlap}`, {
       details: { option: "doc_stride" },
@@ -149,12 +153,13 @@ function windowsOf(
     const part = context.slice(from, from + room);
     // Numbers below 0 are no ids: where they stand in the frame, the context stands.
     const marked = backend.frame(
-      asked.input_ids,
+      asked,
       part.map((_, n) => -1 - n),
     );
     windows.push({
       item,
       ids: marked.ids.map((id) => (id < 0 ? part[-1 - id]! : id)),
+      open: marked.ids.map((id) => id < 0 || id === tokenizer.cls_token_id),
       types: marked.token_type_ids,
       at: marked.ids.findIndex((id) => id < 0),
       count: part.length,
@@ -164,21 +169,21 @@ function windowsOf(
   }
 }
 
-/** Probabilities of a window's places: the context's, and that of the first token, which stands for no answer. */
-function shares(logits: Float32Array, { at, count }: Window): Float64Array {
-  const masked = Float64Array.from(logits, (value, n) => (n === 0 || (n >= at && n < at + count) ? value : HIDDEN));
+/** Probabilities of a window's places. */
+function shares(logits: Float32Array, { open }: Window): Float64Array {
+  const masked = Float64Array.from(logits, (value, n) => (open[n] ? value : HIDDEN));
   const most = masked.reduce((a, b) => Math.max(a, b));
   const weights = masked.map((value) => Math.exp(value - most));
   const sum = weights.reduce((all, one) => all + one, 0);
   return weights.map((weight) => weight / sum);
 }
 
-/** The likeliest spans of the context. */
+/** The likeliest spans of the context; of those that become whole words some more, because several may become the same words. */
 function spansOf(
   start: Float64Array,
   end: Float64Array,
   { at, count }: Window,
-  { top_k = 1, max_answer_len = 15 }: QuestionAnsweringOptions,
+  { top_k = 1, max_answer_len = 15, align_to_words = true }: QuestionAnsweringOptions,
 ): { first: number; last: number; score: number }[] {
   const spans: { first: number; last: number; score: number }[] = [];
   for (let first = at; first < at + count; first++) {
@@ -186,20 +191,23 @@ function spansOf(
       spans.push({ first, last, score: start[first]! * end[last]! });
     }
   }
-  return spans.sort((a, b) => b.score - a.score).slice(0, top_k);
+  return spans.sort((a, b) => b.score - a.score).slice(0, align_to_words ? top_k * 2 + 10 : top_k);
 }
 
+/** The text of a span; whole words are those of the window, which may have a part of the first and the last. */
 function answerOf(
   { text, offsets, words }: Context,
+  window: Window,
   first: number,
   last: number,
   score: number,
   { align_to_words = true }: QuestionAnsweringOptions,
 ): Answer {
-  let [from, to] = [first, last];
+  const [begin, beyond] = [window.from, window.from + window.count];
+  let [from, to] = [first - window.at + begin, last - window.at + begin];
   if (align_to_words) {
-    while (from > 0 && words[from] !== null && words[from - 1] === words[from]) from--;
-    while (to + 1 < words.length && words[to] !== null && words[to + 1] === words[to]) to++;
+    while (from > begin && words[from] !== null && words[from - 1] === words[from]) from--;
+    while (to + 1 < beyond && words[to] !== null && words[to + 1] === words[to]) to++;
   }
   const [start, end] = [offsets[from]![0], offsets[to]![1]];
   return { score, start, end, answer: text.slice(start, end) };

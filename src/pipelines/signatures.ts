@@ -63,8 +63,11 @@ export interface TextGeneration {
 }
 
 export interface TextClassification {
-  /** The best labels of a text, one unless `top_k` says more. */
-  (input: TextInput, options?: Call<TextClassificationOptions>): Promise<Label[]>;
+  /** The best labels of a text or a pair. */
+  (input: TextInput, options: Call<TextClassificationOptions> & { readonly top_k: number | null }): Promise<Label[]>;
+  /** Without `top_k`: of a text a list with its label, of a pair its label alone, as in Python. */
+  (input: string, options?: Call<TextClassificationOptions>): Promise<Label[]>;
+  (input: Exclude<TextInput, string>, options?: Call<TextClassificationOptions>): Promise<Label>;
   /** Of a list, with `top_k`: the best labels of each text. */
   (
     inputs: readonly TextInput[],

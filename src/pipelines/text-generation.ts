@@ -99,6 +99,7 @@ function promptIds(
   options: TextGenerationOptions,
 ): number[] {
   const { prefix = "", add_special_tokens, truncation, tools, documents, tokenizer_encode_kwargs = {} } = options;
+  const { max_length } = options; // as in Python the prompt's as well, which is cut to it
   const more = Object.fromEntries(entriesOf("tokenizer_encode_kwargs", tokenizer_encode_kwargs));
   if (!isText(prompt)) {
     const continues = continuesOwn(prompt, options);
@@ -107,12 +108,14 @@ function promptIds(
       documents,
       add_generation_prompt: !continues,
       continue_final_message: continues,
+      ...(truncation === undefined ? {} : { truncation }),
+      ...(max_length === undefined ? {} : { max_length }),
       ...more,
       tokenize: true,
       return_dict: false,
     }) as number[];
   }
-  const { input_ids } = tokenizer(prefix + prompt, { add_special_tokens, truncation, ...more });
+  const { input_ids } = tokenizer(prefix + prompt, { add_special_tokens, truncation, max_length, ...more });
   if (input_ids.length > 0) return input_ids as number[];
   const first = tokenizer.bos_token_id ?? tokenizer.eos_token_id;
   if (first === null) throw new OptionError("the prompt is empty");

@@ -4,6 +4,7 @@ import { flag, type Options, omit } from "../core/options.js";
 import type { GenerationOptions } from "../generate/config.js";
 import { SEQ2SEQ_GENERATE } from "../generate/options.js";
 import type { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
+import type { ConfigJson } from "../nn/architecture.js";
 import { taskParameters, withDefaults } from "./generation-defaults.js";
 import { asText, forBatch, inBatches, isText, type Kind, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
 
@@ -32,6 +33,12 @@ const RESULTS = {
   translation: "translation",
 } as const;
 
+/** A task of the model's config: of "translation" without languages the first translation that the config names, as in Python. */
+function namedIn({ task_specific_params: all }: ConfigJson, task: string): string {
+  if (task !== "translation" || typeof all !== "object" || all === null) return task;
+  return Object.keys(all).find((name) => name.startsWith("translation")) ?? task;
+}
+
 /** @param of the task whose `task_specific_params` the model's config may have */
 export function text2text(task: keyof typeof RESULTS, of: string = task): Kind {
   const name = RESULTS[task];
@@ -42,7 +49,7 @@ export function text2text(task: keyof typeof RESULTS, of: string = task): Kind {
     async run({ model, tokenizer, batch_size }: Parts<PreTrainedSeq2SeqLM>, inputs, options: Text2TextOptions) {
       const { return_tensors, clean_up_tokenization_spaces, truncation, ...generation } = options;
       const { items, many } = listed(inputs, asText, "a text");
-      const own = taskParameters(model.config, of);
+      const own = taskParameters(model.config, namedIn(model.config, of));
       const prefix = isText(own.prefix) ? own.prefix : isText(model.config.prefix) ? model.config.prefix : "";
       const found = await inBatches(
         items,

@@ -132,13 +132,20 @@ export function* pieces(ids: readonly number[], length: number, stride: number, 
 
 /**
  * What two sequences keep of `room` together if always the longer one is cut ("longest_first"). Of two that are cut to an odd length the
- * longer one keeps one more; what is beyond `limit`, a row's own, counts for nothing, and of two equal ones the second does (tokenizers 0.23).
+ * longer one keeps one more; of two equal ones the second does.
+ * @param seen the length by which a long one is compared: tokenizers 0.23 reads no further than a row can hold
  */
-export function keptOfPair(first: number, second: number, room: number, limit: number): [number, number] {
+export function keptOfPair(
+  first: number,
+  second: number,
+  room: number,
+  seen: (which: 0 | 1) => number,
+): [number, number] {
   if (first + second <= room) return [first, second];
   const half = Math.floor(room / 2);
-  const kept =
-    Math.min(first, limit) <= Math.min(second, limit) ? Math.min(first, half) : room - Math.min(second, half);
+  const odd = room % 2 === 1 && Math.min(first, second) > half;
+  const shorter = odd ? seen(0) <= seen(1) : first <= second;
+  const kept = shorter ? Math.min(first, half) : room - Math.min(second, half);
   return [kept, room - kept];
 }
 

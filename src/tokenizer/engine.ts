@@ -77,6 +77,8 @@ export interface Tokenizer {
   decode(ids: Iterable<number>, options?: DecodeIdsOptions): string;
   /** Begins to decode a text; its pieces together are what `decode` gives for all ids together. */
   decoding(options?: DecodeIdsOptions): IdDecoding;
+  /** The text of tokens as they are written in the vocabulary, or of any others. */
+  join(tokens: readonly string[]): string;
   /** Adds the special tokens around ids that were encoded without them. */
   frame(ids: readonly number[], pair?: readonly number[]): Framed;
   token_to_id(token: string): number | undefined;
@@ -257,6 +259,10 @@ export class JsonTokenizer implements Tokenizer {
       },
       end: () => (begun ? decode([], true) : ""),
     };
+  }
+
+  join(tokens: readonly string[]): string {
+    return this.#beginDecoding()(tokens, true);
   }
 
   #tokensOf(ids: Iterable<number>, options: DecodeIdsOptions): string[] {

@@ -77,7 +77,12 @@ function rowsOf(
   const marks = (ids: readonly number[], from: number) => (marked ? ids.map((_, i) => -1 - from - i) : ids);
   const sequences = [marks(first, 0), ...(second ? [marks(second, first.length)] : [])];
   const all = second === undefined ? first : [...first, ...second];
-  return cut(tokenizer, sequences, limit, options).map(([a, b]) => {
+  const seen = (which: 0 | 1): number => {
+    const [source, ids] = which === 0 ? [text, first] : [pair!, second!];
+    if (limit === undefined || ids.length <= limit) return ids.length;
+    return readUpTo((placements[which] ?? backend.place(source, plain)).words, limit, tokenizer.truncation_side);
+  };
+  return cut(tokenizer, sequences, limit, options, seen).map(([a, b]) => {
     const row = add_special_tokens
       ? tokenizer.backend.frame(a, b)
       : { ids: [...a, ...(b ?? [])], token_type_ids: [...a.map(() => 0), ...(b ?? []).map(() => 1)] };
@@ -91,6 +96,14 @@ function rowsOf(
   });
 }
 
+/** Tokens of the least whole words that are as many as `limit`, of the text's beginning, or of its end where the left is cut. */
+function readUpTo(words: readonly number[], limit: number, side: Side): number {
+  const from = side === "right" ? words : [...words].reverse();
+  let count = limit;
+  while (count < from.length && from[count] === from[count - 1]) count++;
+  return count;
+}
+
 /**
  * One or two sequences without their special tokens, cut to a row's limit; with `return_overflowing_tokens` what does not fit, too, in the
  * order of Python's `tokenizers`: each further piece of the first with all of the second, then the first with the others of the second.
@@ -101,6 +114,7 @@ function cut(
   [first, second]: readonly (readonly number[])[],
   limit: number | undefined,
   { truncation, stride = 0, add_special_tokens = true, return_overflowing_tokens }: CallOptions,
+  seen: (which: 0 | 1) => number,
 ): (readonly [number[], number[]?])[] {
   const a = first!;
   if (limit === undefined) return [second ? [[...a], [...second]] : [[...a]]];
@@ -120,7 +134,7 @@ function cut(
       ? [Math.min(a.length, room), 0]
       : one
         ? keptOfOne(a.length, second.length, room, one)
-        : keptOfPair(a.length, second.length, room, limit);
+        : keptOfPair(a.length, second.length, room, seen);
   const piecesOf = (ids: readonly number[], length: number): number[][] => {
     const over = ids.length > length;
     const needed = return_overflowing_tokens ? stride + 1 : stride;

@@ -1,5 +1,6 @@
 // PreTrainedTokenizer: calls, batches, padding, truncation, tensors, special tokens, decoding.
 
+import { join } from "node:path";
 import fc from "fast-check";
 import { beforeEach, describe, expect, expectTypeOf, it } from "vitest";
 import { OptionError } from "../../src/core/errors.js";
@@ -8,6 +9,7 @@ import type { BatchEncoding, Encoding, TensorEncoding } from "../../src/tokenize
 import { PreTrainedTokenizer } from "../../src/tokenizer/api.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
 import type { CallOptions, TokenizerSettings } from "../../src/tokenizer/options.js";
+import { FIXTURES } from "../support/fixtures.js";
 import { golden, STORYTELLER } from "./golden.js";
 import { open } from "./support.js";
 
@@ -294,3 +296,23 @@ describe("tokens and text", () => {
     expect(tokenizer.decode(tokenizer.encode("a\ud800b\udc00"))).toBe("a\ufffdb\ufffd");
   });
 });
+
+// The ids that tokenizers 0.23.2 gives with the tokenizer of test/fixtures/pipelines. It reads each text up to the end of the word in which
+// a row would be full, and cuts the longer of what it has read by one token less.
+it.each([
+  ["zzz ", 9, "film ", 9, 8, "right", [2, 30, 56, 56, 3, 72, 72, 3]],
+  ["film ", 9, "zzz ", 9, 8, "right", [2, 72, 72, 3, 30, 56, 56, 3]],
+  ["zz ", 9, "zzz ", 9, 8, "right", [2, 30, 56, 3, 30, 56, 56, 3]],
+  ["zzz ", 9, "film ", 8, 8, "left", [2, 30, 56, 56, 3, 72, 72, 3]],
+  ["film ", 9, "zzz film ", 9, 8, "left", [2, 72, 72, 3, 56, 56, 72, 3]],
+  ["zzzz ", 9, "zzz ", 9, 10, "right", [2, 30, 56, 56, 3, 30, 56, 56, 30, 3]],
+] as const)(
+  "two long texts are cut as in Python: %s x %i, %s x %i",
+  async (one, times, two, often, max_length, side, want) => {
+    const own = await loadTokenizer(new Disk(join(FIXTURES, "pipelines", "tokenizer")));
+    own.truncation_side = side;
+    const given = { text_pair: two.repeat(often), truncation: true, max_length } as const;
+    expect(own(one.repeat(times), given).input_ids).toEqual(want);
+    expect(own(one.repeat(times), { ...given, return_offsets_mapping: true }).input_ids).toEqual(want);
+  },
+);

@@ -69,7 +69,7 @@ const BOMBS: readonly string[] = [
   "{% if 1 %}".repeat(20_000),
   "{% for x in messages %}".repeat(20_000),
   "{% macro m() %}".repeat(20_000),
-  `${" ".repeat(500_000)}{{ 1 }}`,
+  `${" ".repeat(500_000)}{{ 1${" ".repeat(500_000)}`,
   `{% generation${" ".repeat(500_000)}`,
   "{%".repeat(100_000),
   "{{".repeat(100_000),

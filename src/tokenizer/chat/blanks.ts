@@ -40,14 +40,16 @@ export function words(text: string): { readonly word: string; readonly index: nu
 /** Line ends of str.splitlines(): a carriage return with its line feed, or one of these. */
 const ENDS = new Set([0x0a, 0x0b, 0x0c, 0x0d, 0x1c, 0x1d, 0x1e, 0x85, 0x2028, 0x2029]);
 
-export function lines(text: string): string[] {
+/** @param keeps lines have their ends */
+export function lines(text: string, keeps = false): string[] {
   const found: string[] = [];
   let from = 0;
   for (let at = 0; at < text.length; at++) {
     const unit = text.charCodeAt(at);
     if (!ENDS.has(unit)) continue;
-    found.push(text.slice(from, at));
+    const end = at;
     if (unit === 0x0d && text.charCodeAt(at + 1) === 0x0a) at++;
+    found.push(text.slice(from, keeps ? at + 1 : end));
     from = at + 1;
   }
   if (from < text.length) found.push(text.slice(from));

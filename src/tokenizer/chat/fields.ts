@@ -6,7 +6,8 @@ import { listed, show } from "../../core/show.js";
 import { globals } from "./functions.js";
 import { Interpreter } from "./interpreter.js";
 import { Budget } from "./limits.js";
-import { type Block, readTemplate } from "./syntax.js";
+import { readTemplate } from "./read.js";
+import type { Block } from "./syntax.js";
 import { textOf } from "./text-of.js";
 import { Reader } from "./values.js";
 

@@ -1,94 +1,21 @@
 // Filters of chat templates, as Jinja has them; `tojson` is transformers'.
 
+import { Call, type Filter } from "./call.js";
+import { DECIMALS, formatted } from "./formats.js";
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
-import { Call, capitalized, replaced, textMethod } from "./methods.js";
-import { compare, DECIMALS, formatted, operate } from "./operators.js";
+import { attribute, keyed, LIST_FILTERS, sorted } from "./list-filters.js";
+import { capitalized, replaced, textMethod } from "./methods.js";
+import { operate } from "./operators.js";
 import { codePoints } from "./search.js";
 import { test } from "./tests.js";
+import { plain, TEXT_FILTERS, text } from "./text-filters.js";
 import { fixedText, jsonOf, textOf } from "./text-of.js";
-import {
-  type Arguments,
-  Dict,
-  Float,
-  itemsOf,
-  type Key,
-  keyOf,
-  listOf,
-  Namespace,
-  numberOf,
-  Tuple,
-  truth,
-  typeOf,
-  type Value,
-} from "./values.js";
-
-type Filter = (value: Value, given: Call, budget: Budget, all: Arguments) => Value;
-
-function text(value: Value, budget: Budget): string {
-  const made = textOf(value, budget);
-  budget.step(made.length);
-  return made;
-}
-
-/** A filter without arguments. */
-function plain(change: (value: Value, budget: Budget) => Value): Filter {
-  return (value, given, budget) => {
-    given.end();
-    return change(value, budget);
-  };
-}
+import { type Arguments, Dict, Float, itemsOf, listOf, numberOf, Tuple, truth, typeOf, type Value } from "./values.js";
 
 /** A method of texts as a filter. */
 function method(name: string): Filter {
   return (value, _given, budget, all) => textMethod(text(value, budget), name, budget)!(all);
-}
-
-/** What a path of attributes such as "function.name" or "items.0" leads to. */
-function attribute(value: Value, path: Value, budget: Budget): Value {
-  let found = value;
-  for (const part of typeof path === "string" ? path.split(".") : [path]) {
-    budget.step();
-    const number = typeof part === "number" ? part : /^\d{1,9}$/.test(String(part)) ? Number(part) : undefined;
-    const items = listOf(found);
-    if (found instanceof Dict || found instanceof Namespace) {
-      found = (found.entries as Map<Key, Value>).get(part as Key);
-    } else found = items !== undefined && number !== undefined ? items[number] : undefined;
-  }
-  return found;
-}
-
-/** Values of items for sorting, summing and the like: the items themselves, or an attribute of each. */
-function keyed(path: Value, budget: Budget, folds: boolean): (item: Value) => Value {
-  return (item) => {
-    const value = path === undefined || path === null ? item : attribute(item, path, budget);
-    return folds && typeof value === "string" ? value.toLowerCase() : value;
-  };
-}
-
-/** What an item takes that is sorted, beside comparisons, or found again, in characters. */
-const HELD = 256;
-
-function sorted(items: readonly Value[], by: (item: Value) => Value, reverse: boolean, budget: Budget): Value[] {
-  budget.step(HELD * items.length); // a list that is in order is compared in one walk, but held and given like any other
-  const keys = items.map((item) => [by(item), item] as const);
-  keys.sort(([a], [b]) => (reverse ? compare(b, a, budget) : compare(a, b, budget)));
-  return keys.map(([, item]) => item);
-}
-
-function extreme(sign: 1 | -1): Filter {
-  return (value, given, budget) => {
-    const folds = !given.flag("case_sensitive", false);
-    const by = keyed(given.any("attribute"), budget, folds);
-    given.end();
-    let best: Value;
-    let first = true;
-    for (const item of itemsOf(value, budget)) {
-      if (first || compare(by(item), by(best), budget) * sign > 0) best = item;
-      first = false;
-    }
-    return best;
-  };
 }
 
 /** select, reject, selectattr, rejectattr. */
@@ -103,28 +30,6 @@ function selects(keeps: boolean, attributes: boolean): Filter {
       return (name === undefined ? truth(subject) : test(name, subject, args, budget)) === keeps;
     });
   };
-}
-
-function escaped(value: string): string {
-  return value
-    .replaceAll("&", "&amp;")
-    .replaceAll("<", "&lt;")
-    .replaceAll(">", "&gt;")
-    .replaceAll("'", "&#39;")
-    .replaceAll('"', "&#34;");
-}
-
-function indented(value: string, given: Call, budget: Budget): string {
-  const width = given.any("width") ?? 4;
-  const [first, blank] = [given.flag("first", false), given.flag("blank", false)];
-  given.end();
-  if (typeof width !== "number" && typeof width !== "string") return refuse("indent: width must be a number or text");
-  if (typeof width === "number") budget.text(Math.max(0, width));
-  const margin = typeof width === "string" ? width : " ".repeat(Math.max(0, width));
-  const lines = value.split("\n");
-  budget.items(lines.length);
-  budget.text(value.length + lines.length * margin.length);
-  return lines.map((line, i) => ((first || i > 0) && (blank || line !== "") ? margin + line : line)).join("\n");
 }
 
 function json(value: Value, given: Call, budget: Budget): string {
@@ -151,11 +56,16 @@ function rounded(value: Value, given: Call, budget: Budget): Value {
   const number = numberOf(value) ?? refuse(`round needs a number, got ${typeOf(value)}`);
   const [precision, way] = [given.whole("precision", 0), given.text("method", "common")];
   given.end();
-  if (precision < 0 || precision > 15) return refuse("round: precision must be 0 to 15");
+  if (precision < -15 || precision > 15) return refuse("round: precision must be -15 to 15");
   const scale = 10 ** precision;
   if (way === "ceil") return new Float(Math.ceil(number * scale) / scale);
   if (way === "floor") return new Float(Math.floor(number * scale) / scale);
   if (way !== "common") return refuse("round: method must be common, ceil or floor");
+  if (precision < 0) {
+    const tens = 10 ** -precision;
+    const near = Number(fixedText(number / tens, 0)) * tens;
+    return value instanceof Float ? new Float(near) : near + 0;
+  }
   return value instanceof Float ? new Float(Number(fixedText(number, precision))) : number;
 }
 
@@ -209,10 +119,7 @@ function mapped(value: Value, given: Call, budget: Budget, all: Arguments): Valu
   const items = itemsOf(value, budget);
   if (all.named.has("attribute")) {
     const [path, usual] = [all.named.get("attribute"), all.named.get("default")];
-    return items.map((item) => {
-      const found = attribute(item, path, budget);
-      return found === undefined ? usual : found;
-    });
+    return items.map((item) => attribute(item, path, budget, usual ?? undefined));
   }
   const name = given.text("filter");
   const rest = { args: given.rest(), named: all.named };
@@ -220,6 +127,8 @@ function mapped(value: Value, given: Call, budget: Budget, all: Arguments): Valu
 }
 
 const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
+  ...LIST_FILTERS,
+  ...TEXT_FILTERS,
   [
     "abs",
     plain((value) =>
@@ -233,7 +142,7 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
     (value, given, budget) => {
       const name = given.text("name");
       given.end();
-      return value instanceof Dict ? undefined : attribute(value, name, budget);
+      return value instanceof Dict || value === undefined ? undefined : attribute(value, name, budget);
     },
   ],
   ["capitalize", plain((value, budget) => capitalized(text(value, budget)))],
@@ -263,7 +172,6 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
       return sorted(pairs, keyed(by === "key" ? 0 : 1, budget, !sensitive), reverse, budget);
     },
   ],
-  ["escape", plain((value, budget) => escaped(text(value, budget)))],
   ["first", plain((value, budget) => itemsOf(value, budget)[0])],
   [
     "float",
@@ -275,8 +183,14 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
       return usual === undefined ? new Float(0) : usual;
     },
   ],
-  ["format", (value, _given, budget, { args }) => formatted(text(value, budget), args, budget)],
-  ["indent", (value, given, budget) => indented(text(value, budget), given, budget)],
+  [
+    "format",
+    (value, _given, budget, { args, named }) => {
+      if (args.length > 0 && named.size > 0) return refuse("format takes values by place or by name");
+      const right = named.size > 0 ? new Dict(new Map(named)) : new Tuple(args);
+      return formatted(text(value, budget), right, budget);
+    },
+  ],
   ["int", whole],
   [
     "items",
@@ -303,14 +217,12 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ["list", plain(itemsOf)],
   ["lower", method("lower")],
   ["map", mapped],
-  ["max", extreme(1)],
-  ["min", extreme(-1)],
   ["reject", selects(false, false)],
   ["rejectattr", selects(false, true)],
   [
     "replace",
     (value, given, budget) => {
-      const [old, content] = [given.text("old"), given.text("new")];
+      const [old, content] = [text(given.any("old"), budget), text(given.any("new"), budget)];
       const count = given.any("count") ?? -1;
       given.end();
       return replaced(text(value, budget), old, content, typeof count === "number" ? count : -1, budget);
@@ -324,19 +236,8 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
     }),
   ],
   ["round", rounded],
-  ["safe", plain(text)],
   ["select", selects(true, false)],
   ["selectattr", selects(true, true)],
-  [
-    "sort",
-    (value, given, budget) => {
-      const [reverse, sensitive] = [given.flag("reverse", false), given.flag("case_sensitive", false)];
-      const by = keyed(given.any("attribute"), budget, !sensitive);
-      given.end();
-      return sorted(itemsOf(value, budget), by, reverse, budget);
-    },
-  ],
-  ["string", plain(text)],
   [
     "sum",
     (value, given, budget) => {
@@ -351,30 +252,13 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
     plain((value, budget) =>
       text(value, budget)
         .split(/([-\s({[<]+)/)
-        .map(capitalized)
+        .map(([first = "", ...rest]) => first.toUpperCase() + rest.join("").toLowerCase())
         .join(""),
     ),
   ],
   ["tojson", json],
   ["trim", method("strip")],
-  [
-    "unique",
-    (value, given, budget) => {
-      const sensitive = given.flag("case_sensitive", false);
-      const by = keyed(given.any("attribute"), budget, !sensitive);
-      given.end();
-      const seen = new Set<Key>();
-      return itemsOf(value, budget).filter((item) => {
-        budget.step(HELD);
-        const key = keyOf(by(item) ?? null);
-        if (seen.has(key)) return false;
-        seen.add(key);
-        return true;
-      });
-    },
-  ],
   ["upper", method("upper")],
-  ["wordcount", plain((value, budget) => text(value, budget).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0)],
 ]);
 const SHORT: Readonly<Record<string, string>> = { d: "default", e: "escape", count: "length" };
 

@@ -1,11 +1,11 @@
 // Functions that chat templates may call: Jinja's, and the two of transformers.
 
 import { OptionError } from "../../core/errors.js";
+import { Call } from "./call.js";
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
-import { Call } from "./methods.js";
 import { textOf } from "./text-of.js";
-import { Attributes, Callable, Dict, itemsOf, type Key, keyOf, listOf, Namespace, type Value } from "./values.js";
+import { Attributes, Callable, Dict, itemsOf, type Key, keyOf, listOf, Namespace, type Value, View } from "./values.js";
 
 const MONTHS = "January February March April May June July August September October November December".split(" ");
 const DAYS = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday".split(" ");
@@ -71,7 +71,8 @@ function range(call: Call, budget: Budget): Value {
   if (typeof to !== "number" || step === 0) return refuse("range needs whole numbers, and a step that is not 0");
   const count = Math.max(0, Math.ceil((to - from) / step));
   budget.items(count);
-  return Array.from({ length: count }, (_, i) => from + i * step);
+  const items = Array.from({ length: count }, (_, i) => from + i * step);
+  return new View("range", items, [from, to, step]);
 }
 
 function entriesOf(call: Call, named: ReadonlyMap<string, Value>, budget: Budget): Map<Key, Value> {

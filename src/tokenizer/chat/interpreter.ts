@@ -8,7 +8,6 @@ import { memberOf, sliced } from "./members.js";
 import { operate } from "./operators.js";
 import { type End, Output, ofLoop, Scope } from "./scope.js";
 import type * as syntax from "./syntax.js";
-import { GENERATION, nameOf } from "./syntax.js";
 import { test } from "./tests.js";
 import { textOf } from "./text-of.js";
 import {
@@ -31,6 +30,14 @@ import {
 /** What a turn of a loop or a call costs beside its steps, in characters. */
 const HEAVY = 256;
 
+/** True if a name occurs in a part of a tree. */
+function mentions(part: unknown, name: string): boolean {
+  if (typeof part !== "object" || part === null) return false;
+  if (part instanceof Map) return [...(part as Map<unknown, unknown>)].some((pair) => mentions(pair, name));
+  if ((part as syntax.Identifier).type === "Identifier") return (part as syntax.Identifier).value === name;
+  return Object.values(part).some((inner) => mentions(inner, name));
+}
+
 export class Interpreter {
   readonly #budget: Budget;
   readonly #top = new Scope();
@@ -41,7 +48,6 @@ export class Interpreter {
     this.#budget = budget;
     this.#mark = mark;
     for (const [name, value] of variables) this.#top.set(name, value);
-    this.#top.set(GENERATION, new Callable(GENERATION, ({ named }) => this.#generation(named.get("caller"))));
   }
 
   /** The text of a template. @throws FormatError, and OptionError where the template refuses the messages */
@@ -49,11 +55,6 @@ export class Interpreter {
     const out = new Output();
     this.#block(program.body, new Scope(this.#top), out);
     return out.text();
-  }
-
-  #generation(caller: Value): Value {
-    const text = caller instanceof Callable ? textOf(caller.call({ args: [], named: new Map() }), this.#budget) : "";
-    return this.#mark + text + this.#mark;
   }
 
   #block(nodes: readonly syntax.Node[], scope: Scope, out: Output): End {
@@ -92,17 +93,30 @@ export class Interpreter {
           out.add(textOf(this.#callBlock(node as syntax.CallBlock, scope), this.#budget), this.#budget);
           return undefined;
         case "FilterStatement": {
-          const { filter: given, body } = node as syntax.Filtered;
-          const text = this.#captured(body, new Scope(scope));
-          out.add(textOf(this.#filtered(text, given, scope), this.#budget), this.#budget);
+          const { filters, body } = node as syntax.Filtering;
+          out.add(
+            textOf(this.#through(this.#captured(body, new Scope(scope)), filters, scope), this.#budget),
+            this.#budget,
+          );
           return undefined;
+        }
+        case "Generation": {
+          const text = this.#captured((node as syntax.Block).body, new Scope(scope));
+          out.add(this.#mark + text + this.#mark, this.#budget);
+          return undefined;
+        }
+        case "With": {
+          const { targets, values, body } = node as syntax.With;
+          const inner = new Scope(scope);
+          for (const [i, value] of values.map((one) => this.#value(one, scope)).entries()) {
+            this.#bind(targets[i]!, value, inner);
+          }
+          return this.#block(body, inner, out);
         }
         case "Break":
           return "break";
         case "Continue":
           return "continue";
-        case "Comment":
-          return undefined;
         default:
           out.add(textOf(this.#value(node, scope), this.#budget), this.#budget);
           return undefined;
@@ -125,8 +139,16 @@ export class Interpreter {
     for (const [i, name] of names.entries()) this.#bind(name, items[i], scope);
   }
 
-  #assign({ assignee, value, body }: syntax.SetNode, scope: Scope): void {
-    const given = value === null ? this.#captured(body, new Scope(scope)) : this.#value(value, scope);
+  /** A text through the filters of its block. */
+  #through(text: Value, filters: readonly syntax.Node[], scope: Scope): Value {
+    return filters.reduce((made, one) => this.#filtered(made, one, scope), text);
+  }
+
+  #assign({ assignee, value, filters, body }: syntax.SetNode, scope: Scope): void {
+    const given =
+      value === null
+        ? this.#through(this.#captured(body, new Scope(scope)), filters, scope)
+        : this.#value(value, scope);
     if (assignee.type !== "MemberExpression") {
       this.#bind(assignee, given, scope);
       return;
@@ -139,16 +161,28 @@ export class Interpreter {
     this.#budget.items(entries.size / 16);
   }
 
-  #loop({ loopvar, iterable, body, defaultBlock }: syntax.For, scope: Scope, out: Output): void {
-    const select = iterable.type === "SelectExpression" ? (iterable as syntax.Select) : undefined;
-    let items = itemsOf(this.#value(select?.lhs ?? iterable, scope), this.#budget);
-    if (select !== undefined) {
+  #loop(node: syntax.For, scope: Scope, out: Output): void {
+    this.#turns(node, this.#value(node.iterable, scope), scope, out, 0);
+  }
+
+  /** The turns of a loop. @param depth of a recursive one: how often it has called itself */
+  #turns(node: syntax.For, over: Value, scope: Scope, out: Output, depth: number): void {
+    const { loopvar, condition, recursive, body, defaultBlock } = node;
+    let items = itemsOf(over, this.#budget);
+    if (condition !== null) {
       items = items.filter((item) => {
         const inner = new Scope(scope);
         this.#bind(loopvar, item, inner);
-        return truth(this.#value(select.test, inner));
+        return truth(this.#value(condition, inner));
       });
     }
+    const again = ({ args }: Arguments): Value => {
+      this.#budget.enter();
+      const text = new Output();
+      this.#turns(node, args[0], scope, text, depth + 1);
+      this.#budget.leave();
+      return text.text();
+    };
     let previous: Value[] = [];
     for (const [i, item] of items.entries()) {
       this.#budget.step(HEAVY);
@@ -160,7 +194,8 @@ export class Interpreter {
         previous = [...values];
         return differs;
       };
-      inner.set("loop", new Attributes((name) => ofLoop(name, items, i, changed)));
+      const about = (name: string): Value => ofLoop(name, items, i, depth, changed);
+      inner.set("loop", new Attributes(about, recursive ? again : undefined));
       this.#bind(loopvar, item, inner);
       if (this.#block(body, inner, out) === "break") break;
     }
@@ -174,28 +209,39 @@ export class Interpreter {
     body: readonly syntax.Node[],
     scope: Scope,
   ): Callable {
-    return new Callable(name, ({ args, named }) => {
-      this.#budget.step(HEAVY);
-      this.#budget.enter();
-      const inner = new Scope(scope);
-      const left = new Map(named);
-      const caller = left.get("caller");
-      left.delete("caller");
-      if (caller !== undefined) inner.set("caller", caller);
-      for (const [i, parameter] of parameters.entries()) {
-        const keyword = parameter.type === "KeywordArgumentExpression" ? (parameter as syntax.Keyword) : undefined;
-        const key = keyword?.key.value ?? (parameter as syntax.Identifier).value;
-        const usual = keyword === undefined ? undefined : () => this.#value(keyword.value, inner);
-        const given = i < args.length ? args[i] : left.has(key) ? left.get(key) : usual?.();
-        left.delete(key);
-        inner.set(key, given);
-      }
-      inner.set("varargs", new Tuple(args.slice(parameters.length)));
-      inner.set("kwargs", new Dict(new Map(left)));
-      const text = this.#captured(body, inner);
-      this.#budget.leave();
-      return text;
-    });
+    const [varargs, kwargs, calls] = ["varargs", "kwargs", "caller"].map((word) => mentions(body, word));
+    return new Callable(
+      name,
+      ({ args, named }) => {
+        this.#budget.step(HEAVY);
+        this.#budget.enter();
+        if (args.length > parameters.length && !varargs) refuse(`${name} takes at most ${parameters.length} arguments`);
+        const inner = new Scope(scope);
+        const left = new Map(named);
+        const caller = left.get("caller");
+        left.delete("caller");
+        if (caller !== undefined) inner.set("caller", caller);
+        for (const [i, parameter] of parameters.entries()) {
+          const keyword = parameter.type === "KeywordArgumentExpression" ? (parameter as syntax.Keyword) : undefined;
+          const key = keyword?.key.value ?? (parameter as syntax.Identifier).value;
+          const usual = keyword === undefined ? undefined : () => this.#value(keyword.value, inner);
+          const given = i < args.length ? args[i] : left.has(key) ? left.get(key) : usual?.();
+          left.delete(key);
+          inner.set(key, given);
+        }
+        const [more] = left.keys();
+        if (more !== undefined && !kwargs) refuse(`${name} has no argument ${more}`);
+        if (caller !== undefined && !calls && !kwargs) refuse(`${name} does not use what is called`);
+        inner.set("varargs", new Tuple(args.slice(parameters.length)));
+        inner.set("kwargs", new Dict(new Map(left)));
+        const text = this.#captured(body, inner);
+        this.#budget.leave();
+        return text;
+      },
+      parameters.map(
+        (one) => (one.type === "Identifier" ? (one as syntax.Identifier) : (one as syntax.Keyword).key).value,
+      ),
+    );
   }
 
   #macro({ name, args, body }: syntax.Macro, scope: Scope): void {
@@ -210,7 +256,8 @@ export class Interpreter {
 
   #called(target: Value, given: Arguments): Value {
     this.#budget.step();
-    return target instanceof Callable ? target.call(given) : refuse(`${typeOf(target)} cannot be called`);
+    const call = target instanceof Callable || target instanceof Attributes ? target.call : undefined;
+    return call === undefined ? refuse(`${typeOf(target)} cannot be called`) : call(given);
   }
 
   #arguments(nodes: readonly syntax.Node[], scope: Scope): Arguments {
@@ -253,6 +300,10 @@ export class Interpreter {
 
   #evaluated(node: syntax.Node, scope: Scope): Value {
     switch (node.type) {
+      case "Constant":
+        return (node as syntax.Literal<boolean | null>).value;
+      case "Comparison":
+        return this.#comparison(node as syntax.Comparison, scope);
       case "StringLiteral":
         return (node as syntax.Literal<string>).value;
       case "IntegerLiteral": {
@@ -273,7 +324,7 @@ export class Interpreter {
         return new Dict(entries);
       }
       case "Identifier":
-        return scope.get(nameOf(node as syntax.Identifier));
+        return scope.get((node as syntax.Identifier).value);
       case "CallExpression": {
         const { callee, args } = node as syntax.Call;
         const target = this.#value(callee, scope);
@@ -290,16 +341,14 @@ export class Interpreter {
         return this.#filtered(this.#value(operand, scope), given, scope);
       }
       case "TestExpression": {
-        const { operand, negate, test: name } = node as syntax.Test;
-        return test(name.value, this.#value(operand, scope), [], this.#budget) !== negate;
-      }
-      case "SelectExpression": {
-        const { lhs, test: condition } = node as syntax.Select;
-        return truth(this.#value(condition, scope)) ? this.#value(lhs, scope) : undefined;
+        const { operand, negate, test: name, args } = node as syntax.Test;
+        const value = this.#value(operand, scope);
+        return test(name.value, value, this.#arguments(args, scope).args, this.#budget) !== negate;
       }
       case "Ternary": {
         const { condition, trueExpr, falseExpr } = node as syntax.Choice;
-        return this.#value(truth(this.#value(condition, scope)) ? trueExpr : falseExpr, scope);
+        const chosen = truth(this.#value(condition, scope)) ? trueExpr : falseExpr;
+        return chosen === null ? undefined : this.#value(chosen, scope);
       }
       default:
         return refuse(`${node.type} is not supported`);
@@ -312,6 +361,16 @@ export class Interpreter {
     const number = numberOf(value) ?? refuse(`${operator.value} needs a number, got ${typeOf(value)}`);
     const signed = operator.value === "-" ? 0 - number : number;
     return value instanceof Float ? new Float(signed) : signed;
+  }
+
+  #comparison({ first, rest }: syntax.Comparison, scope: Scope): Value {
+    let left = this.#value(first, scope);
+    for (const { operator, value } of rest) {
+      const right = this.#value(value, scope);
+      if (!truth(operate(operator, left, right, this.#budget))) return false;
+      left = right;
+    }
+    return true;
   }
 
   #binary({ operator, left, right }: syntax.Operation, scope: Scope): Value {

@@ -3,12 +3,32 @@
 import type { Budget } from "./limits.js";
 import { MOST_ITEMS, refuse } from "./limits.js";
 import { dictMethod, listMethod, textMethod } from "./methods.js";
-import { Attributes, Callable, Dict, isList, keyOf, listOf, Namespace, Tuple, typeOf, type Value } from "./values.js";
+import {
+  Attributes,
+  Callable,
+  Dict,
+  Float,
+  Group,
+  isKey,
+  isList,
+  listOf,
+  Namespace,
+  Tuple,
+  typeOf,
+  type Value,
+  View,
+} from "./values.js";
 
 function entry(of: Value, key: Value, budget: Budget): Value {
   if (of instanceof Attributes) return typeof key === "string" ? of.get(key) : undefined;
   if (of instanceof Namespace) return typeof key === "string" ? of.entries.get(key) : undefined;
-  if (of instanceof Dict) return key === undefined ? undefined : of.entries.get(keyOf(key));
+  if (of instanceof Dict) return isKey(key) ? of.entries.get(key instanceof Float ? key.value : key) : undefined;
+  if (of instanceof View && of.kind !== "range") return undefined;
+  if (of instanceof Group && key === "grouper") return of.items[0];
+  if (of instanceof Group && key === "list") return of.items[1];
+  if (of instanceof Callable && of.parameters !== undefined) {
+    return key === "name" ? of.name : key === "arguments" ? new Tuple(of.parameters) : undefined;
+  }
   if (typeof key !== "number") return undefined;
   if (typeof of === "string") return sliced(of, key, key === -1 ? undefined : key + 1, 1, budget) || undefined;
   return listOf(of)?.at(key);
@@ -45,8 +65,9 @@ function characters(text: string, budget: Budget): string | readonly string[] {
 
 /** Python's `of[from:to:by]`. */
 export function sliced(of: Value, from: number | undefined, to: number | undefined, by: number, budget: Budget): Value {
+  const fixed = of instanceof View && of.kind !== "range";
+  if (typeof of !== "string" && (listOf(of) === undefined || fixed)) refuse(`${typeOf(of)} cannot be sliced`);
   if (by === 0) refuse("the step of a slice must not be 0");
-  if (typeof of !== "string" && listOf(of) === undefined) refuse(`${typeOf(of)} cannot be sliced`);
   const items = typeof of === "string" ? characters(of, budget) : listOf(of)!;
   const place = (at: number | undefined, usual: number, low: number, high: number) =>
     at === undefined ? usual : Math.min(Math.max(at < 0 ? at + items.length : at, low), high);
@@ -57,5 +78,9 @@ export function sliced(of: Value, from: number | undefined, to: number | undefin
   budget.step((by === 1 ? 16 : 64) * count);
   const kept: Value[] = by === 1 ? (items.slice(first, first + count) as Value[]) : [];
   for (let at = first; kept.length < count; at += by) kept.push(items[at]);
+  if (of instanceof View) {
+    const [begin, , step] = of.range!;
+    return new View("range", kept, [begin + first * step, begin + last * step, step * by]);
+  }
   return typeof of === "string" ? kept.join("") : isList(of) ? kept : new Tuple(kept);
 }

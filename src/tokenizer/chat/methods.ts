@@ -2,69 +2,14 @@
 // them: Python's sandbox forbids it, too.
 
 import { isAllBlank, lines, strip, words } from "./blanks.js";
+import { Call } from "./call.js";
+import { formatOf } from "./formats.js";
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
-import { contains, counted } from "./operators.js";
+import { contains } from "./operators.js";
 import { codePoints, countIn, partsOf, placeIn, replacedIn } from "./search.js";
-import { equal, textOf } from "./text-of.js";
-import { type Arguments, Dict, itemsOf, listOf, Tuple, typeOf, type Value } from "./values.js";
-
-/** Reads the arguments of one call by name or place, and refuses what is left. */
-export class Call {
-  readonly #name: string;
-  readonly #args: readonly Value[];
-  readonly #named: Map<string, Value>;
-  #place = 0;
-
-  constructor(name: string, { args, named }: Arguments) {
-    this.#name = name;
-    this.#args = args;
-    this.#named = new Map(named);
-  }
-
-  /** The next argument, or undefined if it was not given. */
-  any(name: string): Value {
-    const at = this.#place++;
-    if (at < this.#args.length) return this.#args[at];
-    const value = this.#named.get(name);
-    this.#named.delete(name);
-    return value;
-  }
-
-  text(name: string): string;
-  text(name: string, usual: string): string;
-  text(name: string, usual?: string): string {
-    const value = this.any(name) ?? usual;
-    return typeof value === "string" ? value : this.#wrong(name, "text", value);
-  }
-
-  whole(name: string, usual: number): number {
-    const value = this.any(name) ?? usual;
-    return typeof value === "number" ? value : this.#wrong(name, "a whole number", value);
-  }
-
-  flag(name: string, usual: boolean): boolean {
-    const value = this.any(name) ?? usual;
-    return typeof value === "boolean" ? value : this.#wrong(name, "true or false", value);
-  }
-
-  /** The rest by place. */
-  rest(): readonly Value[] {
-    const rest = this.#args.slice(this.#place);
-    this.#place = this.#args.length;
-    return rest;
-  }
-
-  end(): void {
-    if (this.#place < this.#args.length) refuse(`${this.#name} takes at most ${this.#place} arguments`);
-    const [more] = this.#named.keys();
-    if (more !== undefined) refuse(`${this.#name} has no argument ${more}`);
-  }
-
-  #wrong(name: string, wanted: string, value: Value): never {
-    return refuse(`${this.#name}: ${name} must be ${wanted}, got ${typeOf(value)}`);
-  }
-}
+import { equal } from "./text-of.js";
+import { type Arguments, Dict, isList, itemsOf, listOf, Tuple, truth, typeOf, type Value, View } from "./values.js";
 
 /** Python's `text.replace(old, new, count)`. */
 export function replaced(text: string, old: string, content: string, count: number, budget: Budget): string {
@@ -106,26 +51,71 @@ function split(text: string, given: Call, fromRight: boolean, budget: Budget): V
     : [...parts.slice(0, most), parts.slice(most).join(separator)];
 }
 
-function starts(text: string, given: Call, end: boolean): boolean {
+function starts(text: string, given: Call, end: boolean, budget: Budget): boolean {
   const what = given.any("prefix");
+  const part = between(text, given, budget);
   given.end();
   const test = (one: Value) => {
     if (typeof one !== "string") return refuse(`${end ? "endswith" : "startswith"} needs text, got ${typeOf(one)}`);
-    return end ? text.endsWith(one) : text.startsWith(one);
+    return part !== undefined && (end ? part.text.endsWith(one) : part.text.startsWith(one));
   };
   return what instanceof Tuple ? what.items.some(test) : test(what);
+}
+
+/** The part of a text that the arguments `start` and `end` name, in characters; undefined if it begins behind the text. */
+function between(text: string, given: Call, budget: Budget): { text: string; from: number } | undefined {
+  const [start, end] = [given.any("start"), given.any("end")];
+  if ((start ?? null) === null && (end ?? null) === null) return { text, from: 0 };
+  budget.walk(text.length);
+  const all = Array.from(text);
+  const place = (value: Value, usual: number): number => {
+    if (value === undefined || value === null) return usual;
+    const at =
+      typeof value === "number" ? value : refuse(`a place in a text must be a whole number, got ${typeOf(value)}`);
+    return Math.max(0, at < 0 ? at + all.length : at);
+  };
+  const from = place(start, 0);
+  const to = Math.min(place(end, all.length), all.length);
+  return from > all.length || from > to ? undefined : { text: all.slice(from, to).join(""), from };
 }
 
 function titled(text: string): string {
   return text.replace(/\p{L}+/gu, (word) => {
     const first = String.fromCodePoint(word.codePointAt(0)!);
-    return first.toUpperCase() + word.slice(first.length).toLowerCase();
+    return titleCase(first) + word.slice(first.length).toLowerCase();
   });
+}
+
+/** Of what becomes several capitals only the first is one. */
+function titleCase(char: string): string {
+  const [first = "", ...rest] = char.toUpperCase();
+  return first + rest.join("").toLowerCase();
 }
 
 export function capitalized(text: string): string {
   const first = text === "" ? "" : String.fromCodePoint(text.codePointAt(0)!);
-  return first.toUpperCase() + text.slice(first.length).toLowerCase();
+  return titleCase(first) + text.slice(first.length).toLowerCase();
+}
+
+function swapped(text: string): string {
+  return Array.from(text, (char) => (char === char.toLowerCase() ? char.toUpperCase() : char.toLowerCase())).join("");
+}
+
+/** Tabs as spaces up to the next multiple of a size in their line. */
+function expanded(text: string, size: number): string {
+  let column = 0;
+  const made: string[] = [];
+  for (const char of text) {
+    if (char === "\t") {
+      const width = size > 0 ? size - (column % size) : 0;
+      made.push(" ".repeat(width));
+      column += width;
+    } else {
+      made.push(char);
+      column = char === "\n" || char === "\r" ? 0 : column + 1;
+    }
+  }
+  return made.join("");
 }
 
 function padded(text: string, given: Call, place: "left" | "right" | "both", budget: Budget): string {
@@ -139,28 +129,14 @@ function padded(text: string, given: Call, place: "left" | "right" | "both", bud
   return fill.repeat(before) + text + fill.repeat(missing - before);
 }
 
-/** `"{} {name}".format(...)` without format specifications. */
-function format(text: string, { args, named }: Arguments, budget: Budget): string {
-  let next = 0;
-  const one = (found: string, name: string | undefined): string => {
-    if (found === "{{" || found === "}}") return found[0]!;
-    if (name === undefined) return refuse("this use of format is not supported");
-    const place = name === "" ? next++ : /^\d{1,4}$/.test(name) ? Number(name) : undefined;
-    const there = place === undefined ? named.has(name) : place < args.length;
-    if (!there) return refuse(`format: there is no value ${name || place}`);
-    return textOf(place === undefined ? named.get(name) : args[place], budget);
-  };
-  const parts = counted(budget);
-  return text.replace(/\{\{|\}\}|\{(\w*)\}|[{}]/g, (...found: [string, string?]) => parts(one(...found)));
-}
-
 /** Places as Python counts them: in code points. */
 function find(text: string, given: Call, last: boolean, must: boolean, budget: Budget): number {
   const what = given.text("sub");
+  const part = between(text, given, budget);
   given.end();
-  const at = placeIn(text, what, last, budget);
+  const at = part === undefined ? -1 : placeIn(part.text, what, last, budget);
   if (at < 0) return must ? refuse("substring not found") : -1;
-  return codePoints(text.slice(0, at), budget);
+  return part!.from + codePoints(part!.text.slice(0, at), budget);
 }
 
 function all(text: string, pattern: RegExp): boolean {
@@ -231,11 +207,33 @@ const TEXT: ReadonlyMap<string, TextMethod> = new Map<string, TextMethod>([
   ["isspace", simple(isAllBlank, true)],
   ["isupper", simple((text) => text === text.toUpperCase() && text !== text.toLowerCase())],
   ["islower", simple((text) => text === text.toLowerCase() && text !== text.toUpperCase())],
-  ["startswith", (text, given) => starts(text, given, false)],
-  ["endswith", (text, given) => starts(text, given, true)],
+  ["startswith", (text, given, budget) => starts(text, given, false, budget)],
+  ["endswith", (text, given, budget) => starts(text, given, true, budget)],
   ["split", (text, given, budget) => split(text, given, false, budget)],
   ["rsplit", (text, given, budget) => split(text, given, true, budget)],
-  ["splitlines", simple(lines, true)],
+  [
+    "splitlines",
+    (text, given, budget) => {
+      const keeps = given.any("keepends");
+      given.end();
+      budget.walk(text.length);
+      return lines(text, truth(keeps));
+    },
+  ],
+  ["swapcase", simple(swapped, true)],
+  ["istitle", simple((text) => /[\p{Lu}\p{Ll}\p{Lt}]/u.test(text) && titled(text) === text, true)],
+  ["isascii", simple((text) => /^[\0-\x7f]*$/.test(text))],
+  ["isprintable", simple((text) => !/(?! )[\p{C}\p{Z}]/u.test(text))],
+  ["isidentifier", simple((text) => /^[\p{L}\p{Nl}_][\p{L}\p{Nl}\p{Mn}\p{Mc}\p{Nd}\p{Pc}]*$/u.test(text))],
+  [
+    "expandtabs",
+    (text, given, budget) => {
+      const size = given.whole("tabsize", 8);
+      given.end();
+      budget.text(text.length + text.split("\t").length * Math.max(0, size));
+      return expanded(text, size);
+    },
+  ],
   ["partition", parted(false)],
   ["rpartition", parted(true)],
   [
@@ -278,9 +276,11 @@ const TEXT: ReadonlyMap<string, TextMethod> = new Map<string, TextMethod>([
     "count",
     (text, given, budget) => {
       const what = given.text("sub");
+      const part = between(text, given, budget);
       given.end();
-      if (what === "") return codePoints(text, budget) + 1;
-      return countIn(text, what, Number.POSITIVE_INFINITY, budget).found;
+      if (part === undefined) return 0;
+      if (what === "") return codePoints(part.text, budget) + 1;
+      return countIn(part.text, what, Number.POSITIVE_INFINITY, budget).found;
     },
   ],
   ["find", (text, given, budget) => find(text, given, false, false, budget)],
@@ -301,15 +301,28 @@ const TEXT: ReadonlyMap<string, TextMethod> = new Map<string, TextMethod>([
   ["ljust", (text, given, budget) => padded(text, given, "right", budget)],
   ["rjust", (text, given, budget) => padded(text, given, "left", budget)],
   ["center", (text, given, budget) => padded(text, given, "both", budget)],
-  ["format", (text, _given, budget, given) => format(text, given, budget)],
+  ["format", (text, _given, budget, given) => formatOf(text, given, budget)],
+  [
+    "format_map",
+    (text, given, budget) => {
+      const map = given.any("mapping");
+      given.end();
+      if (!(map instanceof Dict)) return refuse(`format_map needs a dictionary, got ${typeOf(map)}`);
+      return formatOf(
+        text,
+        { args: [], named: new Map([...map.entries].map(([key, value]) => [String(key), value])) },
+        budget,
+      );
+    },
+  ],
 ]);
 
 /** The call of a method of a dictionary; undefined if there is none of that name. */
 export function dictMethod({ entries }: Dict, name: string, budget: Budget): ((given: Arguments) => Value) | undefined {
-  const list = (items: Value[], given: Arguments): Value => {
+  const view = (items: Value[], given: Arguments): Value => {
     new Call(name, given).end();
     budget.items(items.length);
-    return items;
+    return new View(`dict_${name}` as View["kind"], items);
   };
   switch (name) {
     case "get":
@@ -323,17 +336,18 @@ export function dictMethod({ entries }: Dict, name: string, budget: Budget): ((g
       };
     case "items":
       return (given) =>
-        list(
+        view(
           [...entries].map((entry) => new Tuple(entry)),
           given,
         );
     case "keys":
-      return (given) => list([...entries.keys()], given);
+      return (given) => view([...entries.keys()], given);
     case "values":
-      return (given) => list([...entries.values()], given);
+      return (given) => view([...entries.values()], given);
     case "copy":
       return (given) => {
-        list([...entries.keys()], given);
+        new Call(name, given).end();
+        budget.items(entries.size);
         return new Dict(new Map(entries));
       };
     default:
@@ -361,7 +375,7 @@ export function listMethod(value: Value, name: string, budget: Budget): ((given:
         return contains(what, items, budget) ? items.filter((item) => equal(item, what, budget)).length : 0;
       };
     case "copy":
-      return () => items;
+      return isList(value) ? () => items : undefined;
     default:
       return undefined;
   }

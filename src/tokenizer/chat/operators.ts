@@ -1,9 +1,10 @@
 // Operators of chat templates, as Python computes them.
 
+import { formatted } from "./formats.js";
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { placeIn } from "./search.js";
-import { equal, fixedText, textOf } from "./text-of.js";
+import { equal, textOf } from "./text-of.js";
 import { Dict, Float, isList, keyOf, listOf, numberOf, Tuple, typeOf, type Value } from "./values.js";
 
 function unsupported(operator: string, a: Value, b: Value): never {
@@ -46,7 +47,7 @@ export function contains(a: Value, b: Value, budget: Budget): boolean {
   if (typeof b === "string") {
     return typeof a === "string" ? placeIn(b, a, false, budget) >= 0 : unsupported("in", a, b);
   }
-  if (b instanceof Dict) return b.entries.has(keyOf(a));
+  if (b instanceof Dict) return a !== undefined && b.entries.has(a instanceof Float ? a.value : keyOf(a));
   if (b === undefined) return false;
   const items = listOf(b) ?? unsupported("in", a, b);
   return items.some((item) => equal(a, item, budget));
@@ -71,16 +72,6 @@ function plus(a: Value, b: Value, budget: Budget): Value {
   if (list === undefined || other === undefined || isList(a) !== isList(b)) return unsupported("+", a, b);
   budget.items(list.length + other.length);
   return isList(a) ? [...list, ...other] : new Tuple([...list, ...other]);
-}
-
-/** Counts the parts of a text that a format makes, each before the text is there. */
-export function counted(budget: Budget): (part: string) => string {
-  let length = 0;
-  return (part) => {
-    budget.output(length, part.length);
-    length += part.length;
-    return part;
-  };
 }
 
 /** Two texts in one. Engines keep the two parts, so that only the shorter one counts. */
@@ -110,8 +101,13 @@ function arithmetic(operator: string, a: Value, b: Value, x: number, y: number):
     default: {
       if (y === 0) return refuse("division by zero");
       if (operator === "/") return new Float(x / y);
-      const quotient = Math.floor(x / y);
-      return operator === "//" ? number(quotient) : number(x - y * quotient);
+      // As in Python: the rest has the divisor's sign, and is exact.
+      const rest = x % y;
+      const signed = rest !== 0 && rest < 0 !== y < 0 ? rest + y : rest;
+      if (operator === "%") return number(signed);
+      const quotient = (x - signed) / y;
+      const whole = Math.floor(quotient);
+      return number(quotient - whole > 0.5 ? whole + 1 : whole);
     }
   }
 }
@@ -143,37 +139,10 @@ export function operate(operator: string, a: Value, b: Value, budget: Budget): V
   if (operator === "+") return plus(a, b, budget);
   if (operator === "*") {
     const sequence = (value: Value) => typeof value === "string" || listOf(value) !== undefined;
-    if (sequence(a) && typeof b === "number") return repeated(a, b, budget);
-    if (sequence(b) && typeof a === "number") return repeated(b, a, budget);
+    const times = (value: Value) => typeof value === "number" || typeof value === "boolean";
+    if (sequence(a) && times(b)) return repeated(a, Number(b), budget);
+    if (sequence(b) && times(a)) return repeated(b, Number(a), budget);
   }
-  if (operator === "%" && typeof a === "string") return formatted(a, b instanceof Tuple ? b.items : [b], budget);
+  if (operator === "%" && typeof a === "string") return formatted(a, b, budget);
   return unsupported(operator, a, b);
-}
-
-/** What exact decimals take, in characters. */
-export const DECIMALS = 512;
-
-/** Python's `%` on texts, for the conversions that templates use. @throws FormatError for others */
-export function formatted(format: string, values: readonly Value[], budget: Budget): string {
-  budget.text(format.length);
-  let next = 0;
-  const one = (found: string, digits: string | undefined, kind: string | undefined): string => {
-    if (found === "%%") return "%";
-    if (next === values.length) return refuse(`${found}: not enough values for a format`);
-    const value = values[next++];
-    const number = numberOf(value);
-    if (kind === "s" && digits === undefined) return textOf(value, budget);
-    if ((kind === "d" || kind === "i") && digits === undefined && Number.isFinite(number))
-      return textOf(Math.trunc(number!), budget);
-    if (kind === "f" && number !== undefined) budget.step(DECIMALS);
-    if (kind === "f" && number !== undefined)
-      return fixedText(number, digits === undefined ? 6 : Number(digits.slice(1)));
-    return refuse(`the format ${found} of ${typeOf(value)} is not supported`);
-  };
-  const parts = counted(budget);
-  const text = format.replace(/%(?:%|(\.\d{1,2})?([a-zA-Z]))/g, (...found: [string, string?, string?]) =>
-    parts(one(...found)),
-  );
-  if (next < values.length) refuse("not all values were used by a format");
-  return text;
 }

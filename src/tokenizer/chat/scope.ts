@@ -44,11 +44,12 @@ export class Output {
   }
 }
 
-/** An attribute of `loop` at item i; `changed` remembers what it was called with. */
+/** An attribute of `loop` at item i, in a recursive one at a depth; `changed` remembers what it was called with. */
 export function ofLoop(
   name: string,
   items: readonly Value[],
   i: number,
+  depth: number,
   changed: (values: readonly Value[]) => boolean,
 ): Value {
   switch (name) {
@@ -70,10 +71,10 @@ export function ofLoop(
       return items[i - 1];
     case "nextitem":
       return items[i + 1];
-    case "depth": // of recursive loops, which the library does not read
-      return 1;
+    case "depth": // of recursive loops
+      return depth + 1;
     case "depth0":
-      return 0;
+      return depth;
     case "cycle":
       return new Callable(name, ({ args }) =>
         args.length === 0 ? refuse("cycle needs values") : args[i % args.length],

@@ -7,7 +7,8 @@ import { strip } from "./blanks.js";
 import { globals } from "./functions.js";
 import { Interpreter } from "./interpreter.js";
 import { Budget, refuse } from "./limits.js";
-import { type Block, readTemplate } from "./syntax.js";
+import { readTemplate } from "./read.js";
+import type { Block } from "./syntax.js";
 import { Dict, type Key, listOf, Reader, type Value } from "./values.js";
 
 /** What stands behind the message that is to be continued, until the place is found. transformers uses the same. */

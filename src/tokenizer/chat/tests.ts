@@ -4,7 +4,7 @@ import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { compare, contains } from "./operators.js";
 import { equal, textOf } from "./text-of.js";
-import { Callable, Dict, Float, listOf, numberOf, typeOf, type Value } from "./values.js";
+import { Attributes, Callable, Dict, Float, listOf, numberOf, typeOf, type Value, View } from "./values.js";
 
 type Test = (value: Value, other: Value, budget: Budget) => boolean;
 
@@ -12,18 +12,30 @@ function ordered(holds: (order: number) => boolean): Test {
   return (value, other, budget) => holds(compare(value, other, budget));
 }
 
-function integer(value: Value): number {
-  return typeof value === "number" ? value : refuse(`the test needs a whole number, got ${typeOf(value)}`);
+function rest(value: Value, by: Value): number {
+  const [number, other] = [value, by].map(
+    (one) => numberOf(one) ?? refuse(`the test needs a number, got ${typeOf(one)}`),
+  );
+  return other === 0 ? refuse("division by zero") : number! - other! * Math.floor(number! / other!);
 }
+
+const isSequence = (value: Value): boolean =>
+  typeof value === "string" || value instanceof Dict || listOf(value) !== undefined || value === undefined;
 
 const TESTS: ReadonlyMap<string, Test> = new Map<string, Test>([
   ["boolean", (value) => typeof value === "boolean"],
-  ["callable", (value) => value instanceof Callable],
+  [
+    "callable",
+    (value) =>
+      value === undefined || value instanceof Callable || (value instanceof Attributes && value.call !== undefined),
+  ],
   ["defined", (value) => value !== undefined],
   ["undefined", (value) => value === undefined],
-  ["divisibleby", (value, other) => integer(value) % integer(other) === 0],
-  ["even", (value) => integer(value) % 2 === 0],
-  ["odd", (value) => integer(value) % 2 !== 0],
+  ["divisibleby", (value, other) => rest(value, other) === 0],
+  ["even", (value) => rest(value, 2) === 0],
+  ["odd", (value) => rest(value, 2) === 1],
+  ["escaped", () => false],
+  ["test", (value) => typeof value === "string" && TESTS.has(OTHER_NAMES[value] ?? value)],
   ["false", (value) => value === false],
   ["true", (value) => value === true],
   ["float", (value) => value instanceof Float],
@@ -32,14 +44,8 @@ const TESTS: ReadonlyMap<string, Test> = new Map<string, Test>([
   ["none", (value) => value === null],
   ["string", (value) => typeof value === "string"],
   ["mapping", (value) => value instanceof Dict],
-  [
-    "sequence",
-    (value) => typeof value === "string" || value instanceof Dict || listOf(value) !== undefined || value === undefined,
-  ],
-  [
-    "iterable",
-    (value) => typeof value === "string" || value instanceof Dict || listOf(value) !== undefined || value === undefined,
-  ],
+  ["sequence", (value) => isSequence(value) && !(value instanceof View && value.kind !== "range")],
+  ["iterable", isSequence],
   ["lower", (value, _other, budget) => isCase(textOf(value, budget), "toLowerCase")],
   ["upper", (value, _other, budget) => isCase(textOf(value, budget), "toUpperCase")],
   ["in", contains],

@@ -14,6 +14,7 @@ import {
   Tuple,
   typeOf,
   type Value,
+  View,
 } from "./values.js";
 
 /** Python's repr() of a float. */
@@ -76,8 +77,8 @@ function quoted(text: string, budget: Budget): string {
 /** What a list or a dictionary takes beside its items, in characters. */
 const NESTED = 64;
 
-/** A value within a list or dictionary. */
-function repr(value: Value, budget: Budget): string {
+/** Python's repr(): a value within a list or dictionary. */
+export function repr(value: Value, budget: Budget): string {
   if (typeof value === "string") {
     budget.text(value.length);
     budget.step(7 * value.length); // each character is looked at several times
@@ -109,6 +110,17 @@ export function textOf(value: Value, budget: Budget): string {
         "[",
         "]",
       );
+    if (value instanceof View) {
+      if (value.range !== undefined) {
+        const [from, to, step] = value.range;
+        return `range(${from}, ${to}${step === 1 ? "" : `, ${step}`})`;
+      }
+      return inside(
+        value.items.map((item) => repr(item, budget)),
+        `${value.kind}([`,
+        "])",
+      );
+    }
     if (value instanceof Tuple) {
       return inside(
         value.items.map((item) => repr(item, budget)),
@@ -181,7 +193,7 @@ export function jsonOf(value: Value, settings: JsonSettings, budget: Budget, lev
     const text = floatText(value.value);
     return text === "nan" ? "NaN" : text.replace("inf", "Infinity");
   }
-  const items = listOf(value);
+  const items = value instanceof View ? undefined : listOf(value);
   const entries = value instanceof Dict ? [...value.entries] : undefined;
   if (items === undefined && entries === undefined) return refuse(`${typeOf(value)} cannot be written as JSON`);
   const [open, close] = items === undefined ? ["{", "}"] : ["[", "]"];
@@ -216,7 +228,8 @@ export function equal(a: Value, b: Value, budget: Budget): boolean {
   try {
     const [list, other] = [listOf(a), listOf(b)];
     if (list !== undefined && other !== undefined) {
-      if (isList(a) !== isList(b) || list.length !== other.length) return false;
+      if (isList(a) !== isList(b) || a instanceof View !== b instanceof View || list.length !== other.length)
+        return false;
       return list.every((item, i) => equal(item, other[i], budget));
     }
     if (a instanceof Dict && b instanceof Dict) {

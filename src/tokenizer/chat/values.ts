@@ -22,6 +22,25 @@ export class Tuple {
   }
 }
 
+/** Items that Python makes when they are asked for: what a dictionary has, or a range. They print as what they are. */
+export class View extends Tuple {
+  readonly kind: "dict_keys" | "dict_values" | "dict_items" | "range";
+  /** Where a range begins and ends, and its step. */
+  readonly range: readonly [from: number, to: number, step: number] | undefined;
+  constructor(kind: View["kind"], items: readonly Value[], range?: View["range"]) {
+    super(items);
+    this.kind = kind;
+    this.range = range;
+  }
+}
+
+/** A group of `groupby`: its key and its items, by place or as `grouper` and `list`. */
+export class Group extends Tuple {
+  constructor(grouper: Value, list: readonly Value[]) {
+    super([grouper, list]);
+  }
+}
+
 export class Dict {
   readonly entries: Map<Key, Value>;
   constructor(entries: Map<Key, Value> = new Map()) {
@@ -46,17 +65,23 @@ export interface Arguments {
 export class Callable {
   readonly name: string;
   readonly call: (given: Arguments) => Value;
-  constructor(name: string, call: (given: Arguments) => Value) {
+  /** The names of a macro's arguments. */
+  readonly parameters: readonly string[] | undefined;
+  constructor(name: string, call: (given: Arguments) => Value, parameters?: readonly string[]) {
     this.name = name;
     this.call = call;
+    this.parameters = parameters;
   }
 }
 
 /** Attributes that are computed when they are asked for: `loop`, a `cycler`. */
 export class Attributes {
   readonly get: (name: string) => Value;
-  constructor(get: (name: string) => Value) {
+  /** What a call of it gives; a recursive loop can be called. */
+  readonly call: ((given: Arguments) => Value) | undefined;
+  constructor(get: (name: string) => Value, call?: (given: Arguments) => Value) {
     this.get = get;
+    this.call = call;
   }
 }
 
@@ -94,6 +119,7 @@ export function typeOf(value: Value): string {
   if (typeof value === "string") return "str";
   if (value instanceof Float) return "float";
   if (isList(value)) return "list";
+  if (value instanceof View) return value.kind;
   if (value instanceof Tuple) return "tuple";
   if (value instanceof Dict) return "dict";
   if (value instanceof Callable) return "function";
@@ -115,10 +141,26 @@ export function numberOf(value: Value): number | undefined {
   return value instanceof Float ? value.value : undefined;
 }
 
+/** What is the same for values that Python counts as one in a set: 1, 1.0 and True. @throws FormatError for what cannot be in one */
+export function identityOf(value: Value): string {
+  const number = numberOf(value);
+  if (number !== undefined) return `#${number}`;
+  if (typeof value === "string") return `"${value}`;
+  if (value === undefined || value === null) return String(value);
+  if (value instanceof Tuple && !(value instanceof View)) {
+    return `(${value.items.map((item) => JSON.stringify(identityOf(item))).join()})`;
+  }
+  return refuse(`${typeOf(value)} cannot be counted once`);
+}
+
+/** True for what a dictionary of a template can have as a key. */
+export function isKey(value: Value): value is Key | Float {
+  return value === null || ["string", "number", "boolean"].includes(typeof value) || value instanceof Float;
+}
+
 /** A key of a dictionary. @throws FormatError for what cannot be one */
 export function keyOf(value: Value): Key {
-  if (value === null || typeof value === "string" || typeof value === "number" || typeof value === "boolean")
-    return value;
+  if (isKey(value) && !(value instanceof Float)) return value;
   return refuse(`${typeOf(value)} cannot be the key of a dictionary`);
 }
 

@@ -257,3 +257,10 @@ export async function rotate(
     left--;
   }
 }
+
+/** Removes all checkpoints but one. */
+export async function keepOnly(store: CheckpointStore, output_dir: string, folder: string): Promise<void> {
+  for (const step of await stepsIn(store, output_dir)) {
+    if (folderOf(output_dir, step) !== folder) await store.remove(folderOf(output_dir, step));
+  }
+}

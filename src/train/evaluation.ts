@@ -105,7 +105,7 @@ export async function evaluation(
     throw new OptionError("predict is for models whose outputs have labels, not for preferences");
   }
   const wanted = predicting || (compute_metrics !== undefined && !args.prediction_loss_only);
-  const plan: BatchPlan = { size: args.per_device_eval_batch_size, drop_last: false };
+  const plan: BatchPlan = { size: args.per_device_eval_batch_size, drop_last: args.dataloader_drop_last };
   let [sum, counted, samples, batches] = [0, 0, 0, 0];
   const pieces: Piece[] = [];
   const labels: unknown[] = [];

@@ -12,6 +12,7 @@ import { type BatchPlan, batchesOf, trainingPlan } from "./batches.js";
 import type { Logs, TrainerState } from "./callbacks.js";
 import {
   folderOf,
+  keepOnly,
   type Progress,
   readCheckpoint,
   restoreWeights,
@@ -44,7 +45,8 @@ export interface RunInput {
   readonly signal: AbortSignal | undefined;
   readonly evaluate: (() => Promise<Logs>) | undefined;
   /** Adds numbers to the history, and tells callbacks. */
-  log(logs: Logs): Promise<void>;
+  /** @returns the numbers with epoch and tokens */
+  log(logs: Logs): Promise<Logs>;
   /** Gets the state that a run begins with. */
   begin(state: TrainerState, optimizer: Optimizer, scheduler: LRScheduler): void;
 }
@@ -272,7 +274,6 @@ export class Run {
     if (control.should_log && step > progress.last_logged) {
       const { grad_norm, learning_rate } = progress;
       const logs: Logs = { loss: progress.loss / (step - progress.last_logged), grad_norm, learning_rate };
-      if (this.#state.num_input_tokens_seen > 0) logs.num_input_tokens_seen = this.#state.num_input_tokens_seen;
       progress.logged_loss += progress.loss;
       progress.loss = 0;
       progress.last_logged = step;
@@ -341,8 +342,10 @@ export class Run {
     const { global_step, best_model_checkpoint, max_steps } = this.#state;
     const { loss, logged_loss } = this.#progress;
     const training_loss = (logged_loss + loss) / Math.max(global_step, 0.001);
-    const metrics = { ...speedMetrics("train", start, this.#length.samples, max_steps), train_loss: training_loss };
-    await this.#input.log(metrics);
+    const metrics = await this.#input.log({
+      ...speedMetrics("train", start, this.#length.samples, max_steps),
+      train_loss: training_loss,
+    });
     if (args.load_best_model_at_end && best_model_checkpoint !== null && store) {
       await subject.release();
       try {
@@ -350,6 +353,10 @@ export class Run {
       } finally {
         subject.hold();
       }
+    }
+    // As in Python: of one checkpoint that may stay, it is the best one that does when the run is over.
+    if (best_model_checkpoint !== null && store && args.save_total_limit === 1) {
+      await keepOnly(store, args.output_dir, best_model_checkpoint);
     }
     await this.#tell("on_train_end");
     return { global_step, training_loss, metrics };

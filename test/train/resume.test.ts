@@ -116,29 +116,34 @@ describe("checkpoints", { timeout: 120_000 }, () => {
     }
   });
 
-  test("the best model comes back at the end, and its checkpoint stays", async () => {
-    const output_dir = temporary("best");
-    const model = await load(true);
-    const trainer = trainerOf(
-      model,
-      {
-        ...LORA,
-        ...{ output_dir, learning_rate: 0.3, lr_scheduler_type: "constant", max_steps: 12 },
-        ...{ eval_strategy: "steps", eval_steps: 1, save_steps: 1, save_total_limit: 2, load_best_model_at_end: true },
-      },
-      { eval_dataset: DATA.eval, callbacks: [new EarlyStoppingCallback({ early_stopping_patience: 3 })] },
-    );
-    await trainer.train();
-    const { log_history, best_metric, best_global_step, best_model_checkpoint, global_step } = trainer.state;
-    const losses = log_history.flatMap(({ eval_loss, step }) => (eval_loss === undefined ? [] : [[step, eval_loss]]));
-    const [step, loss] = losses.reduce((best, one) => (one[1]! < best[1]! ? one : best));
-    expect([best_global_step, best_metric]).toEqual([step, loss]);
-    // A rate this high soon makes it worse: three evaluations later the run ends.
-    expect(global_step).toBe(step! + 3);
-    expect(readdirSync(output_dir).sort()).toEqual([`checkpoint-${step}`, `checkpoint-${global_step}`].sort());
-    expect(best_model_checkpoint).toBe(`${output_dir}/checkpoint-${step}`);
-    expect((await trainer.evaluate()).eval_loss).toBe(loss);
-  });
+  // Of one that may stay the last goes at the end, as in transformers' Trainer.
+  test.each([2, 1])(
+    "the best model comes back at the end, and its checkpoint stays (of %i)",
+    async (save_total_limit) => {
+      const output_dir = temporary("best");
+      const model = await load(true);
+      const trainer = trainerOf(
+        model,
+        {
+          ...LORA,
+          ...{ output_dir, learning_rate: 0.3, lr_scheduler_type: "constant", max_steps: 12 },
+          ...{ eval_strategy: "steps", eval_steps: 1, save_steps: 1, save_total_limit, load_best_model_at_end: true },
+        },
+        { eval_dataset: DATA.eval, callbacks: [new EarlyStoppingCallback({ early_stopping_patience: 3 })] },
+      );
+      await trainer.train();
+      const { log_history, best_metric, best_global_step, best_model_checkpoint, global_step } = trainer.state;
+      const losses = log_history.flatMap(({ eval_loss, step }) => (eval_loss === undefined ? [] : [[step, eval_loss]]));
+      const [step, loss] = losses.reduce((best, one) => (one[1]! < best[1]! ? one : best));
+      expect([best_global_step, best_metric]).toEqual([step, loss]);
+      // A rate this high soon makes it worse: three evaluations later the run ends.
+      expect(global_step).toBe(step! + 3);
+      const kept = save_total_limit === 1 ? [step] : [step, global_step];
+      expect(readdirSync(output_dir).sort()).toEqual(kept.map((one) => `checkpoint-${one}`).sort());
+      expect(best_model_checkpoint).toBe(`${output_dir}/checkpoint-${step}`);
+      expect((await trainer.evaluate()).eval_loss).toBe(loss);
+    },
+  );
 
   test("what cannot be resumed is refused by name, and the model stays as it was", async () => {
     const output_dir = temporary("refused");

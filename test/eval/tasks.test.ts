@@ -327,3 +327,21 @@ test("paired tests look at what differs", () => {
   ).toBe(0);
   expect(() => paired_test([1], [1, 0], "mean")).toThrow("the items must be the same");
 });
+
+// What re.findall() of Python 3.11 gives, whole matches.
+test.each([
+  ["\\w+", "abc é的 Ab_9", ["abc", "é的", "Ab_9"]],
+  ["[\\W_]+", "abc 123, é的 Ab_9", [" ", ", ", " ", "_"]],
+  ["[^\\W\\d]+", "abc12 é的3", ["abc", "é的"]],
+  ["\\d+", "3 ٣٤ x²", ["3", "٣٤"]],
+  ["\\b\\w", "ÀÉ 的a", ["À", "的"]],
+  ["(?a)\\w+", "é的a", ["a"]],
+  ["oxed{(\\d+)}", "x oxed{42}", ["oxed{42}"]],
+  ["a{,2}b", "aaab", ["aab"]],
+  [".+", "a\rb\nc", ["a\rb", "c"]],
+  ["[]x]+\\,?\\:?", "]x,:", ["]x,:"]],
+  ["(?P<q>['\"]).*?(?P=q)", "'a' \"b'c\"", ["'a'", '"b\'c"']],
+] as const)("the pattern %s finds what Python's finds", (pattern, text, want) => {
+  const found = text.matchAll(pythonRegex("a filter", pattern));
+  expect([...found].map(([whole]) => whole)).toEqual(want);
+});

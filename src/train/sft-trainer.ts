@@ -14,7 +14,7 @@ import { DataCollatorForLanguageModeling } from "./data/language-modeling.js";
 import { type Examples, longestText, preparedSets } from "./data/prepared-sets.js";
 import { prepare_sft_dataset } from "./data/sft.js";
 import { SFT, type SFTOptions } from "./data/sft-options.js";
-import type { DataCollator } from "./data/types.js";
+import type { DataCollator, Feature } from "./data/types.js";
 import type { TrainingOptions } from "./options.js";
 import { Trainer } from "./trainer.js";
 import type { CheckpointStore, TrainerOptions } from "./types.js";
@@ -76,7 +76,7 @@ function prepared(options: SFTTrainerOptions): { readonly options: TrainerOption
   };
   const { packing: _, packing_strategy: __, ...plain } = sft;
   const made: TrainerOptions = {
-    data_collator: sftCollator(tokenizer),
+    data_collator: sftCollator(tokenizer, config.sft),
     ...rest,
     args: config,
     ...preparedSets(CALL, { train_dataset, eval_dataset }, (set, evaluated) =>
@@ -87,11 +87,18 @@ function prepared(options: SFTTrainerOptions): { readonly options: TrainerOption
 }
 
 /** Batches of what prepare_sft_dataset gives: rows that are filled up, or packed texts one behind the other. */
-export function sftCollator(tokenizer: PreTrainedTokenizer): DataCollator {
+export function sftCollator(
+  tokenizer: PreTrainedTokenizer,
+  { padding_free, pad_to_multiple_of }: Pick<SFTOptions, "padding_free" | "pad_to_multiple_of"> = {},
+): DataCollator {
   const flatten = new DataCollatorForPackedTexts();
-  const pad = new DataCollatorForLanguageModeling(tokenizer, { mlm: false });
-  return (features) =>
-    features.every((one) => one.seq_lengths !== undefined) ? { ...flatten(features) } : pad(features);
+  const multiple = pad_to_multiple_of ? { pad_to_multiple_of } : {};
+  const pad = new DataCollatorForLanguageModeling(tokenizer, { mlm: false, ...multiple });
+  const alone = (one: Feature): Feature => ({ ...one, seq_lengths: [(one.input_ids as readonly number[]).length] });
+  return (features) => {
+    if (features.every((one) => one.seq_lengths !== undefined)) return { ...flatten(features) };
+    return padding_free ? { ...flatten(features.map(alone)) } : pad(features);
+  };
 }
 
 /** Fine-tunes a language model on examples of TRL's formats. Texts to evaluate on are not packed. */

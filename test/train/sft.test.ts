@@ -8,6 +8,7 @@ import { packed } from "../../src/train/data/packing.js";
 import { prepare_sft_dataset } from "../../src/train/data/sft.js";
 import type { PackingStrategy, SFTOptions } from "../../src/train/data/sft-options.js";
 import type { Feature } from "../../src/train/data/types.js";
+import { sftCollator } from "../../src/train/sft-trainer.js";
 import { readJson } from "../support/fixtures.js";
 import { STORYTELLER } from "../support/models.js";
 
@@ -65,6 +66,27 @@ describe("prepare_sft_dataset", () => {
     const [whole] = of({ text: "Once upon a time there was a king." });
     const [cut] = of({ text: "Once upon a time there was a king." }, { max_length: 4, truncation_mode: "keep_end" });
     expect(cut!.input_ids).toEqual((whole!.input_ids as number[]).slice(-4));
+  });
+
+  test("packing keeps beginnings whatever truncation_mode says, as in TRL", () => {
+    const row = { text: "The robot found a key and went on to the moon." };
+    const packs = { packing: true, max_length: 4, packing_strategy: "bfd" } as const;
+    const [kept] = of(row, { ...packs, truncation_mode: "keep_end" });
+    expect(kept!.input_ids).toEqual(tokenizer(row.text).input_ids.slice(0, 4));
+  });
+
+  test("rows of a batch are filled up to a multiple, or stand one behind the other", () => {
+    const rows = [{ text: "The robot found a key." }, { text: "Once" }].flatMap((row) => of(row, {}));
+    const [one, two] = rows.map(({ input_ids }) => (input_ids as number[]).length);
+    expect(one).toBeGreaterThan(two!);
+    const padded = sftCollator(tokenizer, { pad_to_multiple_of: 16 })(rows) as { input_ids: number[][] };
+    expect(padded.input_ids.map(({ length }) => length)).toEqual([16, 16]);
+    const flat = sftCollator(tokenizer, { padding_free: true })(rows) as Record<
+      "input_ids" | "position_ids",
+      number[][]
+    >;
+    expect(flat.input_ids).toEqual([rows.flatMap(({ input_ids }) => input_ids)]);
+    expect(flat.position_ids).toEqual([[...Array(one).keys(), ...Array(two).keys()]]);
   });
 
   test("older chats, tools as text, and tokens that are there already", () => {

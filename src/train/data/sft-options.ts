@@ -25,6 +25,13 @@ export const SFT = {
    * of its own; "wrapped" makes one text of all and cuts it, so that texts see the ones before.
    */
   packing_strategy: choice(PACKING_STRATEGIES, { value: "<name>", help: "how texts are packed (default: bfd)" }),
+  /** Texts of a batch stand one behind the other, as packed ones do, instead of in rows that are filled up. Default false. */
+  padding_free: flag(),
+  /** Rows that are filled up get a multiple of so many tokens. */
+  pad_to_multiple_of: such<number | null>(
+    (value) => value === null || (Number.isSafeInteger(value) && (value as number) > 0),
+    "a whole number above 0, or null",
+  ),
   /** Learn completions alone. By default true for examples with a prompt and a completion. */
   completion_only_loss: flag({
     help: "learn completions alone, as is the default for a prompt and a completion",

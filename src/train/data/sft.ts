@@ -38,9 +38,8 @@ export function prepare_sft_dataset<D extends Dataset | IterableDataset>(
     throw new OptionError(`${CALL}: packing needs a max_length`, { details: { option: "max_length" } });
   }
   const tokens = (example: Feature, index: number): Tokens => tokenized(example, tokenizer, given, `example ${index}`);
-  // What is packed by pieces is cut by the packing.
-  const whole = packing && packing_strategy !== "bfd";
-  const cut = (text: Tokens): Tokens => (whole ? text : truncated(text, max_length, given));
+  // What is packed is cut by the packing, which keeps beginnings.
+  const cut = (text: Tokens): Tokens => (packing ? text : truncated(text, max_length, given));
   const pack = (texts: readonly Tokens[]): readonly Tokens[] =>
     packing ? packed(texts, max_length!, packing_strategy) : texts.filter(learns);
   if (isOf(dataset, Dataset)) {

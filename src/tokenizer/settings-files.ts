@@ -91,7 +91,8 @@ export async function readFiles(source: Source): Promise<Files> {
   if (!names.has("tokenizer.json")) names = new Set([...names, ...(await source.names(OLDER))]);
   const optional = async (name: string) => (names.has(name) ? await readJsonObject(source, source.path(name)) : {});
   const config = await optional("tokenizer_config.json");
-  const map = await optional("special_tokens_map.json");
+  // As in Python: who lists added tokens has named all of them, and otherwise the map has the last word.
+  const map = Object.hasOwn(config, "added_tokens_decoder") ? {} : await optional("special_tokens_map.json");
   let named: unknown = config.tokenizer_class;
   let model: unknown;
   if (typeof named !== "string") {
@@ -150,8 +151,8 @@ type Named = Pick<Files, "source" | "config" | "map">;
 /** A named special token from the files; undefined if only the class's default is left. */
 export function namedToken({ source, config, map }: Named, name: SpecialName): NamedToken | undefined {
   return (
-    tokenOf(source.path("tokenizer_config.json"), name, config[name]) ??
-    tokenOf(source.path("special_tokens_map.json"), name, map[name])
+    tokenOf(source.path("special_tokens_map.json"), name, map[name]) ??
+    tokenOf(source.path("tokenizer_config.json"), name, config[name])
   );
 }
 
@@ -178,9 +179,10 @@ function tokensUnder(
   key: string,
   values: (value: Json) => readonly (Json | undefined)[],
 ): string[] {
-  const value = config[key] ?? map[key];
+  const [value, other] = [map[key] ?? config[key], map[key] === undefined ? undefined : config[key]];
   if (value === undefined || value === null) return [];
-  return values(value).flatMap((entry) => {
+  const more = key === "extra_special_tokens" && Array.isArray(other) ? other : [];
+  return [...new Set([...more, ...values(value)])].flatMap((entry) => {
     const { content = "" } = tokenOf(source.path("tokenizer_config.json"), key, entry) ?? {};
     return content === "" ? [] : [content];
   });

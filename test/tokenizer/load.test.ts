@@ -134,11 +134,7 @@ describe("settings", () => {
   it("reads special tokens as strings or objects, from either file, and options over both", async () => {
     const path = folder({
       "tokenizer.json": BPE,
-      "tokenizer_config.json": {
-        eos_token: null,
-        padding_side: "left",
-        added_tokens_decoder: { 1: { content: "<pad>", special: true } },
-      },
+      "tokenizer_config.json": { eos_token: null, padding_side: "left" },
       "special_tokens_map.json": {
         eos_token: { content: "</s>" },
         pad_token: "<pad>",
@@ -153,6 +149,22 @@ describe("settings", () => {
     expect(tokenizer.encode("<s>h<pad>", { add_special_tokens: false })).toEqual([0, 3, 1]);
     const other = await loadTokenizer(path, { padding_side: "right", pad_token: "</s>", model_max_length: 9 });
     expect([other.padding_side, other.pad_token_id, other.model_max_length]).toEqual(["right", 2, 9]);
+  });
+
+  // As transformers 4.57 and 5.18 do it.
+  it("the map of special tokens has the last word, unless added tokens are listed", async () => {
+    const files = {
+      "tokenizer.json": BPE,
+      "tokenizer_config.json": { bos_token: "<s>", eos_token: "<pad>", pad_token: "<pad>" },
+      "special_tokens_map.json": { eos_token: { content: "</s>" }, pad_token: "</s>" },
+    };
+    const named = async (more: object): Promise<object> => {
+      const config = { ...files["tokenizer_config.json"], ...more };
+      return (await loadTokenizer(folder({ ...files, "tokenizer_config.json": config }))).special_tokens_map;
+    };
+    expect(await named({})).toEqual({ bos_token: "<s>", eos_token: "</s>", pad_token: "</s>" });
+    const added_tokens_decoder = { 1: { content: "<pad>", special: true } };
+    expect(await named({ added_tokens_decoder })).toEqual({ bos_token: "<s>", eos_token: "<pad>", pad_token: "<pad>" });
   });
 
   it("appends special tokens that the vocabulary lacks, as Python does", async () => {

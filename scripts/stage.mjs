@@ -17,6 +17,9 @@ export const PLATFORMS = {
   "linux-x64-musl": { os: "linux", cpu: "x64", libc: "musl" },
   "linux-arm64-gnu": { os: "linux", cpu: "arm64", libc: "glibc" },
   "linux-arm64-musl": { os: "linux", cpu: "arm64", libc: "musl" },
+  "win32-x64": { os: "win32", cpu: "x64" },
+  "darwin-arm64": { os: "darwin", cpu: "arm64" },
+  "darwin-x64": { os: "darwin", cpu: "x64" },
 };
 
 export const addonOf = (target) => join(root, "build", `octavo-${target}.node`);
@@ -117,20 +120,26 @@ async function stageMain(folder, targets) {
 
 function stagePlatform(folder, target) {
   const { os, cpu, libc } = PLATFORMS[target];
+  const name = { linux: "Linux", win32: "Windows", darwin: "macOS" }[os];
+  // Nobody has a machine to run it on where it is linked; `octavo doctor` says on a user's whether it computes as it should.
+  const note =
+    os === "darwin"
+      ? "\nIt was linked for macOS, and not run there: please report what `npx octavo doctor` says.\n"
+      : "";
   cpSync(addonOf(target), join(folder, "octavo.node"));
   cpSync(join(root, "LICENSE"), join(folder, "LICENSE"));
   write(
     join(folder, "README.md"),
-    `# @octavo/${target}\n\nThe native kernels of [octavo](https://www.npmjs.com/package/octavo) for ${os} on ${cpu} with ${libc}. npm installs\nit with octavo; nothing else is to be done.\n`,
+    `# @octavo/${target}\n\nThe native kernels of [octavo](https://www.npmjs.com/package/octavo) for ${name} on ${cpu}${libc ? ` with ${libc}` : ""}. npm installs\nit with octavo; nothing else is to be done.\n${note}`,
   );
   write(
     join(folder, "package.json"),
     json({
       name: `@octavo/${target}`,
       version,
-      description: `Native kernels of octavo for ${os} ${cpu} (${libc})`,
+      description: `Native kernels of octavo for ${name} ${cpu}${libc ? ` (${libc})` : ""}`,
       license: own.license,
-      ...{ os: [os], cpu: [cpu], libc: [libc] },
+      ...{ os: [os], cpu: [cpu], ...(libc && { libc: [libc] }) },
       main: "./octavo.node",
       files: ["octavo.node"],
       preferUnplugged: true,

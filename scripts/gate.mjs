@@ -3,6 +3,13 @@
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 
+/** The text at a place of a file, up to a zero. @throws RangeError if there is none */
+export function textAt(bytes, from) {
+  const end = bytes.indexOf(0, from);
+  if (end < 0) throw new RangeError(`a text at ${from} has no end`);
+  return bytes.toString("latin1", from, end);
+}
+
 /**
  * Runs a gate, if it is what Node was started with: prints each breach, and exits 1 if there is one.
  * @param {string} url of the gate's module

@@ -7,7 +7,7 @@
 // TARGET is like darwin-arm64. Prints each breach; exits 1 if there is one.
 
 import { readFileSync } from "node:fs";
-import { gate } from "./gate.mjs";
+import { gate, textAt } from "./gate.mjs";
 
 const ENTRIES = ["_napi_register_module_v1", "_node_api_module_get_api_version_v1"];
 const SYSTEM_LIBRARY = "/usr/lib/libSystem.B.dylib";
@@ -32,11 +32,10 @@ function parse(bytes) {
     kind: bytes.readUInt32LE(12),
     ...{ libraries: [], symbols: [], system: undefined, signed: false },
   };
-  const text = (at) => bytes.toString("utf8", at, bytes.indexOf(0, at));
   for (let at = 32, left = bytes.readUInt32LE(16); left > 0; at += bytes.readUInt32LE(at + 4), left--) {
     const command = bytes.readUInt32LE(at);
     if ([LC.LOAD_DYLIB, LC.LOAD_WEAK_DYLIB, LC.REEXPORT_DYLIB].includes(command))
-      found.libraries.push(text(at + bytes.readUInt32LE(at + 8)));
+      found.libraries.push(textAt(bytes, at + bytes.readUInt32LE(at + 8)));
     if (command === LC_CODE_SIGNATURE) found.signed = bytes.readUInt32LE(at + 12) > 0;
     if (command === LC_VERSION_MIN_MACOSX) found.system = bytes.readUInt32LE(at + 8);
     if (command === LC_BUILD_VERSION) found.system = bytes.readUInt32LE(at + 12);
@@ -46,7 +45,7 @@ function parse(bytes) {
       const entry = symbols + 16 * i;
       const type = bytes[entry + 4];
       if (type & N_STAB || !(type & N_EXT)) continue;
-      const name = text(strings + bytes.readUInt32LE(entry));
+      const name = textAt(bytes, strings + bytes.readUInt32LE(entry));
       found.symbols.push({ name, own: (type & N_TYPE) !== 0, from: bytes.readUInt16LE(entry + 6) >> 8 });
     }
   }

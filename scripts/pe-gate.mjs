@@ -6,7 +6,7 @@
 // TARGET is like win32-x64. Prints each breach; exits 1 if there is one.
 
 import { readFileSync } from "node:fs";
-import { gate } from "./gate.mjs";
+import { gate, textAt } from "./gate.mjs";
 
 const ENTRIES = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
 /** Part of every Windows from 10 on; node.exe is not here, because the host may have another name. */
@@ -36,10 +36,7 @@ function parse(bytes) {
     if (!section) throw new RangeError(`address ${address} is in no section`);
     return address - section.address + section.place;
   };
-  const text = (address) => {
-    const from = place(address);
-    return bytes.toString("latin1", from, bytes.indexOf(0, from));
-  };
+  const text = (address) => textAt(bytes, place(address));
   const directory = (index) => bytes.readUInt32LE(optional + 112 + 8 * index);
   /** The names of libraries in a table of entries, which an empty one ends. */
   const libraries = (index, size, nameAt) => {

@@ -19,6 +19,8 @@ import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 // @ts-expect-error a script without types
 import { elfBreaches } from "../../scripts/elf-gate.mjs";
+// @ts-expect-error a script without types
+import { PLATFORMS } from "../../scripts/stage.mjs";
 import { userCache } from "../../src/backends/_package.js";
 import { platformPackage } from "../../src/backends/native/platform-package.js";
 import { type Outcome, READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
@@ -33,6 +35,15 @@ describe("the folder for caches", () => {
     expect(userCache({ LOCALAPPDATA: "C:\\Local" }, "win32")).toBe("C:\\Local");
     expect(userCache({}, "win32")).toMatch(/AppData.Local$/);
   });
+});
+
+it("every package of a platform stands as a literal where packers of programs look for it", () => {
+  const loader = readFileSync(join(ROOT, "src/backends/native/platform-package.ts"), "utf8");
+  const named = [
+    ...loader.matchAll(/case "@octavo\/([^"]+)":\n\s+return [^\n]*resolve\("@octavo\/([^"]+)\/octavo\.node"\)/g),
+  ];
+  expect(named.map(([, target]) => target)).toEqual(Object.keys(PLATFORMS as object));
+  for (const [, target, resolved] of named) expect(resolved).toBe(target);
 });
 
 describe("an installed package", () => {

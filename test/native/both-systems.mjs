@@ -1,0 +1,55 @@
+// What must be the same on every system, printed as JSON: run by Node here, and by Node for Windows in wine (windows.test.ts).
+//
+//   node test/native/both-systems.mjs FOLDER LEVELS
+//
+// FOLDER is empty, and written into; LEVELS are instruction sets, such as portable,avx2.
+
+import { mkdirSync, readdirSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const { AutoModelForCausalLM, AutoTokenizer } = await import(pathToFileURL(join(root, "dist", "index.js")).href);
+const [, , folder, levels] = process.argv;
+const storyteller = join(root, "models", "storyteller");
+const found = {};
+
+async function tokens(options, name = storyteller) {
+  const tokenizer = await AutoTokenizer.from_pretrained(name);
+  const model = await AutoModelForCausalLM.from_pretrained(name, options);
+  try {
+    const { input_ids } = tokenizer("<|endoftext|>The Princess and the Dragon\n\n");
+    return await model.generate({ input_ids, max_new_tokens: 10, do_sample: true, seed: 4, temperature: 0.7 });
+  } finally {
+    await model.dispose();
+  }
+}
+
+for (const level of levels.split(",")) {
+  process.env.OCTAVO_ISA = level;
+  for (const how of [{}, { load_in_8bit: true }, { load_in_4bit: true }])
+    found[`${level} ${JSON.stringify(how)}`] = await tokens({ device: "cpu:1", ...how });
+}
+found.address = await tokens({ device: "cpu" }, pathToFileURL(storyteller).href);
+
+// A path that is neither short nor of the letters of any one code page.
+const deep = join(folder, "Märchen 物語", ...Array.from({ length: 6 }, () => "x".repeat(50)));
+mkdirSync(deep, { recursive: true });
+const device_map = { "": "cpu", "model.layers.2": "disk", "model.layers.4": "disk" };
+found.offloaded = await tokens({ device_map, offload_folder: deep });
+found.left = readdirSync(deep).length;
+
+// Over itself, while its files are in use.
+const saved = join(deep, "saved");
+const model = await AutoModelForCausalLM.from_pretrained(storyteller, { load_in_8bit: true, device: "cpu" });
+await model.save_pretrained(saved);
+const again = await AutoModelForCausalLM.from_pretrained(saved, { device: "cpu" });
+await again.save_pretrained(saved);
+await again.dispose();
+await model.dispose();
+const tokenizer = await AutoTokenizer.from_pretrained(storyteller);
+await tokenizer.save_pretrained(saved);
+found.saved = readdirSync(saved).sort();
+found.reloaded = await tokens({ device: "cpu" }, saved);
+
+writeSync(1, `${JSON.stringify(found, undefined, 1)}\n`);

@@ -465,7 +465,9 @@ say(`native: linking ${relative(root, output)}`);
 const partial = `${output}.partial`;
 /** Only what Node asks for is to be seen: another add-on of the same process may have functions of the same names. */
 const exported = join(objects, "exported");
-writeFileSync(exported, "{ global: napi_register_module_v1; node_api_module_get_api_version_v1; local: *; };\n");
+const ENTRIES = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
+const listed = platform === "darwin" ? ENTRIES.map((name) => `_${name}\n`).join("") : "";
+writeFileSync(exported, listed || `{ global: ${ENTRIES.join("; ")}; local: *; };\n`);
 const LINK = {
   linux: [
     // The C++ library that the driver adds is dropped, because nothing of it is used.
@@ -479,7 +481,10 @@ const LINK = {
     ],
     ...(sanitize ? [] : [`-Wl,--version-script=${exported}`, ...(target ? ["-s", "-nostdlib++"] : [])]),
   ],
-  darwin: ["-bundle", "-undefined", "dynamic_lookup"],
+  darwin: [
+    ...["-bundle", "-undefined", "dynamic_lookup", `-Wl,-exported_symbols_list,${exported}`],
+    ...(target ? ["-fuse-ld=lld", "-nostdlib++", "-Wl,-dead_strip", "-Wl,-x"] : []),
+  ],
   // All that is not the system's comes along; without the time of day, so that the same sources give the same file.
   win32: [
     ...["-shared", "-static", "-Wl,--gc-sections", "-Wl,--no-insert-timestamp", "-Wl,--disable-auto-import"],

@@ -9,12 +9,13 @@
 // Kernels are compiled by Debian's gcc, so they are those of a build from source, bit by bit; all that touches the system is
 // compiled and linked by zig (one package of npm's, pinned by its hash), for glibc 2.28 and for musl. For Windows gcc's sibling
 // of the same version (Debian's g++-mingw-w64) does both: msvcrt.dll is part of every Windows, so there is no version to hold
-// back, and kernels compiled by it have the bits of those for Linux. For macOS there is zig alone, and nothing that could run it.
+// back, and kernels compiled by it have the bits of those for Linux. For macOS it is Debian's clang and lld with the headers of the
+// system that zig brings along; there is nothing that could run the result.
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { elfBreaches } from "./elf-gate.mjs";
 import { machoBreaches } from "./macho-gate.mjs";
 import { peBreaches } from "./pe-gate.mjs";
@@ -26,15 +27,18 @@ const ZIG = {
   version: "0.11.0",
   integrity: "sha512-vSvmVIT07AXIGsxn5e/iLJnHjfF26q2v9X4Q27HAnHLKzlVNhNUdXbi+Odz4OZ0gHTQFz8/wJMy9p6vuvKMwRQ==",
 };
-/** The compiler of the kernels, with the package of Debian's that holds it, and zig's name of the rest; one does both if it is alone. */
+/**
+ * The compiler of the kernels, with Debian's packages that hold it, and zig's name of the rest; without one it is for all. `macos`
+ * is the processor as clang and as zig name it, and the oldest system.
+ */
 const TOOLS = {
   "linux-x64-gnu": { gcc: "x86_64-linux-gnu-g++", from: "g++-x86-64-linux-gnu", zig: "x86_64-linux-gnu.2.28" },
   "linux-x64-musl": { gcc: "x86_64-linux-gnu-g++", from: "g++-x86-64-linux-gnu", zig: "x86_64-linux-musl" },
   "linux-arm64-gnu": { gcc: "aarch64-linux-gnu-g++", from: "g++-aarch64-linux-gnu", zig: "aarch64-linux-gnu.2.28" },
   "linux-arm64-musl": { gcc: "aarch64-linux-gnu-g++", from: "g++-aarch64-linux-gnu", zig: "aarch64-linux-musl" },
   "win32-x64": { gcc: "x86_64-w64-mingw32-g++", from: "g++-mingw-w64-x86-64" },
-  "darwin-arm64": { zig: "aarch64-macos.11.0" },
-  "darwin-x64": { zig: "x86_64-macos.10.15" },
+  "darwin-arm64": { gcc: "clang++-19", from: "clang-19 lld-19", macos: ["arm64", "aarch64", "11.0"] },
+  "darwin-x64": { gcc: "clang++-19", from: "clang-19 lld-19", macos: ["x86_64", "x86_64", "10.15"] },
 };
 const BREACHES = { linux: elfBreaches, win32: peBreaches, darwin: machoBreaches };
 /** Most bytes of a package, unpacked: what an installation is to stay below with one of each. */
@@ -47,7 +51,8 @@ Writes the tarballs of a release, their checksums and where they came from to bu
 published; it publishes nothing.
 
   --dry-run            say so: there is no other way yet
-  --only=<platforms>   a release without the others: ${Object.keys(PLATFORMS).join(", ")}
+  --only=<platforms>   a release without the others: ${Object.keys(PLATFORMS).join(", ")};
+                       those for macOS were run nowhere, so each is in a release only if it is named here
   -h, --help           this text
 `;
 
@@ -65,7 +70,7 @@ for (const key of flags.keys()) {
   if (!["--dry-run", "--only"].includes(key)) fail(`unknown option ${key}`, "--help lists them");
 }
 if (!flags.has("--dry-run")) fail("publishing is not done by this script", "npm run release -- --dry-run");
-const only = flags.get("--only")?.split(",") ?? Object.keys(PLATFORMS);
+const only = flags.get("--only")?.split(",") ?? Object.keys(PLATFORMS).filter((target) => !target.startsWith("darwin"));
 for (const target of only) {
   if (!Object.hasOwn(PLATFORMS, target)) fail(`unknown platform ${target}`, Object.keys(PLATFORMS).join(", "));
 }
@@ -103,16 +108,36 @@ function zig() {
   return join(folder, "zig");
 }
 
+/** What clang needs to compile and link for macOS: the system's headers, and the list of what its one library has. */
+function macos([cpu, zigCpu, oldest]) {
+  const lib = join(dirname(zig()), "lib");
+  const system = join(TOOLCHAIN, "macos");
+  const own = join(system, "usr", "lib");
+  mkdirSync(own, { recursive: true });
+  copyFileSync(join(lib, "libc", "darwin", "libSystem.11.tbd"), join(own, "libSystem.tbd"));
+  const headers = [
+    join(lib, "libcxx", "include"),
+    ...[`${zigCpu}-macos.11-none`, "any-macos.11-any", "any-macos-any"].map((name) =>
+      join(lib, "libc", "include", name),
+    ),
+  ];
+  return [
+    `-target ${cpu}-apple-macos${oldest} -isysroot ${system} -nostdinc++ -nostdlibinc`,
+    ...headers.map((folder) => `-isystem ${folder}`),
+    "-D_LIBCPP_ABI_VERSION=1 -D_LIBCPP_ABI_NAMESPACE=__1 -D_LIBCPP_DISABLE_AVAILABILITY",
+  ].join(" ");
+}
+
 function build(target) {
-  const { gcc, from, zig: triple } = TOOLS[target];
-  if (gcc && !firstLine(gcc, "--version"))
+  const { gcc, from, zig: triple, macos: mac } = TOOLS[target];
+  if (!firstLine(gcc, "--version"))
     fail(`${target} cannot be built: there is no ${gcc}`, `Debian: apt-get install ${from}; or --only=<the others>`);
-  const ziggy = triple && `${zig()} c++ -target ${triple}`;
+  const compiler = mac ? `${gcc} ${macos(mac)}` : gcc;
   const cache = join(TOOLCHAIN, "cache");
   const env = {
     ...process.env,
-    CXX: gcc ?? ziggy,
-    CXX_PLATFORM: ziggy ?? gcc,
+    CXX: compiler,
+    CXX_PLATFORM: triple ? `${zig()} c++ -target ${triple}` : compiler,
     ZIG_GLOBAL_CACHE_DIR: cache,
     ZIG_LOCAL_CACHE_DIR: cache,
   };
@@ -130,7 +155,7 @@ function prove(target) {
   const gate = "links, versions and exports checked";
   const { platform, arch } = process;
   const here = `${platform}-${arch}-gnu` === target;
-  const why = os === "win32" ? whyNoWindowsNode() : `this is ${platform} ${arch}`;
+  const why = os === "win32" ? whyNoWindowsNode() : `this is ${platform} on ${arch}`;
   if (!here && why) return `${gate}; not run: ${why}`;
   const program = join(root, "dist", "bin", "octavo.js");
   const args = ["doctor", "--device", "cpu", "--json"];
@@ -180,7 +205,7 @@ writeFileSync(
         node: process.versions.node,
         zig: `${ZIG.package}@${ZIG.version} ${ZIG.integrity}`,
         ...Object.fromEntries(
-          [...new Set(only.flatMap((target) => TOOLS[target].gcc ?? []))].map((gcc) => [
+          [...new Set(only.map((target) => TOOLS[target].gcc))].map((gcc) => [
             gcc,
             firstLine(gcc, "--version") ?? null,
           ]),

@@ -118,34 +118,41 @@ async function stageMain(folder, targets) {
   write(join(folder, "package.json"), json(manifest(targets)));
 }
 
-function stagePlatform(folder, target) {
+/** What a platform's package says: its README and its package.json. */
+export function describePlatform(target) {
   const { os, cpu, libc } = PLATFORMS[target];
   const name = { linux: "Linux", win32: "Windows", darwin: "macOS" }[os];
-  // Nobody has a machine to run it on where it is linked; `octavo doctor` says on a user's whether it computes as it should.
-  const note =
-    os === "darwin"
-      ? "\nIt was linked for macOS, and not run there: please report what `npx octavo doctor` says.\n"
-      : "";
-  cpSync(addonOf(target), join(folder, "octavo.node"));
-  cpSync(join(root, "LICENSE"), join(folder, "LICENSE"));
-  write(
-    join(folder, "README.md"),
-    `# @octavo/${target}\n\nThe native kernels of [octavo](https://www.npmjs.com/package/octavo) for ${name} on ${cpu}${libc ? ` with ${libc}` : ""}. npm installs\nit with octavo; nothing else is to be done.\n${note}`,
-  );
-  write(
-    join(folder, "package.json"),
-    json({
+  const where = `${name} on ${cpu}${libc ? ` with ${libc}` : ""}`;
+  const lines = [
+    `# @octavo/${target}\n`,
+    `The native kernels of [octavo](https://www.npmjs.com/package/octavo) for ${where}. npm installs`,
+    "it with octavo; nothing else is to be done.\n",
+  ];
+  // No machine that links it can run it; `octavo doctor` says on a user's whether it computes as it should.
+  if (os === "darwin")
+    lines.push("It was linked for macOS, and not run there: please report what `npx octavo doctor` says.\n");
+  return {
+    readme: lines.join("\n"),
+    manifest: {
       name: `@octavo/${target}`,
       version,
-      description: `Native kernels of octavo for ${name} ${cpu}${libc ? ` (${libc})` : ""}`,
+      description: `Native kernels of octavo for ${where}`,
       license: own.license,
       ...{ os: [os], cpu: [cpu], ...(libc && { libc: [libc] }) },
       main: "./octavo.node",
       files: ["octavo.node"],
       preferUnplugged: true,
       engines: own.engines,
-    }),
-  );
+    },
+  };
+}
+
+function stagePlatform(folder, target) {
+  const { readme, manifest } = describePlatform(target);
+  cpSync(addonOf(target), join(folder, "octavo.node"));
+  cpSync(join(root, "LICENSE"), join(folder, "LICENSE"));
+  write(join(folder, "README.md"), readme);
+  write(join(folder, "package.json"), json(manifest));
 }
 
 function stageStoryteller(folder) {

@@ -20,7 +20,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 // @ts-expect-error a script without types
 import { elfBreaches } from "../../scripts/elf-gate.mjs";
 // @ts-expect-error a script without types
-import { PLATFORMS } from "../../scripts/stage.mjs";
+import { describePlatform, PLATFORMS } from "../../scripts/stage.mjs";
 import { userCache } from "../../src/backends/_package.js";
 import { platformPackage } from "../../src/backends/native/platform-package.js";
 import { type Outcome, READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
@@ -44,6 +44,18 @@ it("every package of a platform stands as a literal where packers of programs lo
   ];
   expect(named.map(([, target]) => target)).toEqual(Object.keys(PLATFORMS as object));
   for (const [, target, resolved] of named) expect(resolved).toBe(target);
+});
+
+it("a platform's package is for that platform alone, and says where it was not run", () => {
+  const describe = describePlatform as (target: string) => { readme: string; manifest: Record<string, unknown> };
+  expect(describe("linux-arm64-musl").manifest).toMatchObject({ os: ["linux"], cpu: ["arm64"], libc: ["musl"] });
+  const { manifest } = describe("win32-x64");
+  expect(manifest).toMatchObject({ name: "@octavo/win32-x64", os: ["win32"], cpu: ["x64"], files: ["octavo.node"] });
+  expect(manifest).not.toHaveProperty("libc"); // npm would install it nowhere
+  for (const target of Object.keys(PLATFORMS as object)) {
+    const { readme } = describe(target);
+    expect(readme.includes("not run there"), target).toBe(target.startsWith("darwin"));
+  }
 });
 
 describe("an installed package", () => {

@@ -210,7 +210,7 @@ struct Machine {
     return p;
   }
   Call call(const std::vector<const Array*>& operands, const std::vector<Call::Word>& attrs) {
-    Call c;
+    Call c{};  // attributes that a test does not give are 0
     int i = 0;
     for (const Array* a : operands) c.t[i++] = a ? a->tensor() : Tensor();
     i = 0;

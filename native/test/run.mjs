@@ -44,6 +44,8 @@ const LEVELS = Object.fromEntries(
 const COMMON = [
   ..."-std=c++17 -fno-rtti -fno-math-errno -fno-trapping-math -ffp-contract=fast".split(" "),
   ..."-Wall -Wextra -Werror -Wno-psabi -MMD".split(" "),
+  // gcc's intrinsics headers trigger this warning.
+  ...(/clang/.test(compiler) ? [] : ["-Wno-maybe-uninitialized"]),
   // As in scripts/build-native.mjs. The linter of formats does not know that int64_t is no `long` there.
   ...(windows
     ? ["-Wa,-muse-unaligned-vector-move", "-D__USE_MINGW_ANSI_STDIO=1", "-Wno-format", "-static"]

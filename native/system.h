@@ -25,7 +25,7 @@ class Thread {
   void join();
 
  private:
-  uintptr_t handle_ = 0;
+  [[maybe_unused]] uintptr_t handle_ = 0;  // a WASM module has none
 };
 
 // --- memory ---

@@ -16,7 +16,7 @@ import {
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 // @ts-expect-error a script without types
 import { elfBreaches } from "../../scripts/elf-gate.mjs";
 // @ts-expect-error a script without types
@@ -35,6 +35,20 @@ describe("the folder for caches", () => {
     expect(userCache({ LOCALAPPDATA: "C:\\Local" }, "win32")).toBe("C:\\Local");
     expect(userCache({}, "win32")).toMatch(/AppData.Local$/);
   });
+});
+
+it("what a system says of a file that it cannot load is one line", async () => {
+  // Windows' own words.
+  const message = "The specified module could not be found.\r\nC:\\octavo.node";
+  const load = vi.spyOn(process, "dlopen").mockImplementation(() => {
+    throw Object.assign(new Error(message), { code: "ERR_DLOPEN_FAILED" });
+  });
+  vi.stubEnv("OCTAVO_ADDON", "C:\\octavo.node");
+  vi.resetModules();
+  const { addon } = await import("../../src/backends/native/addon.js");
+  expect(() => addon()).toThrow(/cannot be loaded: The specified module could not be found\. C:\\octavo\.node$/);
+  load.mockRestore();
+  vi.unstubAllEnvs();
 });
 
 it("every package of a platform stands as a literal where packers of programs look for it", () => {

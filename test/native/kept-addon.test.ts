@@ -46,7 +46,7 @@ it("what a system says of a file that it cannot load is one line", async () => {
   vi.stubEnv("OCTAVO_ADDON", "C:\\octavo.node");
   vi.resetModules();
   const { addon } = await import("../../src/backends/native/addon.js");
-  expect(() => addon()).toThrow(/cannot be loaded: The specified module could not be found\. C:\\octavo\.node$/);
+  expect(() => addon()).toThrow(/cannot be loaded: The specified module could not be found\. C:\\octavo\.node\n/);
   load.mockRestore();
   vi.unstubAllEnvs();
 });

@@ -4,12 +4,13 @@
 //
 // FOLDER is empty, and written into; LEVELS are instruction sets, such as portable,avx2.
 
-import { mkdirSync, readdirSync, writeSync } from "node:fs";
+import { closeSync, ftruncateSync, mkdirSync, openSync, readdirSync, rmSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const { AutoModelForCausalLM, AutoTokenizer } = await import(pathToFileURL(join(root, "dist", "index.js")).href);
+const { addon } = await import(pathToFileURL(join(root, "dist", "backends", "native", "addon.js")).href);
 const [, , folder, levels] = process.argv;
 const storyteller = join(root, "models", "storyteller");
 const found = {};
@@ -51,5 +52,35 @@ const tokenizer = await AutoTokenizer.from_pretrained(storyteller);
 await tokenizer.save_pretrained(saved);
 found.saved = readdirSync(saved).sort();
 found.reloaded = await tokens({ device: "cpu" }, saved);
+
+// Ranges of files, read by the queue: beyond four gigabytes of one that is mostly a hole, and those that are refused.
+const big = join(folder, "big");
+const far = 5_368_709_124;
+const made = openSync(big, "w");
+ftruncateSync(made, 6e9);
+writeSync(made, "far away", far);
+writeSync(made, "cut to 32 bits", far % 2 ** 32);
+closeSync(made);
+const device = addon().open({ threads: 2 });
+const buffer = device.allocate(8);
+const { ino, mtimeNs } = statSync(big, { bigint: true });
+async function loaded(file, position, ahead, ...stamp) {
+  device.load(buffer, 0, file, position, 8, ahead, 0, ...stamp);
+  try {
+    return Buffer.from(await device.read(buffer, 0, 8, 8)).toString();
+  } catch (error) {
+    return error.message.replaceAll(folder, "");
+  }
+}
+found.ranges = [
+  await loaded(big, far, false, ino, mtimeNs),
+  await loaded(big, far, true, ino, mtimeNs),
+  await loaded(big, far, false, ino, mtimeNs + 1n),
+  await loaded(big, 6e9 - 4, false),
+  await loaded(folder, 0, false),
+  await loaded(join(folder, "none"), 0, false),
+].map((line) => line.replaceAll("\\", "/"));
+await device.close();
+rmSync(big);
 
 writeSync(1, `${JSON.stringify(found, undefined, 1)}\n`);

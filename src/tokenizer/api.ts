@@ -33,6 +33,7 @@ import { type AnyDecoded, type Decoded, decodeIds } from "./decoded.js";
 import type { Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
 import type { JsonObject } from "./json-file.js";
+import { type LanguageRule, languageFrame, languageId } from "./languages.js";
 import {
   ADD_SPECIAL_TOKENS,
   ADD_TOKENS,
@@ -81,6 +82,9 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   #backend: Tokenizer;
   #additional: readonly string[];
   readonly #ofModel: readonly string[];
+  readonly #languages: LanguageRule | undefined;
+  #source: string | null;
+  #target: string | null;
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
@@ -97,6 +101,50 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#paddingSide = sideOf(settings.padding_side, "padding_side");
     this.#truncationSide = sideOf(settings.truncation_side, "truncation_side");
     this.#typeIds = settings.return_token_type_ids;
+    this.#languages = settings.languages?.rule;
+    this.#source = settings.languages?.src_lang ?? null;
+    this.#target = settings.languages?.tgt_lang ?? null;
+    if (this.#source !== null) this.#backend = this.#framed("src_lang", this.#source);
+  }
+
+  /**
+   * The language of texts, by a code of the model's ("en_XX", "eng_Latn", "en"): a token beside each text says it. Null for tokenizers
+   * without languages. @throws OptionError, when it is set, for a code that is not known, and for such a tokenizer
+   */
+  get src_lang(): string | null {
+    return this.#source;
+  }
+  set src_lang(code: string) {
+    this.#backend = this.#framed("src_lang", code);
+    this.#source = code;
+  }
+  /** The language of `text_target`, as `src_lang`; null if none is set. */
+  get tgt_lang(): string | null {
+    return this.#target;
+  }
+  set tgt_lang(code: string) {
+    this.#framed("tgt_lang", code);
+    this.#target = code;
+  }
+
+  /** The id of a language's token, for `forced_bos_token_id` of `generate`. @throws OptionError as `src_lang` */
+  get_lang_id(lang: string): number {
+    return languageId(this.#backend, this.#languagesFor("get_lang_id"), lang, "get_lang_id");
+  }
+
+  #languagesFor(option: string): LanguageRule {
+    if (this.#languages) return this.#languages;
+    throw new OptionError(`tokenizer.${option}: this tokenizer says no language`, { details: { option } });
+  }
+
+  /** The engine that says a language beside each text. */
+  #framed(option: string, code: string): Tokenizer {
+    const rule = this.#languagesFor(option);
+    const { eos_token, eos_token_id } = this;
+    if (eos_token === null || eos_token_id === null) {
+      throw new OptionError(`tokenizer.${option}: there is no eos_token to stand beside the language`);
+    }
+    return this.#backend.withPostProcessor(languageFrame(this.#backend, rule, code, [eos_token, eos_token_id], option));
   }
 
   /** The engine: text to ids and back, without Python's conveniences. Another one once tokens are added. */
@@ -298,11 +346,16 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
     }
     const rows = makeRows(this, texts, pairs, options, located || options.return_offsets_mapping === true);
+    const labels = options.text_target === undefined ? undefined : this.#labels(options.text_target, options);
+    if (labels && labels.length !== texts.length) {
+      throw new OptionError(`tokenizer: text_target must match text: ${texts.length} texts, ${labels.length} targets`);
+    }
 
     const mask = options.return_attention_mask !== false;
     const types = options.return_token_type_ids ?? this.#typeIds;
     const collect = <T>(shape: (rows: number[][]) => T) => ({
       input_ids: shape(rows.map((row) => row.ids)),
+      ...(labels ? { labels: shape(labels) } : {}),
       ...(types ? { token_type_ids: shape(rows.map((row) => row.types)) } : {}),
       ...(mask ? { attention_mask: shape(rows.map((row) => row.mask)) } : {}),
       ...(options.return_special_tokens_mask === true
@@ -323,6 +376,21 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
         ? movable({ ...collect((list) => list[0]!), ...given_offsets((list) => list[0]!), ...counts }, rows)
         : movable({ ...collect((list) => list), ...given_offsets((list) => list), ...counts }, rows);
     return { encoding, rows };
+  }
+
+  /** Ids of texts that are to be written. @throws OptionError without their language, where the tokenizer says one */
+  #labels(text: string | readonly string[], options: CallOptions): number[][] {
+    const targets = readTexts("tokenizer", "text_target", text);
+    if (this.#languages && this.#target === null) {
+      throw new OptionError("tokenizer: text_target is in no language yet", {
+        hint: 'tokenizer.tgt_lang = "..."',
+        details: { option: "text_target" },
+      });
+    }
+    const backend = this.#target === null ? this.#backend : this.#framed("tgt_lang", this.#target);
+    const { padding_side, truncation_side, model_max_length, pad_token_id } = this;
+    const source = { backend, padding_side, truncation_side, model_max_length, pad_token_id };
+    return makeRows(source, targets, undefined, options, false).map(({ ids }) => ids);
   }
 
   /**

@@ -3,12 +3,14 @@
 
 import type { FolderWriter } from "../checkpoints/folder.js";
 import { readOptions } from "../core/options.js";
+import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
 import { PreTrainedTokenizer } from "./api.js";
 import { classFacts } from "./classes.js";
 import type { Components } from "./components.js";
 import { JsonTokenizer } from "./engine.js";
-import { type JsonObject, readJsonObject } from "./json-file.js";
+import { fail, type JsonObject, readJsonObject } from "./json-file.js";
+import { type LanguageRule, languageRule } from "./languages.js";
 import {
   LOAD_TOKENIZER,
   type LoadTokenizerOptions,
@@ -232,6 +234,7 @@ export async function loadTokenizer(
   const state = stateOf(files, structure, options, { chat_template, additional_special_tokens });
   const inFiles = stateOf(files, structure, {}, { chat_template, additional_special_tokens });
   const { model_input_names: inputs } = config;
+  const rule = languageRule(files.convertedAs, config);
   const settings: TokenizerSettings = {
     ...state,
     return_token_type_ids: Array.isArray(inputs)
@@ -240,9 +243,20 @@ export async function loadTokenizer(
     model_special_tokens: ofModel,
     name_or_path: source.location,
     init_kwargs: config,
+    ...(rule ? { languages: { rule, ...languagesOf(files, rule, options) } } : {}),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
   return new PreTrainedTokenizer(new JsonTokenizer(json), settings);
+}
+
+/** The languages of texts and of what is written for them: the caller's, those of tokenizer_config.json, or the class's. */
+function languagesOf({ source, config }: Files, { usual }: LanguageRule, options: LoadTokenizerOptions) {
+  const named = (key: "src_lang" | "tgt_lang"): string | undefined => {
+    const value = config[key] ?? undefined;
+    if (value === undefined || typeof value === "string") return options[key] ?? value;
+    return fail(source.path("tokenizer_config.json"), key, `expected text, got ${show(value)}`);
+  };
+  return { src_lang: named("src_lang") ?? usual, tgt_lang: named("tgt_lang") ?? null };
 }
 
 function isNamed(named: ReadonlyMap<SpecialName, NamedToken>, token: string): boolean {

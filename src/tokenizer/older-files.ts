@@ -5,11 +5,11 @@ import { FormatError, NotFoundError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
 import { type ConvertOptions, convertBpe, convertCtc, convertWordPiece, type Vocabulary } from "./convert.js";
-import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js";
+import { convertSentencePiece, convertWithVocabulary, hasVocabulary, isSentencePiece, namesOf } from "./convert-spm.js";
 import { convertTiktoken, isTiktoken } from "./convert-tiktoken.js";
 import { type JsonObject, readBytes, readJsonObject, readText } from "./json-file.js";
 import { readSentencePiece } from "./sentencepiece.js";
-import { MODELS, OLDER, TIKTOKEN } from "./settings-files.js";
+import { MODELS, OLDER, SOURCE_MODEL, TIKTOKEN } from "./settings-files.js";
 
 /** What a folder without tokenizer.json holds. */
 export interface Converted {
@@ -89,6 +89,13 @@ export async function readOlderFiles(
     return { json: convertCtc(vocab, options), file: vocab.file };
   }
   const model = [...MODELS, ...TIKTOKEN].find((name) => names.has(name));
+  if (hasVocabulary(options.tokenizer_class) && names.has("vocab.json")) {
+    const cutting = names.has(SOURCE_MODEL) ? SOURCE_MODEL : model;
+    if (cutting === undefined) throw notThere(source, names);
+    const vocab = await vocabulary("vocab.json");
+    const spm = readSentencePiece(await readBytes(source, path(cutting)), path(cutting));
+    return { json: convertWithVocabulary(spm, vocab, options), file: vocab.file };
+  }
   if (
     model !== undefined &&
     (isSentencePiece(options.tokenizer_class) || !(names.has("vocab.json") || names.has("vocab.txt")))

@@ -5,6 +5,7 @@ import { choice, type Entry, flag, number, type Options, option, such, type Tabl
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { Templates } from "./chat/template.js";
 import type { JsonObject } from "./json-file.js";
+import type { LanguageRule } from "./languages.js";
 import type { AddedToken } from "./tokenizer-json.js";
 
 export const SPECIAL_NAMES = [
@@ -62,6 +63,11 @@ export const CALL = {
     (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
     "a string or an array of strings",
   ),
+  /** Texts that a model is to write for these: their ids are `labels` of the result. */
+  text_target: such<string | readonly string[]>(
+    (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
+    "a string or an array of strings",
+  ),
 };
 export interface CallOptions extends Readonly<Options<typeof CALL>> {}
 
@@ -106,6 +112,10 @@ export const LOAD_TOKENIZER = {
   truncation_side: choice(["left", "right"]),
   model_max_length: number((n) => n > 0, "a number above 0"),
   clean_up_tokenization_spaces: flag(),
+  /** The language of texts, as tokenizers of translators name it: "en_XX", "eng_Latn", "en". */
+  src_lang: text(),
+  /** The language of `text_target`. */
+  tgt_lang: text(),
 } satisfies Record<SpecialName, unknown> & Table;
 export interface LoadTokenizerOptions extends Readonly<Options<typeof LOAD_TOKENIZER>> {}
 
@@ -151,4 +161,6 @@ export interface TokenizerSettings extends TokenizerState {
   readonly init_kwargs: JsonObject;
   /** Writes the tokenizer's files; absent for tokenizers that came from none. */
   readonly save?: SaveTokenizer | undefined;
+  /** How the language of a text is said, if it is, and the languages. */
+  readonly languages?: { readonly rule: LanguageRule; readonly src_lang: string; readonly tgt_lang: string | null };
 }

@@ -138,8 +138,8 @@ export interface FromConfigOptions
 const TOKENIZER = {
   /** Aborts the load with an AbortError. */
   signal: signal(),
-  /** The side that `padding` fills; by default as in the tokenizer's files. Generation needs "left". */
-  padding_side: LOAD_TOKENIZER.padding_side,
+  /** Instead of what the tokenizer's files say; generation needs `padding_side` "left". */
+  ...LOAD_TOKENIZER,
   /** No effect: there is one tokenizer, and it is the fast one. */
   use_fast: flag(),
   /** Only false: nothing in a model's files is ever executed. */

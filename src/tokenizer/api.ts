@@ -85,6 +85,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   readonly #languages: LanguageRule | undefined;
   #source: string | null;
   #target: string | null;
+  #writing: Tokenizer | undefined;
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
@@ -101,9 +102,10 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#paddingSide = sideOf(settings.padding_side, "padding_side");
     this.#truncationSide = sideOf(settings.truncation_side, "truncation_side");
     this.#typeIds = settings.return_token_type_ids;
-    this.#languages = settings.languages?.rule;
-    this.#source = settings.languages?.src_lang ?? null;
-    this.#target = settings.languages?.tgt_lang ?? null;
+    this.#writing = settings.target;
+    this.#languages = settings.languages;
+    this.#source = settings.src_lang;
+    this.#target = settings.tgt_lang;
     if (this.#source !== null) this.#backend = this.#framed("src_lang", this.#source);
   }
 
@@ -321,7 +323,10 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
 
   #add(tokens: Parameters<typeof withNewTokens>[1]): number {
     const { all, count } = withNewTokens(this.#backend, tokens);
-    if (count > 0) this.#backend = this.#backend.withAddedTokens(all);
+    if (count > 0) {
+      this.#backend = this.#backend.withAddedTokens(all);
+      this.#writing = this.#writing?.withAddedTokens(all);
+    }
     return count;
   }
 
@@ -387,7 +392,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
         details: { option: "text_target" },
       });
     }
-    const backend = this.#target === null ? this.#backend : this.#framed("tgt_lang", this.#target);
+    const backend = this.#target === null ? (this.#writing ?? this.#backend) : this.#framed("tgt_lang", this.#target);
     const { padding_side, truncation_side, model_max_length, pad_token_id } = this;
     const source = { backend, padding_side, truncation_side, model_max_length, pad_token_id };
     return makeRows(source, targets, undefined, options, false).map(({ ids }) => ids);
@@ -520,7 +525,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     const { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template } = this;
     const rest = { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template };
     const tokens = { additional_special_tokens: this.#additional, added_tokens: this.#backend.added_tokens };
-    return this.#save({ special: this.special_tokens_map, ...rest, ...tokens }, folder);
+    const languages = { src_lang: this.#source, tgt_lang: this.#target };
+    return this.#save({ special: this.special_tokens_map, ...rest, ...tokens, ...languages }, folder);
   }
 
   get_vocab(): Map<string, number> {

@@ -65,6 +65,7 @@ export interface BatchEncoding extends Movable {
 /** What a call with `return_tensors` returns. */
 export interface TensorEncoding extends Movable {
   input_ids: IntTensor;
+  labels?: IntTensor;
   assistant_masks?: IntTensor;
   special_tokens_mask?: IntTensor;
   offset_mapping?: OffsetTensor;

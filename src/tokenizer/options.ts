@@ -4,6 +4,7 @@ import * as z from "zod";
 import { choice, type Entry, flag, number, type Options, option, such, type Table, text } from "../core/options.js";
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { Templates } from "./chat/template.js";
+import type { Tokenizer } from "./engine.js";
 import type { JsonObject } from "./json-file.js";
 import type { LanguageRule } from "./languages.js";
 import type { AddedToken } from "./tokenizer-json.js";
@@ -141,6 +142,9 @@ export interface TokenizerState {
   readonly chat_template: Templates;
   /** Special tokens without a name. */
   readonly additional_special_tokens: readonly string[];
+  /** The languages of texts and of what is written for them; null for those that are not said. */
+  readonly src_lang: string | null;
+  readonly tgt_lang: string | null;
 }
 
 /** What of a tokenizer is saved. */
@@ -161,6 +165,8 @@ export interface TokenizerSettings extends TokenizerState {
   readonly init_kwargs: JsonObject;
   /** Writes the tokenizer's files; absent for tokenizers that came from none. */
   readonly save?: SaveTokenizer | undefined;
-  /** How the language of a text is said, if it is, and the languages. */
-  readonly languages?: { readonly rule: LanguageRule; readonly src_lang: string; readonly tgt_lang: string | null };
+  /** The engine for texts that a model is to write, where it is another one. */
+  readonly target?: Tokenizer;
+  /** How the language of a text is said, if it is. */
+  readonly languages?: LanguageRule | undefined;
 }

@@ -163,13 +163,17 @@ class BartForConditionalGeneration extends Seq2SeqLM {
   }
 }
 
+/** The fields of a config.json of a kind. @throws ConfigError */
+export function readBart(json: ConfigJson, kind: BartKind): BartConfig {
+  return readConfig(json, kind.schema, ALIASES);
+}
+
 /** The architecture of a kind. */
 export function bartAs(kind: BartKind): Architecture {
   return {
     model_type: kind.model_type,
     tasks: {
-      "seq2seq-lm": (json: ConfigJson) =>
-        new BartForConditionalGeneration(readConfig(json, kind.schema, ALIASES), kind).name_tree(),
+      "seq2seq-lm": (json) => new BartForConditionalGeneration(readBart(json, kind), kind).name_tree(),
     },
     names: [{ ignore: kind.ignore }, { prefix: "model." }],
   };

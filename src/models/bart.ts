@@ -2,7 +2,8 @@
 
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
-import { type BartConfig, bartAs, bartFields } from "./_bart-model.js";
+import { BartForSequenceClassification } from "./_bart-classifier.js";
+import { type BartConfig, type BartKind, bartAs, bartFields } from "./_bart-model.js";
 import { OffsetPositions } from "./_offset-positions.js";
 
 const shared = {
@@ -19,10 +20,18 @@ const shared = {
   ignore: /^model\.(encoder|decoder)\.version$/,
 };
 
-export const bart: Architecture = bartAs({
+const kind: BartKind = {
   ...shared,
   ...{ model_type: "bart", class_name: "BartForConditionalGeneration", norm_before: false },
-});
+};
+const generating = bartAs(kind);
+export const bart: Architecture = {
+  ...generating,
+  tasks: {
+    ...generating.tasks,
+    "sequence-classification": (json) => new BartForSequenceClassification(json, kind).name_tree(),
+  },
+};
 export const mbart: Architecture = bartAs({
   ...shared,
   ...{ model_type: "mbart", class_name: "MBartForConditionalGeneration", norm_before: true },

@@ -138,7 +138,6 @@ export interface FromConfigOptions
 const TOKENIZER = {
   /** Aborts the load with an AbortError. */
   signal: signal(),
-  /** Instead of what the tokenizer's files say; generation needs `padding_side` "left". */
   ...LOAD_TOKENIZER,
   /** No effect: there is one tokenizer, and it is the fast one. */
   use_fast: flag(),

@@ -7,7 +7,6 @@ import { isList } from "../core/checks.js";
 import { OctavoError, OptionError, suggestion } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
-import type { Range } from "./aligned.js";
 import {
   type Applied,
   type AppliedTo,
@@ -18,22 +17,14 @@ import {
   type Conversation,
   type Encoded,
 } from "./apply-chat-template.js";
-import {
-  type BatchEncoding,
-  type Encoding,
-  type IdRows,
-  movable,
-  type Side,
-  stack,
-  stackOffsets,
-  type TensorEncoding,
-} from "./batch.js";
+import type { BatchEncoding, Encoding, IdRows, Side, TensorEncoding } from "./batch.js";
 import { chooseTemplate, isTemplates } from "./chat/template.js";
 import { type AnyDecoded, type Decoded, decodeIds } from "./decoded.js";
+import { encodingOf } from "./encoding.js";
 import type { Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
 import type { JsonObject } from "./json-file.js";
-import { type LanguageRule, languageFrame, languageId } from "./languages.js";
+import { Languages } from "./languages.js";
 import {
   ADD_SPECIAL_TOKENS,
   ADD_TOKENS,
@@ -82,9 +73,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   #backend: Tokenizer;
   #additional: readonly string[];
   readonly #ofModel: readonly string[];
-  readonly #languages: LanguageRule | undefined;
-  #source: string | null;
-  #target: string | null;
+  readonly #languages: Languages;
   #writing: Tokenizer | undefined;
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
@@ -103,10 +92,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#truncationSide = sideOf(settings.truncation_side, "truncation_side");
     this.#typeIds = settings.return_token_type_ids;
     this.#writing = settings.target;
-    this.#languages = settings.languages;
-    this.#source = settings.src_lang;
-    this.#target = settings.tgt_lang;
-    if (this.#source !== null) this.#backend = this.#framed("src_lang", this.#source);
+    this.#languages = new Languages(settings);
+    if (settings.src_lang !== null) this.src_lang = settings.src_lang;
   }
 
   /**
@@ -114,39 +101,24 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
    * without languages. @throws OptionError, when it is set, for a code that is not known, and for such a tokenizer
    */
   get src_lang(): string | null {
-    return this.#source;
+    return this.#languages.source;
   }
   set src_lang(code: string) {
-    this.#backend = this.#framed("src_lang", code);
-    this.#source = code;
+    this.#backend = this.#languages.framed(this, "src_lang", code);
+    this.#languages.source = code;
   }
   /** The language of `text_target`, as `src_lang`; null if none is set. */
   get tgt_lang(): string | null {
-    return this.#target;
+    return this.#languages.target;
   }
   set tgt_lang(code: string) {
-    this.#framed("tgt_lang", code);
-    this.#target = code;
+    this.#languages.framed(this, "tgt_lang", code);
+    this.#languages.target = code;
   }
 
   /** The id of a language's token, for `forced_bos_token_id` of `generate`. @throws OptionError as `src_lang` */
   get_lang_id(lang: string): number {
-    return languageId(this.#backend, this.#languagesFor("get_lang_id"), lang, "get_lang_id");
-  }
-
-  #languagesFor(option: string): LanguageRule {
-    if (this.#languages) return this.#languages;
-    throw new OptionError(`tokenizer.${option}: this tokenizer says no language`, { details: { option } });
-  }
-
-  /** The engine that says a language beside each text. */
-  #framed(option: string, code: string): Tokenizer {
-    const rule = this.#languagesFor(option);
-    const { eos_token, eos_token_id } = this;
-    if (eos_token === null || eos_token_id === null) {
-      throw new OptionError(`tokenizer.${option}: there is no eos_token to stand beside the language`);
-    }
-    return this.#backend.withPostProcessor(languageFrame(this.#backend, rule, code, [eos_token, eos_token_id], option));
+    return this.#languages.id(this, "get_lang_id", lang);
   }
 
   /** The engine: text to ids and back, without Python's conveniences. Another one once tokens are added. */
@@ -356,43 +328,15 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
       throw new OptionError(`tokenizer: text_target must match text: ${texts.length} texts, ${labels.length} targets`);
     }
 
-    const mask = options.return_attention_mask !== false;
-    const types = options.return_token_type_ids ?? this.#typeIds;
-    const collect = <T>(shape: (rows: number[][]) => T) => ({
-      input_ids: shape(rows.map((row) => row.ids)),
-      ...(labels ? { labels: shape(labels) } : {}),
-      ...(types ? { token_type_ids: shape(rows.map((row) => row.types)) } : {}),
-      ...(mask ? { attention_mask: shape(rows.map((row) => row.mask)) } : {}),
-      ...(options.return_special_tokens_mask === true
-        ? { special_tokens_mask: shape(rows.map((row) => row.special!)) }
-        : {}),
-    });
-    const overflowing = options.return_overflowing_tokens === true;
-    const counts = {
-      ...(options.return_length === true ? { length: rows.map((row) => row.ids.length) } : {}),
-      ...(overflowing ? { overflow_to_sample_mapping: rows.map((row) => row.sample) } : {}),
-    };
-    const offsets = rows.map((row) => row.offsets!);
-    const given_offsets = <T>(shape: (rows: Range[][]) => T) =>
-      options.return_offsets_mapping === true ? { offset_mapping: shape(offsets) } : {};
-    const encoding = options.return_tensors
-      ? movable({ ...collect(stack), ...given_offsets(stackOffsets), ...counts }, rows)
-      : single && !overflowing
-        ? movable({ ...collect((list) => list[0]!), ...given_offsets((list) => list[0]!), ...counts }, rows)
-        : movable({ ...collect((list) => list), ...given_offsets((list) => list), ...counts }, rows);
+    const typed = options.return_token_type_ids ?? this.#typeIds;
+    const encoding = encodingOf({ rows, labels, single, typed }, options);
     return { encoding, rows };
   }
 
   /** Ids of texts that are to be written. @throws OptionError without their language, where the tokenizer says one */
   #labels(text: string | readonly string[], options: CallOptions): number[][] {
     const targets = readTexts("tokenizer", "text_target", text);
-    if (this.#languages && this.#target === null) {
-      throw new OptionError("tokenizer: text_target is in no language yet", {
-        hint: 'tokenizer.tgt_lang = "..."',
-        details: { option: "text_target" },
-      });
-    }
-    const backend = this.#target === null ? (this.#writing ?? this.#backend) : this.#framed("tgt_lang", this.#target);
+    const backend = this.#languages.writing(this) ?? this.#writing ?? this.#backend;
     const { padding_side, truncation_side, model_max_length, pad_token_id } = this;
     const source = { backend, padding_side, truncation_side, model_max_length, pad_token_id };
     return makeRows(source, targets, undefined, options, false).map(({ ids }) => ids);
@@ -525,7 +469,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     const { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template } = this;
     const rest = { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template };
     const tokens = { additional_special_tokens: this.#additional, added_tokens: this.#backend.added_tokens };
-    const languages = { src_lang: this.#source, tgt_lang: this.#target };
+    const languages = { src_lang: this.src_lang, tgt_lang: this.tgt_lang };
     return this.#save({ special: this.special_tokens_map, ...rest, ...tokens, ...languages }, folder);
   }
 

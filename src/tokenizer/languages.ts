@@ -4,6 +4,7 @@
 import { OptionError, suggestion } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { type Part, template } from "./convert.js";
+import type { Tokenizer } from "./engine.js";
 import type { JsonObject } from "./json-file.js";
 
 /** M2M-100's languages, in the order of their ids. */
@@ -40,33 +41,68 @@ export function languageRule(tokenizer_class: string | undefined, config: JsonOb
   }
 }
 
-/** The vocabulary, as far as languages need it. */
-interface Words {
-  readonly added_tokens: readonly { readonly content: string }[];
-  token_to_id(token: string): number | undefined;
+/** A tokenizer, as far as languages need it. */
+interface Speaker {
+  readonly backend: Tokenizer;
+  readonly eos_token: string | null;
+  readonly eos_token_id: number | null;
 }
 
-/** The id of a language's token. @throws OptionError for a code that the vocabulary lacks */
-export function languageId(words: Words, { token }: LanguageRule, code: unknown, option: string): number {
-  const id = typeof code === "string" ? words.token_to_id(token(code)) : undefined;
-  if (id !== undefined) return id;
-  const known = words.added_tokens.map(({ content }) => content);
-  const near = typeof code === "string" ? suggestion(token(code), known)?.replace(/^__|__$/g, "") : undefined;
-  throw new OptionError(
-    `tokenizer.${option}: ${show(code)} is no language of this tokenizer${near ? `; did you mean ${show(near)}?` : ""}`,
-    { details: { option } },
-  );
-}
+/** The languages of a tokenizer's texts. */
+export class Languages {
+  /** Of texts. */
+  source: string | null;
+  /** Of what is written for them. */
+  target: string | null;
+  readonly #rule: LanguageRule | undefined;
 
-/** The post-processor that puts a language's token and the end around texts. */
-export function languageFrame(
-  words: Words,
-  rule: LanguageRule,
-  code: string,
-  eos: readonly [token: string, id: number],
-  option: string,
-): JsonObject {
-  const own: Part = [[rule.token(code), languageId(words, rule, code, option)]];
-  const [before, after]: Part[][] = rule.before ? [[own], [[eos]]] : [[], [[eos], own]];
-  return template([...before!, ["A"], ...after!], [...before!, ["A"], ["B"], ...after!]);
+  constructor(settings: {
+    readonly languages?: LanguageRule | undefined;
+    readonly src_lang: string | null;
+    readonly tgt_lang: string | null;
+  }) {
+    this.#rule = settings.languages;
+    this.source = settings.src_lang;
+    this.target = settings.tgt_lang;
+  }
+
+  #known(option: string): LanguageRule {
+    if (this.#rule) return this.#rule;
+    throw new OptionError(`tokenizer.${option}: this tokenizer says no language`, { details: { option } });
+  }
+
+  /** The id of a language's token. @throws OptionError for a code that the vocabulary lacks, or without languages */
+  id({ backend }: Speaker, option: string, code: unknown): number {
+    const { token } = this.#known(option);
+    const id = typeof code === "string" ? backend.token_to_id(token(code)) : undefined;
+    if (id !== undefined) return id;
+    const known = backend.added_tokens.map(({ content }) => content);
+    const near = typeof code === "string" ? suggestion(token(code), known)?.replace(/^__|__$/g, "") : undefined;
+    throw new OptionError(
+      `tokenizer.${option}: ${show(code)} is no language of this tokenizer${near ? `; did you mean ${show(near)}?` : ""}`,
+      { details: { option } },
+    );
+  }
+
+  /** The engine that says a language beside each text. @throws OptionError as `id`, or without an end of texts */
+  framed(tokenizer: Speaker, option: string, code: string): Tokenizer {
+    const own: Part = [[this.#known(option).token(String(code)), this.id(tokenizer, option, code)]];
+    const { backend, eos_token, eos_token_id } = tokenizer;
+    if (eos_token === null || eos_token_id === null) {
+      throw new OptionError(`tokenizer.${option}: there is no eos_token to stand beside the language`);
+    }
+    const eos: Part = [[eos_token, eos_token_id]];
+    const [before, after]: [Part[], Part[]] = this.#rule!.before ? [[own], [eos]] : [[], [eos, own]];
+    return backend.withPostProcessor(template([...before, ["A"], ...after], [...before, ["A"], ["B"], ...after]));
+  }
+
+  /** The engine of what is written, if the tokenizer says a language. @throws OptionError if it is not known which */
+  writing(tokenizer: Speaker): Tokenizer | undefined {
+    if (!this.#rule) return undefined;
+    if (this.target !== null) return this.framed(tokenizer, "tgt_lang", this.target);
+    throw new OptionError("tokenizer: text_target is in no language yet", {
+      hint: 'tokenizer.tgt_lang = "..."',
+      details: { option: "text_target" },
+    });
+  }
 }

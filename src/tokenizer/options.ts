@@ -102,16 +102,27 @@ export interface DecodeOptions extends Readonly<Options<typeof DECODE_TIMED>> {}
 
 /** Options of `loadTokenizer`: the caller's overrides of the files. */
 export const LOAD_TOKENIZER = {
+  /** Instead of the files' token; one that the vocabulary lacks is added to it. */
   bos_token: text(),
+  /** As `bos_token`. */
   eos_token: text(),
+  /** As `bos_token`. */
   unk_token: text(),
+  /** As `bos_token`. */
   sep_token: text(),
+  /** As `bos_token`. */
   pad_token: text(),
+  /** As `bos_token`. */
   cls_token: text(),
+  /** As `bos_token`. */
   mask_token: text(),
+  /** The side that `padding` fills; by default as in the tokenizer's files. Generation needs "left". */
   padding_side: choice(["left", "right"]),
+  /** The side that `truncation` cuts; by default as in the tokenizer's files. */
   truncation_side: choice(["left", "right"]),
+  /** The length that `truncation` cuts to unless a call says another. */
   model_max_length: number((n) => n > 0, "a number above 0"),
+  /** Remove spaces before punctuation when ids are decoded; without effect on BPE tokenizers. */
   clean_up_tokenization_spaces: flag(),
   /** The language of texts, as tokenizers of translators name it: "en_XX", "eng_Latn", "en". */
   src_lang: text(),

@@ -138,7 +138,6 @@ export interface FromConfigOptions
 const TOKENIZER = {
   /** Aborts the load with an AbortError. */
   signal: signal(),
-  ...LOAD_TOKENIZER,
   /** No effect: there is one tokenizer, and it is the fast one. */
   use_fast: flag(),
   /** Only false: nothing in a model's files is ever executed. */
@@ -146,9 +145,12 @@ const TOKENIZER = {
 };
 
 /** Options of a tokenizer's from_pretrained. */
-export const TOKENIZER_FROM_PRETRAINED = { ...TOKENIZER, ...SOURCE };
+export const TOKENIZER_FROM_PRETRAINED = { ...TOKENIZER, ...LOAD_TOKENIZER, ...SOURCE };
 
-export interface TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE> {}
+export interface TokenizerOptions
+  extends Options<typeof TOKENIZER>,
+    Options<typeof LOAD_TOKENIZER>,
+    Options<typeof SOURCE> {}
 
 /** The output of a tokenizer, and the input of every call of a model. */
 const INPUTS = {

@@ -52,10 +52,12 @@ export class NormOfHeads extends Module {
 
   /** x[B,T,H,D] -> [B,T,H,D] */
   forward(x: Tensor, pass: Pass): Tensor {
-    return weighted(
-      x,
-      pass.once(this, x.device, () => contiguous(this.weight.value, "f32")),
-      this.eps,
-    );
+    const { value } = this.weight;
+    const weights = pass.once(this, x.device, () => {
+      const own = Tensor.empty(x.device, value.shape, "f32", "weights of heads");
+      copyInto(value, own);
+      return own;
+    });
+    return weighted(x, weights, this.eps);
   }
 }

@@ -86,14 +86,15 @@ export class BartForSequenceClassification extends EncoderModel {
   /** The decoder's state at the last end of each text, [B,1,hidden]. */
   hidden(pass: Pass, ids: Tensor): Tensor {
     const { positions, mask, judged } = pass.input;
-    if (!judged) throw new ShapeError("a classifier with a decoder ran without what the decoder reads");
+    const { decoder_ids, chosen } = judged ?? {};
+    if (!decoder_ids || !chosen) throw new ShapeError("a classifier with a decoder ran without what the decoder reads");
     return scope(() => {
       const hidden = this.model.encoder.forward(pass, ids);
       const { attention, place, checkpoint } = pass;
       using decoding = new Pass({ positions, encoded: { hidden, mask } }, { attention, place, checkpoint });
-      const states = this.model.decoder.forward(decoding, judged.decoder_ids);
+      const states = this.model.decoder.forward(decoding, decoder_ids);
       const { hidden: width } = this.geometry;
-      return embedding(states.view(-1, width), judged.chosen).view(-1, 1, width);
+      return embedding(states.view(-1, width), chosen).view(-1, 1, width);
     });
   }
 

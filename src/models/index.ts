@@ -3,6 +3,8 @@
 import { ConfigError, suggestion, UnsupportedModelError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
+import { decoderTasks } from "../nn/decoder-tasks.js";
+import { labelCount } from "./_config.js";
 
 const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map([
   ["bart", async () => (await import("./bart.js")).bart],
@@ -92,7 +94,13 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
       { hint: `supported: ${MODEL_TYPES.join(", ")}`, details: { model_type: type } },
     );
   }
-  return load();
+  const architecture = await load();
+  const { "causal-lm": causal, base } = architecture.tasks;
+  if (!causal || base) return architecture;
+  return {
+    ...architecture,
+    tasks: { ...architecture.tasks, ...decoderTasks(architecture.model_type, causal, labelCount) },
+  };
 }
 
 /**

@@ -19,6 +19,8 @@ export interface EncoderGeometry {
    * from 0.
    */
   readonly padding_idx?: number;
+  /** A token sees what stands before it alone, and padding has no positions. */
+  readonly causal?: boolean;
 }
 
 interface EncoderInput extends PassInput {
@@ -30,10 +32,17 @@ interface EncoderInput extends PassInput {
 export type EncoderOutputs = Readonly<Record<string, Tensor>>;
 
 /** Ids of a batch [rows,steps]. */
-interface BatchIds {
+export interface BatchIds {
   readonly ids: Int32Array;
   readonly rows: number;
   readonly steps: number;
+}
+
+/** What `PassInput.judged` has, on the host. */
+interface Beside {
+  /** What the decoder of an encoder-decoder reads, whose hidden states are then those of the chosen tokens, [B,1,hidden]. */
+  readonly decoder_ids?: Int32Array;
+  readonly chosen: Int32Array;
 }
 
 /** An encoder with a head for one task. */
@@ -46,11 +55,8 @@ export abstract class EncoderModel extends Model {
   /** The head computes each token by itself: its outputs are [B,T,..], and a batch needs no padding for it. */
   abstract readonly per_token: boolean;
 
-  /**
-   * Of an encoder-decoder that judges a text as a whole: what its decoder reads, and the token of each row that says it, as
-   * `PassInput.judged` takes them. Its hidden states are those of that token, [B,1,hidden]. @throws OptionError
-   */
-  beside?(batch: BatchIds): { readonly decoder_ids: Int32Array; readonly chosen: Int32Array };
+  /** Of a judge of texts as wholes: what its head needs to know of their ids. @throws OptionError */
+  beside?(batch: BatchIds): Beside;
 
   /** Records the task's head over the hidden states [B,T,hidden]. */
   abstract outputs(hidden: Tensor, pass: Pass): EncoderOutputs;
@@ -72,7 +78,7 @@ export abstract class EncoderModel extends Model {
 }
 
 /** The part of an encoder that all its tasks share. */
-export interface EncoderBase extends Module {
+export interface EncoderBase {
   readonly geometry: EncoderGeometry;
   /** Its layers, in order. */
   readonly blocks: readonly Module[];
@@ -86,6 +92,9 @@ interface TaskParts {
   /** The name that transformers gives the class. */
   readonly name: string;
   readonly base: EncoderBase;
+  /** The module whose fields checkpoints have; by default the base. */
+  readonly tree?: Module;
+  readonly notes?: readonly string[] | undefined;
   /** The base's field in checkpoints of the task; absent if the task is the base itself, whose fields are the model's then. */
   readonly prefix?: string;
   /** Modules of the head, by their fields. */
@@ -94,6 +103,8 @@ interface TaskParts {
   readonly per_token?: boolean;
   /** Records the head over hidden states [B,T,hidden]. */
   readonly outputs: (hidden: Tensor, pass: Pass) => EncoderOutputs;
+  /** See `EncoderModel`. */
+  readonly beside?: (batch: BatchIds) => Beside;
   /** Paths of the modules that stay in full precision by default. */
   readonly unquantized: readonly string[];
   /** Scores over the vocabulary. */
@@ -103,12 +114,15 @@ interface TaskParts {
 /** An encoder's base with the head of a task. */
 export class EncoderForTask extends EncoderModel {
   readonly #parts: TaskParts;
+  override readonly notes: readonly string[];
 
   constructor(parts: TaskParts) {
     super();
     this.#parts = parts;
-    const { base, prefix, heads } = parts;
-    Object.assign(this, prefix === undefined ? fieldsOf(base) : { [prefix]: base }, heads);
+    const { base, tree = base as EncoderBase & Module, prefix, heads, beside, notes = [] } = parts;
+    this.notes = notes;
+    if (beside) this.beside = beside;
+    Object.assign(this, prefix === undefined ? fieldsOf(tree) : { [prefix]: tree }, heads);
     this.name_tree();
   }
 

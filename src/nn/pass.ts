@@ -43,15 +43,15 @@ export interface PassInput {
   readonly encoded?: Encoded;
   /** Keys and values of the encoder's output for each row of the lanes. */
   readonly cross?: CrossCache;
-  /** What the decoder of a text's judge reads (`EncoderModel.beside`). */
+  /** What a judge of texts needs to know of their ids (`EncoderModel.beside`). */
   readonly judged?: Judged;
 }
 
-/** Of a batch that an encoder-decoder judges as a whole. */
+/** Of a batch of texts that are judged as wholes. */
 interface Judged {
-  /** i32[B,T]: the decoder's input. */
-  readonly decoder_ids: Tensor;
-  /** i32[B]: which of all B*T tokens of the decoder says it, for each row. */
+  /** i32[B,T]: the input of an encoder-decoder's decoder. */
+  readonly decoder_ids?: Tensor;
+  /** i32[B]: which of all B*T tokens says it, for each row. */
   readonly chosen: Tensor;
 }
 

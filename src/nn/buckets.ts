@@ -19,3 +19,9 @@ export function bucketOf(distance: number, { count, max, both }: Buckets): numbe
   const share = Math.fround(Math.fround(Math.log(Math.fround(n / exact))) / Math.log(max / exact));
   return first + Math.min(half - 1, exact + Math.trunc(Math.fround(share * (half - exact))));
 }
+
+/** The bucket of each distance key - query from -max to max. */
+export function distanceBuckets(buckets: Buckets): Int32Array {
+  const { max } = buckets;
+  return Int32Array.from({ length: 2 * max + 1 }, (_, at) => bucketOf(at - max, buckets));
+}

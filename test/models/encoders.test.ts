@@ -38,11 +38,12 @@ const CORE: readonly (readonly [name: string, outputs: string])[] = [
   ["bert", "bert"],
   ["bert_old", "bert"],
   ["bert-classifier", "bert-classifier"],
+  ["mpnet", "mpnet"],
 ];
 /** Other backends would run the same kernels. */
 const MORE = [
   ...["bert-tokens", "bert-answers", "roberta", "roberta-mlm", "xlm-roberta", "distilbert", "distilbert-mlm"],
-  ...["minilm-sentence", "modernbert", "modernbert-classifier"],
+  ...["minilm-sentence", "modernbert", "modernbert-classifier", "mpnet-mlm", "electra", "electra-classifier"],
 ].map((name) => [name, name] as const);
 
 interface Case {

@@ -1,0 +1,49 @@
+// What config.json files of encoders can say: what is not done here is refused by name; parameters of published sizes.
+
+import { describe, expect, test } from "vitest";
+import { ConfigError, UnsupportedModelError } from "../../src/core/errors.js";
+import { buildModel } from "../../src/models/index.js";
+import type { Task } from "../../src/nn/architecture.js";
+import { readJson } from "../support/fixtures.js";
+
+type Fields = Readonly<Record<string, unknown>>;
+
+const REFUSED: readonly [fixture: string, fields: Fields, message: RegExp][] = [
+  ["mpnet", { relative_attention_num_buckets: 31 }, /relative_attention_num_buckets.*got 31/],
+  ["mpnet", { max_position_embeddings: 2 }, /positions count from 2, and 2 are too few/],
+  ["mpnet", { num_attention_heads: 5 }, /36 is not a multiple of 5 attention heads/],
+  ["electra", { is_decoder: true }, /is_decoder/],
+  ["electra", { position_embedding_type: "relative_key" }, /position_embedding_type/],
+  ["electra", { embedding_size: 0 }, /embedding_size/],
+];
+
+test.each(REFUSED)("%s with %j is refused", async (name, fields, message) => {
+  const config = { ...readJson<Fields>("models", name, "config.json"), ...fields };
+  for (const task of ["base", "masked-lm"] as const) {
+    await expect(buildModel(config, task)).rejects.toThrow(ConfigError);
+    await expect(buildModel(config, task)).rejects.toThrow(message);
+  }
+});
+
+test("ELECTRA's discriminator has no scores for words", async () => {
+  const config = { ...readJson<Fields>("models", "electra", "config.json"), architectures: ["ElectraForPreTraining"] };
+  const build = buildModel(config, "masked-lm");
+  await expect(build).rejects.toThrow(UnsupportedModelError);
+  await expect(build).rejects.toThrow(/"ElectraForPreTraining".*head is not supported/);
+  expect((await buildModel(config, "sequence-classification")).class_name).toBe("ElectraForSequenceClassification");
+});
+
+/** Parameters of published models, as transformers counts them on the meta device; test/cli/inspect.test.ts has those of their own classes. */
+const PARAMETERS: readonly [name: string, task: Task, parameters: number][] = [
+  ["all-mpnet-base-v2", "base", 109_486_464],
+  ["electra-base-discriminator", "base", 108_891_648],
+];
+
+describe("parameters", () => {
+  const published = readJson<Record<string, { config: Fields }>>("published_configs.json");
+  test.each(PARAMETERS)("%s: %s", async (name, task, parameters) => {
+    const model = await buildModel(published[name]!.config, task);
+    const shared = new Set([...model.named_parameters()].map(([, parameter]) => parameter));
+    expect([...shared].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)).toBe(parameters);
+  });
+});

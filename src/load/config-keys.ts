@@ -56,6 +56,11 @@ const NEUTRAL: Readonly<Record<string, unknown>> = {
   return_dict: true,
   torchscript: false,
   use_return_dict: true,
+  // Of ALBERT's first code, which does something else at other values.
+  down_scale_factor: 1,
+  gap_size: 0,
+  net_structure_type: 0,
+  num_memory_blocks: 0,
   use_mrope: false,
   "rope_parameters.partial_rotary_factor": 1,
   "rope_scaling.partial_rotary_factor": 1,

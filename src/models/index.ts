@@ -5,6 +5,7 @@ import { show } from "../core/show.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
 
 const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map([
+  ["albert", async () => (await import("./albert.js")).albert],
   ["bart", async () => (await import("./bart.js")).bart],
   ["bert", async () => (await import("./bert.js")).bert],
   ["bloom", async () => (await import("./bloom.js")).bloom],

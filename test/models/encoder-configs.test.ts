@@ -14,6 +14,8 @@ const REFUSED: readonly [fixture: string, fields: Fields, message: RegExp][] = [
   ["mpnet", { num_attention_heads: 5 }, /36 is not a multiple of 5 attention heads/],
   ["electra", { is_decoder: true }, /is_decoder/],
   ["electra", { position_embedding_type: "relative_key" }, /position_embedding_type/],
+  ["albert", { num_hidden_groups: 4 }, /num_hidden_layers 3 leaves some of num_hidden_groups 4 unused/],
+  ["albert", { num_attention_heads: 5 }, /36 is not a multiple of 5 attention heads/],
   ["electra", { embedding_size: 0 }, /embedding_size/],
 ];
 
@@ -37,6 +39,7 @@ test("ELECTRA's discriminator has no scores for words", async () => {
 const PARAMETERS: readonly [name: string, task: Task, parameters: number][] = [
   ["all-mpnet-base-v2", "base", 109_486_464],
   ["electra-base-discriminator", "base", 108_891_648],
+  ["albert-base-v2", "base", 11_683_584],
 ];
 
 describe("parameters", () => {

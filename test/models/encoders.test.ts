@@ -43,7 +43,16 @@ const CORE: readonly (readonly [name: string, outputs: string])[] = [
 /** Other backends would run the same kernels. */
 const MORE = [
   ...["bert-tokens", "bert-answers", "roberta", "roberta-mlm", "xlm-roberta", "distilbert", "distilbert-mlm"],
-  ...["minilm-sentence", "modernbert", "modernbert-classifier", "mpnet-mlm", "electra", "electra-classifier"],
+  ...[
+    "minilm-sentence",
+    "modernbert",
+    "modernbert-classifier",
+    "mpnet-mlm",
+    "electra",
+    "electra-classifier",
+    "albert",
+    "albert-classifier",
+  ],
 ].map((name) => [name, name] as const);
 
 interface Case {

@@ -46,29 +46,37 @@ type TableConfig = Pick<
 
 export class BertEmbeddings extends Module {
   word_embeddings: Embedding;
-  position_embeddings: Embedding;
+  position_embeddings: Embedding | undefined;
   token_type_embeddings: Embedding | undefined;
   LayerNorm: LayerNorm;
 
   /**
    * @param types number of token types; 0 for a model without them
-   * @param padding_idx where positions count from it (`EncoderGeometry`)
+   * @param options `positions: false` for a model that adds none; `padding_idx` where they count from it (`EncoderGeometry`)
    */
-  constructor(c: TableConfig, types: number, padding_idx?: number) {
+  constructor(
+    c: TableConfig,
+    types: number,
+    options: { readonly positions?: boolean; readonly padding_idx?: number | undefined } = {},
+  ) {
     super();
     const width = c.embedding_size ?? c.hidden_size;
     this.word_embeddings = new Embedding(c.vocab_size, width, c.pad_token_id);
-    this.position_embeddings = new Embedding(c.max_position_embeddings, width, padding_idx);
+    const { positions = true, padding_idx } = options;
+    this.position_embeddings = positions ? new Embedding(c.max_position_embeddings, width, padding_idx) : undefined;
     this.token_type_embeddings = types > 0 ? new Embedding(types, width) : undefined;
     this.LayerNorm = new LayerNorm(width, c.layer_norm_eps);
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
     const { positions, token_types } = pass.input;
-    const types = token_types ?? Tensor.from(ids.device, new Int32Array(ids.size), ids.shape);
-    const words = this.word_embeddings.forward(ids);
-    const typed = this.token_type_embeddings ? add(words, this.token_type_embeddings.forward(types)) : words;
-    return this.LayerNorm.forward(add(typed, this.position_embeddings.forward(positions)));
+    let h = this.word_embeddings.forward(ids);
+    if (this.token_type_embeddings) {
+      const types = token_types ?? Tensor.from(ids.device, new Int32Array(ids.size), ids.shape);
+      h = add(h, this.token_type_embeddings.forward(types));
+    }
+    if (this.position_embeddings) h = add(h, this.position_embeddings.forward(positions));
+    return this.LayerNorm.forward(h);
   }
 }
 
@@ -181,7 +189,7 @@ export class BertModel extends Module implements PooledBase {
   constructor(c: BertConfig, pooler: boolean, padding_idx?: number) {
     super();
     headSize(c.hidden_size, c.num_attention_heads);
-    this.embeddings = new BertEmbeddings(c, c.type_vocab_size, padding_idx);
+    this.embeddings = new BertEmbeddings(c, c.type_vocab_size, { padding_idx });
     const { embedding_size: width = c.hidden_size } = c;
     this.embeddings_project = width === c.hidden_size ? undefined : new Linear(width, c.hidden_size, { bias: true });
     this.encoder = new BertEncoder(c);

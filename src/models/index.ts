@@ -12,6 +12,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["camembert", async () => (await import("./roberta.js")).camembert],
   ["clip", async () => (await import("./clip.js")).clip],
   ["codegen", async () => (await import("./codegen.js")).codegen],
+  ["deberta-v2", async () => (await import("./deberta-v2.js")).debertaV2],
   ["dinov2", async () => (await import("./dinov2.js")).dinov2],
   ["distilbert", async () => (await import("./distilbert.js")).distilbert],
   ["electra", async () => (await import("./electra.js")).electra],

@@ -126,7 +126,7 @@ class MPNetModel extends Module implements PooledBase {
         { hint: CONFIG_HINT },
       );
     }
-    this.embeddings = new BertEmbeddings({ ...c, pad_token_id: PADDING }, 0, PADDING);
+    this.embeddings = new BertEmbeddings({ ...c, pad_token_id: PADDING }, 0, { padding_idx: PADDING });
     this.encoder = new MPNetEncoder(c);
     this.pooler = pooler ? new Dense(c.hidden_size, c.hidden_size) : undefined;
     this.buckets = new Buffer(() => distanceBuckets(BUCKETS));

@@ -19,6 +19,8 @@ export interface EncoderGeometry {
    * from 0.
    */
   readonly padding_idx?: number;
+  /** Attention holds numbers for each pair of a row's tokens: batches keep their rows, with padding, instead of one row of all. */
+  readonly pairs?: boolean;
 }
 
 interface EncoderInput extends PassInput {

@@ -16,6 +16,15 @@ const REFUSED: readonly [fixture: string, fields: Fields, message: RegExp][] = [
   ["electra", { position_embedding_type: "relative_key" }, /position_embedding_type/],
   ["albert", { num_hidden_groups: 4 }, /num_hidden_layers 3 leaves some of num_hidden_groups 4 unused/],
   ["albert", { num_attention_heads: 5 }, /36 is not a multiple of 5 attention heads/],
+  ["deberta-v2", { pos_att_type: "p2c|p2p" }, /pos_att_type "p2p" is not supported \(known: c2p, p2c\)/],
+  ["deberta-v2", { embedding_size: 20 }, /embedding_size other than 36 is not supported \(got 20\)/],
+  ["deberta-v2", { pooler_hidden_size: 20 }, /pooler_hidden_size other than 36 is not supported/],
+  ["deberta-v2", { attention_head_size: 16 }, /attention_head_size other than 12 is not supported/],
+  ["deberta-v2", { conv_kernel_size: 4 }, /conv_kernel_size must be odd, got 4/],
+  ["deberta-v2", { conv_groups: 5 }, /conv_groups 5 do not divide 36 channels/],
+  ["deberta-v2", { conv_act: "mish" }, /conv_act: unknown activation "mish"/],
+  ["deberta-v2", { position_buckets: 3 }, /position_buckets 3 do not fit max_relative_positions 64/],
+  ["deberta-v2", { position_buckets: 126 }, /position_buckets 126 do not fit max_relative_positions 64/],
   ["electra", { embedding_size: 0 }, /embedding_size/],
 ];
 
@@ -40,6 +49,8 @@ const PARAMETERS: readonly [name: string, task: Task, parameters: number][] = [
   ["all-mpnet-base-v2", "base", 109_486_464],
   ["electra-base-discriminator", "base", 108_891_648],
   ["albert-base-v2", "base", 11_683_584],
+  ["deberta-v3-base", "base", 183_831_552],
+  ["deberta-v2-xlarge", "base", 884_593_152],
 ];
 
 describe("parameters", () => {

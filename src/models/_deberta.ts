@@ -98,17 +98,14 @@ export function rowOf(distance: number, { span, farthest, position_buckets: buck
 export class RelativeRows {
   readonly first: number;
   readonly count: number;
-  /** Keys of what is made once for a pass. */
-  readonly byQuery: object = {};
-  readonly byKey: object = {};
-  /** Rows, counted from `first`, of the distances -(steps - 1) to steps - 1. */
+  /** Rows, counted from `first`, of the distances steps - 1 to -(steps - 1): those of a query's keys are in the keys' order. */
   readonly #rows: Int32Array;
   readonly #steps: number;
 
   constructor(c: DebertaConfig, steps: number) {
-    const all = Int32Array.from({ length: 2 * steps - 1 }, (_, at) => rowOf(at - steps + 1, c));
-    this.first = all[0]!; // rows grow with distances
-    this.count = all.at(-1)! - this.first + 1;
+    const all = Int32Array.from({ length: 2 * steps - 1 }, (_, at) => rowOf(steps - 1 - at, c));
+    this.first = all.at(-1)!; // rows grow with distances
+    this.count = all[0]! - this.first + 1;
     this.#rows = all.map((row) => row - this.first);
     this.#steps = steps;
   }
@@ -118,22 +115,75 @@ export class RelativeRows {
    * one of keys.
    */
   places(from: number, count: number, byKey: boolean): Int32Array {
-    const places = new Int32Array(count * this.#steps);
-    for (let i = 0; i < count; i++) {
-      for (let j = 0; j < this.#steps; j++) {
-        const row = this.#rows[from + i - j + this.#steps - 1]!;
-        places[i * this.#steps + j] = (byKey ? j : i) * this.count + row;
-      }
+    const [steps, rows, wide] = [this.#steps, this.#rows, this.count];
+    const places = new Int32Array(count * steps);
+    for (let i = 0, at = 0; i < count; i++) {
+      const first = steps - 1 - from - i;
+      for (let j = 0; j < steps; j++) places[at++] = (byKey ? j : i) * wide + rows[first + j]!;
     }
     return places;
   }
 }
 
+/** Places that a pass keeps for all its layers: 16 MB. */
+const KEPT = 1 << 22;
+
 /** What the layers of a pass share. */
-export interface Relative {
-  readonly rows: RelativeRows;
-  /** Relative positions [count,hidden], on the device of `x`. */
-  table(x: Tensor): Tensor;
+export class Relative {
+  readonly #pass: Pass;
+  readonly #table: Tensor;
+  readonly #rows: RelativeRows;
+  readonly #steps: number;
+  /** Keys of what is made once for each device. */
+  readonly #keys = new Map<string, object>();
+
+  /** @param table relative positions [rows.count,hidden] */
+  constructor(pass: Pass, steps: number, rows: RelativeRows, table: Tensor) {
+    this.#pass = pass;
+    this.#table = table;
+    this.#rows = rows;
+    this.#steps = steps;
+  }
+
+  #once(name: string, { device }: Tensor, make: () => Tensor): Tensor {
+    const key = this.#keys.get(name) ?? {};
+    this.#keys.set(name, key);
+    return this.#pass.once(key, device, make);
+  }
+
+  /** What `projection` makes of the table for each head, [H,count,D], times `factor`; on the device of `x`. */
+  projected(x: Tensor, projection: Linear, heads: number, factor: number): Tensor {
+    return scope(() => {
+      const all = projection.forward(this.#pass.at(x.device, this.#table)).view(this.#rows.count, heads, -1);
+      return scale(contiguous(all.permute(1, 0, 2)), factor);
+    });
+  }
+
+  /** Products of x[R,N,H,D] with each head's w[H,W,D], as a table of rows for each token and row of w: [N*W,R*H]. */
+  products(x: Tensor, w: Tensor): Tensor {
+    const [rows = 0, tokens = 0, heads = 0, size = 0] = x.shape;
+    const width = w.shape[1]!;
+    const [batch, most] = [this.#pass.input.positions.shape[0]!, this.#steps];
+    const numbers = (): Tensor =>
+      Tensor.from(
+        x.device,
+        Int32Array.from({ length: heads }, (_, head) => head),
+        [1, heads],
+      ).expand(batch * most, heads);
+    return scope(() => {
+      const experts = this.#once("heads", x, () => contiguous(numbers())).narrow(0, 0, rows * tokens);
+      const all = expertLinear(contiguous(x).view(rows * tokens, heads, size), w, { experts }); // [R*N,H,W]
+      const table = contiguous(all.view(rows, tokens, heads, width).permute(1, 3, 0, 2));
+      return table.view(tokens * width, rows * heads);
+    });
+  }
+
+  /** The numbers of a table of queries, or of keys, for queries `from` to `from + count` and all keys: [count,T,R*H]. */
+  look(table: Tensor, from: number, count: number, byKey: boolean): Tensor {
+    const make = (): Tensor => Tensor.from(table.device, this.#rows.places(from, count, byKey), [count, this.#steps]);
+    const kept = this.#steps ** 2 <= KEPT;
+    return embedding(table, kept ? this.#once(`${from} ${byKey}`, table, make) : make());
+  }
 }
 
 export class DisentangledSelfAttention extends Module {
@@ -165,47 +215,19 @@ export class DisentangledSelfAttention extends Module {
     const split = (projection: Linear): Tensor => projection.forward(x).view(batch, steps, heads, size); // [B,T,H,D]
     const [q, k, v] = [split(this.query_proj), split(this.key_proj), split(this.value_proj)];
     if (!relative || !(c2p || p2c)) return attendAll(pass, q, k, v, { scale: factor });
-    const { rows } = relative;
-    /** Relative keys or queries of each head, [H,count,D], with the factor of the scores. */
-    const projected = (projection: Linear): Tensor =>
-      scope(() => {
-        const all = projection.forward(relative.table(x)).view(rows.count, heads, size);
-        return scale(contiguous(all.permute(1, 0, 2)), factor);
-      });
-    const keys = c2p ? projected(this.pos_key_proj ?? this.key_proj) : undefined;
-    const queries = p2c ? projected(this.pos_query_proj ?? this.query_proj) : undefined;
-    /** Places in a table; those of whole rows are made once for all layers. */
-    const places = (from: number, count: number, byKey: boolean): Tensor => {
-      const make = (): Tensor => Tensor.from(x.device, rows.places(from, count, byKey), [count, steps]);
-      return count === steps ? pass.once(byKey ? rows.byKey : rows.byQuery, x.device, make) : make();
-    };
+    const keys = c2p ? relative.projected(x, this.pos_key_proj ?? this.key_proj, heads, factor) : undefined;
+    const queries = p2c ? relative.projected(x, this.pos_query_proj ?? this.query_proj, heads, factor) : undefined;
     const biasOf = (row: number, count: number): BiasOfQueries => {
-      const byKey = queries && products(k.narrow(0, row, count), queries);
+      const byKey = queries && relative.products(k.narrow(0, row, count), queries);
       return (from, some) =>
         scope(() => {
           const mine = q.narrow(0, row, count).narrow(1, from, some);
-          const byQuery = keys && scope(() => embedding(products(mine, keys), places(from, some, false)));
-          const others = byKey && embedding(byKey, places(from, some, true));
-          const sum = byQuery && others ? add(byQuery, others) : (byQuery ?? others)!; // [some,T,R*H]
+          const first = keys && scope(() => relative.look(relative.products(mine, keys), from, some, false));
+          const second = byKey && relative.look(byKey, from, some, true);
+          const sum = first && second ? add(first, second) : (first ?? second)!; // [some,T,R*H]
           return contiguous(sum.view(some, steps, count, heads).permute(2, 3, 0, 1));
         });
     };
     return attendBiased(pass, q, k, v, { scale: factor, biasOf });
   }
-}
-
-/** Products of x[R,N,H,D] with each head's w[H,W,D], as a table of rows for each token and row of w: [N*W,R*H]. */
-function products(x: Tensor, w: Tensor): Tensor {
-  const [rows = 0, tokens = 0, heads = 0, size = 0] = x.shape;
-  const width = w.shape[1]!;
-  return scope(() => {
-    const experts = Tensor.from(
-      x.device,
-      Int32Array.from({ length: rows * tokens * heads }, (_, at) => at % heads),
-      [rows * tokens, heads],
-    );
-    const all = expertLinear(contiguous(x).view(rows * tokens, heads, size), w, { experts }); // [R*N,H,W]
-    const table = contiguous(all.view(rows, tokens, heads, width).permute(1, 3, 0, 2));
-    return table.view(tokens * width, rows * heads);
-  });
 }

@@ -26,7 +26,7 @@ import {
 } from "./_bert.js";
 import { BertOnlyMLMHead } from "./_bert-mlm.js";
 import { labelCount } from "./_config.js";
-import { type DebertaConfig, DisentangledSelfAttention, type Relative, RelativeRows, read } from "./_deberta.js";
+import { type DebertaConfig, DisentangledSelfAttention, Relative, RelativeRows, read } from "./_deberta.js";
 
 const NAMES = { classes: "DebertaV2", prefix: "deberta" };
 
@@ -147,8 +147,7 @@ class DebertaV2Model extends Module implements EncoderBase {
       const table = all.forward(Tensor.from(home, ids, [rows.count]));
       return norm?.forward(table) ?? table;
     };
-    const table = pass.once(rows, home, make);
-    return { rows, table: (x) => pass.at(x.device, table) };
+    return new Relative(pass, steps, rows, pass.once(rows, home, make));
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {

@@ -43,7 +43,9 @@ describe.each(NAMES)("%s", (name) => {
     model.dispose();
     if (what === "as they are") {
       const names = (at: readonly string[]): string[] => [...readArrays(...at).keys()].sort();
-      expect(names([relative(FIXTURES, saved), "model.safetensors"])).toEqual(names(["models", name, "model.safetensors"]));
+      expect(names([relative(FIXTURES, saved), "model.safetensors"])).toEqual(
+        names(["models", name, "model.safetensors"]),
+      );
     }
     const again = await AutoModelForMaskedLM.from_pretrained(saved, { device });
     expect(again.warnings).toEqual([]);

@@ -77,5 +77,5 @@ export const electra: Architecture = {
     "token-classification": (json) => tokenClassifierOf(NAMES, new BertModel(read(json), false), json),
     "question-answering": (json) => questionAnsweringOf(NAMES, new BertModel(read(json), false)),
   },
-  names: [{ ignore: /\.position_ids$/ }, { ignore: /^discriminator_predictions\./ }, { prefix: "electra." }],
+  names: [{ ignore: /\.position_ids$/ }, { prefix: "electra." }],
 };

@@ -55,6 +55,8 @@ describe("survey of config.json alone", () => {
     const survey = await surveyModel(alone(name, config));
     expect(survey.parameters).toBe(parameters);
     expect(survey.files).toEqual([]);
+    const { num_hidden_layers, n_layer, num_layers } = config; // those of ALBERT share their weights
+    expect(survey.stacks[0]).toBe(num_hidden_layers ?? n_layer ?? num_layers);
     const sizes = Object.fromEntries(survey.sizes.map(({ name: scheme, bytes }) => [scheme, bytes]));
     expect(sizes.float32).toBe(4 * parameters);
     expect(sizes.bfloat16).toBe(2 * parameters);

@@ -103,6 +103,24 @@ describe("long texts", () => {
   });
 });
 
+test("padding on the left, before a convolution", async () => {
+  const device = await requestTestDevice("cpu");
+  const model = await AutoModelForMaskedLM.from_pretrained(join(FIXTURES, "models", "deberta-v2"), { device });
+  const run = async (input_ids: number[][], attention_mask?: number[][]): Promise<Float32Array> => {
+    const { logits } = model.forward({ input_ids, ...(attention_mask ? { attention_mask } : {}) });
+    const values = await logits.readFloats();
+    logits.dispose();
+    return values;
+  };
+  const text = [5, 90, 33, 7, 61, 12, 80];
+  const padded = await run([[0, 0, 0, ...text]], [[0, 0, 0, 1, 1, 1, 1, 1, 1, 1]]);
+  const alone = await run([text]);
+  expect(difference(padded.subarray((3 / 10) * padded.length), alone).max).toBeLessThan(1e-5);
+  model.dispose();
+  expectNoLeaks(device);
+  await device.close();
+});
+
 /** A copy of the fixture with other tensors. */
 async function withTensors(
   device: Device,

@@ -76,9 +76,19 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
     }
     const loss = encoderLoss(this, inputs, batch, vocab);
     const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
+    const beside = module.beside?.(batch);
+    if (beside && (capture || capture_attentions)) {
+      const option = capture ? "output_hidden_states" : "output_attentions";
+      throw new OptionError(
+        `forward: ${option}: ${module.class_name} has an encoder's and a decoder's, and gives none`,
+        {
+          details: { option },
+        },
+      );
+    }
     const attention = this.attending(capture_attentions);
     // Attention's weights have a place for padding, and so have answers: padding is among the places that theirs are chosen from.
-    const places = capture_attentions || (loss && this.task === "question-answering");
+    const places = beside || capture_attentions || (loss && this.task === "question-answering");
     const results = scope((): Record<string, Tensor | Tensor[]> => {
       const ragged = places || module.geometry.pairs ? undefined : Ragged.of(batch);
       const ints = (values: Int32Array): Tensor =>
@@ -88,7 +98,11 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
       const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
       const token_types = types && ints(types.ids);
       const hides = ragged ? { segments: Tensor.from(device, ragged.segments, [1, ragged.tokens]) } : { mask };
-      const input = { positions: ints(positions), token_types, ...hides };
+      const judged = beside && {
+        decoder_ids: ints(beside.decoder_ids),
+        chosen: Tensor.from(device, beside.chosen, [rows]),
+      };
+      const input = { positions: ints(positions), token_types, ...hides, ...(judged ? { judged } : {}) };
       using pass = module.pass(input, { capture, capture_attentions, attention });
       const computed = module.hidden(pass, ints(batch.ids));
       pass.capture(computed);

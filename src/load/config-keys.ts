@@ -21,7 +21,7 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   labels: "id2label label2id num_labels problem_type finetuning_task",
   training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop
     activation_dropout classifier_dropout dropout dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob layerdrop
-    resid_pdrop qa_dropout seq_classif_dropout embedding_dropout mlp_dropout initializer_cutoff_factor feat_proj_dropout
+    resid_pdrop qa_dropout seq_classif_dropout embedding_dropout residual_dropout mlp_dropout initializer_cutoff_factor feat_proj_dropout
     feat_quantizer_dropout feat_extract_dropout final_dropout drop_path_rate ctc_loss_reduction ctc_zero_infinity
     layerscale_value use_mask_token logit_scale_init_value encoder_layerdrop decoder_layerdrop apply_spec_augment
     mask_time_prob mask_time_length

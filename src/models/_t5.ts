@@ -34,6 +34,8 @@ const schema = z.object({
   is_gated_act: z.boolean().nullish(),
 });
 
+const multilingualSchema = schema.extend({ feed_forward_proj: z.string().default("gated-gelu") });
+
 const ALIASES = {
   d_model: ["hidden_size"],
   d_kv: ["head_dim"],
@@ -46,8 +48,10 @@ export interface T5Config extends z.infer<typeof schema> {
   readonly gated: boolean;
 }
 
-export function parse(json: ConfigJson): T5Config {
-  const fields = readConfig(json, schema, ALIASES);
+/** @param multilingual mT5: gated by default, and without a factor on hidden states before a shared head */
+export function parse(json: ConfigJson, multilingual = false): T5Config {
+  const fields = readConfig(json, multilingual ? multilingualSchema : schema, ALIASES);
+  if (multilingual) fields.scale_decoder_outputs = false;
   const [first, second] = fields.feed_forward_proj.split("-");
   const isGated = first === "gated" && second !== undefined;
   const given = isGated ? fields.feed_forward_proj.slice("gated-".length) : fields.feed_forward_proj;

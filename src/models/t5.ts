@@ -104,8 +104,14 @@ class T5ForConditionalGeneration extends Seq2SeqLM {
   }
 }
 
-export const t5: Architecture = {
-  model_type: "t5",
-  tasks: { "seq2seq-lm": (json) => new T5ForConditionalGeneration(parse(json)).name_tree() },
-  names: [{ ignore: /^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$/ }],
-};
+function t5As(model_type: string, multilingual: boolean): Architecture {
+  return {
+    model_type,
+    tasks: { "seq2seq-lm": (json) => new T5ForConditionalGeneration(parse(json, multilingual)).name_tree() },
+    names: [{ ignore: /^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$/ }],
+  };
+}
+
+export const t5: Architecture = t5As("t5", false);
+/** mT5 (Xue et al. 2021): T5 1.1 for many languages. */
+export const mt5: Architecture = t5As("mt5", true);

@@ -31,6 +31,13 @@ interface EncoderInput extends PassInput {
 /** Results of a task by the names of transformers, such as `logits`. */
 export type EncoderOutputs = Readonly<Record<string, Tensor>>;
 
+/** Ids of a batch [rows,steps]. */
+interface BatchIds {
+  readonly ids: Int32Array;
+  readonly rows: number;
+  readonly steps: number;
+}
+
 /** An encoder with a head for one task. */
 export abstract class EncoderModel extends Model {
   abstract readonly geometry: EncoderGeometry;
@@ -40,6 +47,12 @@ export abstract class EncoderModel extends Model {
 
   /** The head computes each token by itself: its outputs are [B,T,..], and a batch needs no padding for it. */
   abstract readonly per_token: boolean;
+
+  /**
+   * Of an encoder-decoder that judges a text as a whole: what its decoder reads, and the token of each row that says it, as
+   * `PassInput.judged` takes them. Its hidden states are those of that token, [B,1,hidden]. @throws OptionError
+   */
+  beside?(batch: BatchIds): { readonly decoder_ids: Int32Array; readonly chosen: Int32Array };
 
   /** Records the task's head over the hidden states [B,T,hidden]. */
   abstract outputs(hidden: Tensor, pass: Pass): EncoderOutputs;

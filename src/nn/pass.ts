@@ -43,6 +43,16 @@ export interface PassInput {
   readonly encoded?: Encoded;
   /** Keys and values of the encoder's output for each row of the lanes. */
   readonly cross?: CrossCache;
+  /** What the decoder of a text's judge reads (`EncoderModel.beside`). */
+  readonly judged?: Judged;
+}
+
+/** Of a batch that an encoder-decoder judges as a whole. */
+interface Judged {
+  /** i32[B,T]: the decoder's input. */
+  readonly decoder_ids: Tensor;
+  /** i32[B]: which of all B*T tokens of the decoder says it, for each row. */
+  readonly chosen: Tensor;
 }
 
 /** The output of an encoder for a decoder. */

@@ -95,7 +95,7 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
     // Attention's weights have a place for padding, and so have answers: padding is among the places that theirs are chosen from.
     const places = crosses || capture_attentions || (loss && this.task === "question-answering");
     const results = scope((): Record<string, Tensor | Tensor[]> => {
-      const ragged = places ? undefined : Ragged.of(batch);
+      const ragged = places || module.geometry.pairs ? undefined : Ragged.of(batch);
       const ints = (values: Int32Array): Tensor =>
         ragged
           ? Tensor.from(device, ragged.pick(values), [1, ragged.tokens])

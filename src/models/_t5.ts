@@ -6,7 +6,6 @@ import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { attend, attendAll, attendEncoded } from "../nn/attend.js";
-import { bucketOf } from "../nn/buckets.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
@@ -65,11 +64,6 @@ export function parse(json: ConfigJson, multilingual = false): T5Config {
     });
   }
   return { ...fields, act: act.data, gated: fields.is_gated_act ?? isGated };
-}
-
-/** The bucket of each distance key - query from -max to max; `both`: keys before and after the query have separate ones. */
-export function distanceBuckets(count: number, max: number, both: boolean): Int32Array {
-  return Int32Array.from({ length: 2 * max + 1 }, (_, at) => bucketOf(at - max, { count, max, both }));
 }
 
 class T5Attention extends Module implements CrossAttention {

@@ -7,6 +7,7 @@ import { decoderTasks } from "../nn/decoder-tasks.js";
 import { labelCount } from "./_config.js";
 
 const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map([
+  ["albert", async () => (await import("./albert.js")).albert],
   ["bart", async () => (await import("./bart.js")).bart],
   ["bert", async () => (await import("./bert.js")).bert],
   ["bloom", async () => (await import("./bloom.js")).bloom],
@@ -14,8 +15,10 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["clip", async () => (await import("./clip.js")).clip],
   ["codegen", async () => (await import("./codegen.js")).codegen],
   ["cohere", async () => (await import("./cohere.js")).cohere],
+  ["deberta-v2", async () => (await import("./deberta-v2.js")).debertaV2],
   ["dinov2", async () => (await import("./dinov2.js")).dinov2],
   ["distilbert", async () => (await import("./distilbert.js")).distilbert],
+  ["electra", async () => (await import("./electra.js")).electra],
   ["ernie4_5", async () => (await import("./ernie4_5.js")).ernie4_5],
   ["falcon", async () => (await import("./falcon.js")).falcon],
   ["gemma", async () => (await import("./gemma.js")).gemma],
@@ -34,6 +37,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["mistral", async () => (await import("./mistral.js")).mistral],
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],
   ["modernbert", async () => (await import("./modernbert.js")).modernbert],
+  ["mpnet", async () => (await import("./mpnet.js")).mpnet],
   ["mpt", async () => (await import("./mpt.js")).mpt],
   ["mt5", async () => (await import("./t5.js")).mt5],
   ["olmo", async () => (await import("./olmo.js")).olmo],

@@ -21,6 +21,8 @@ export interface EncoderGeometry {
   readonly padding_idx?: number;
   /** A token sees what stands before it alone, and padding has no positions. */
   readonly causal?: boolean;
+  /** Attention holds numbers for each pair of a row's tokens: batches keep their rows, with padding, instead of one row of all. */
+  readonly pairs?: boolean;
 }
 
 interface EncoderInput extends PassInput {

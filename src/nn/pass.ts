@@ -201,6 +201,11 @@ export class Pass implements Disposable {
     return this.#captured?.splice(0) ?? [];
   }
 
+  /** True if weights of attention are captured. */
+  get captures_attentions(): boolean {
+    return this.#attentions !== undefined;
+  }
+
   /** Adds the weights of one layer's attention, [B,H,T,S], which `make` records, if they are captured. */
   capture_attention(kind: AttentionKind, make: () => Tensor): void {
     this.#attentions?.[kind].push(scope(make).keep());

@@ -37,6 +37,7 @@ const ALSO: Readonly<Record<string, readonly string[]>> = {
   bart: ["is_decoder"],
   bert: ["add_cross_attention"],
   camembert: ["add_cross_attention"],
+  electra: ["add_cross_attention"],
   gemma3_text: ["attn_logit_softcapping"], // read there, and never used
   gpt2: ["add_cross_attention"],
   gpt_neox: ["is_decoder"],

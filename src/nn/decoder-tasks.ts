@@ -1,7 +1,7 @@
 // Decoders as features, and as judges of texts and of tokens, without their head over the vocabulary. A text is judged by the state of its
 // last token, as transformers' ...ForSequenceClassification do.
 
-import { OptionError } from "../core/errors.js";
+import { ConfigError, OptionError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { embedding } from "../ops/embedding.js";
 import type { Architecture, ConfigJson } from "./architecture.js";
@@ -45,7 +45,8 @@ export function decoderTasks(
 ): Pick<Architecture["tasks"], "base" | "sequence-classification" | "token-classification"> {
   const partsOf = (json: ConfigJson) => {
     const decoder = causal(json);
-    if (!(decoder instanceof DecoderForCausalLM)) throw new TypeError(`${model_type} is no decoder with a head`);
+    if (!(decoder instanceof DecoderForCausalLM))
+      throw new ConfigError(`config.json: ${model_type} is no decoder with a head`);
     const { parts, geometry } = decoder;
     const width = parts.words.weight.shape[1];
     const { vocab, max_positions, layers } = geometry;
@@ -60,9 +61,11 @@ export function decoderTasks(
   };
   return {
     base: (json): EncoderModel => {
-      const { shared, name } = partsOf(json);
+      const { shared, name, prefix } = partsOf(json);
+      // MPT's layers are called `blocks`, which every model has: there they keep the name that they have under a head.
+      const named = Object.hasOwn(shared.tree, "blocks") ? { prefix } : {};
       return new EncoderForTask({
-        ...{ ...shared, name: `${name}Model`, unquantized: [] },
+        ...{ ...shared, ...named, name: `${name}Model`, unquantized: [] },
         outputs: (hidden) => ({ last_hidden_state: hidden.alias() }),
       });
     },

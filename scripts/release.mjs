@@ -42,7 +42,7 @@ const TOOLS = {
 };
 const BREACHES = { linux: elfBreaches, win32: peBreaches, darwin: machoBreaches };
 /** Most bytes of a package, unpacked: what an installation is to stay below with one of each. */
-const LARGEST = { octavo: 7_000_000, platform: 7_000_000, storyteller: 12_000_000 };
+const LARGEST = { octavo: 8_000_000, platform: 7_000_000, storyteller: 12_000_000 };
 const RELEASE = join(root, "build", "release");
 const TOOLCHAIN = join(root, "build", "toolchain");
 const USAGE = `usage: npm run release -- --dry-run [options]

@@ -1,6 +1,4 @@
 // The Node-API face of the runtime: what it exports, and completions turned into promises.
-#include <pthread.h>
-
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -10,9 +8,10 @@
 #include "addon_link.h"
 #include "arguments.h"
 #include "cpu.h"
-#include "exchange.h"
 #include "panels.h"
 #include "registry_tables.h"
+#include "sync.h"
+#include "system.h"
 
 namespace {
 
@@ -407,10 +406,11 @@ napi_value Exchange(napi_env env, napi_callback_info info) {
 
 NAPI_MODULE_INIT() {
   // Threads of Node's may load the add-on at once, and its tables are made on first use, without guards.
-  static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
-  pthread_mutex_lock(&loading);
-  best_isa();
-  pthread_mutex_unlock(&loading);
+  static Mutex loading;
+  {
+    Lock lock(loading);
+    best_isa();
+  }
   const napi_property_descriptor functions[] = {
       {"open", nullptr, Open, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
       {"machine", nullptr, MachineInfo, nullptr, nullptr, nullptr, napi_enumerable, nullptr},

@@ -7,6 +7,7 @@
 
 #include "cpu.h"
 #include "registry_tables.h"
+#include "system.h"
 
 namespace octavo {
 
@@ -55,7 +56,7 @@ Arguments::Arguments(napi_env e, napi_callback_info info, const char* name, size
     return;
   }
   if (count < wanted) {
-    fail(env, "ERR_NATIVE_ARGUMENT", "%s: wants %zu arguments, got %zu", method, wanted, count);
+    fail(env, "ERR_NATIVE_ARGUMENT", "%s: wants %d arguments, got %d", method, (int)wanted, (int)count);
     return;
   }
   ok = true;

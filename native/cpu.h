@@ -1,4 +1,4 @@
-// Properties of the machine: instruction set levels, cores, memory.
+// The processor: its instruction set levels, name and features. What the system says of the machine is in system.h.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +22,6 @@ const Isa& isa(int index);
 // Requests the AMX tile registers for this process, if the level needs them. False if refused.
 bool prepare_isa(int index);
 
-// Physical cores that this process may use (affinity and cgroup quota count), at least 1.
-int usable_cores();
-// Memory that this process may use: the machine's, or its cgroup's limit if that is less.
-int64_t usable_memory();
 const char* cpu_model();
 // Features of interest, separated by spaces.
 const char* cpu_features();

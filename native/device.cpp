@@ -1,7 +1,5 @@
 #include "device.h"
 
-#include <pthread.h>
-
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -14,14 +12,14 @@
 #include "pool.h"
 #include "prefetcher.h"
 #include "queue.h"
-#include "spin.h"
+#include "system.h"
 
 namespace octavo {
 
 struct Device::State final : private Interpreter {
   Options options;
   Pool* pool = nullptr;
-  pthread_t thread{};
+  Thread thread;
   bool joinable = false;
 
   Buffers buffers;
@@ -188,11 +186,8 @@ Device* Device::open(const Options& options) {
   }
   s->open(options.isa, s->pool);
   prepare_isa(options.isa);
-  const auto body = [](void* state) -> void* {
-    static_cast<State*>(state)->loop();
-    return nullptr;
-  };
-  s->joinable = start_thread(&s->thread, body, s, "octavo-queue");
+  const auto body = [](void* state) { static_cast<State*>(state)->loop(); };
+  s->joinable = s->thread.start(body, s, "octavo-queue");
   if (!s->joinable) {
     delete s;
     delete device;
@@ -205,7 +200,7 @@ void Device::destroy(Device* device) {
   if (!device) return;
   State* s = device->state_;
   s->queue.abandon();
-  if (s->joinable) pthread_join(s->thread, nullptr);
+  if (s->joinable) s->thread.join();
   delete s;
   delete device;
 }

@@ -1,11 +1,7 @@
 #include "file_reader.h"
 
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "pool.h"
 #include "registry.h"
@@ -17,7 +13,7 @@ namespace {
 constexpr int64_t kPieceBytes = 2 << 20;
 
 struct Range {
-  int fd;
+  const File& file;
   uint64_t position;
   char* to;
   uint64_t bytes;
@@ -34,60 +30,56 @@ void read_pieces(void* context, int64_t begin, int64_t end, int) {
   while (at < stop) {
     if (range.abandon->load(std::memory_order_relaxed) || range.error.load(std::memory_order_relaxed)) return;
     const uint64_t want = stop - at < (uint64_t)kPieceBytes ? stop - at : (uint64_t)kPieceBytes;
-    const ssize_t got = pread(range.fd, range.to + at, want, (off_t)(range.position + at));
-    if (got < 0) {
-      if (errno == EINTR) continue;
-      range.error.store(errno, std::memory_order_relaxed);
+    uint64_t got = 0;
+    if (const int error = range.file.read(range.to + at, want, range.position + at, &got)) {
+      range.error.store(error, std::memory_order_relaxed);
       return;
     }
     if (got == 0) {
       range.cut.store(true, std::memory_order_relaxed);
       return;
     }
-    at += (uint64_t)got;
+    at += got;
   }
 }
 
-uint64_t modified_ns(const struct stat& info) {
-#if defined(__APPLE__)
-  const timespec& time = info.st_mtimespec;
-#else
-  const timespec& time = info.st_mtim;
-#endif
-  return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+// A copy of a text on the heap; null if there is no memory.
+char* copied(const char* text) {
+  const size_t bytes = std::strlen(text) + 1;
+  void* memory = std::malloc(bytes);
+  return memory ? static_cast<char*>(std::memcpy(memory, text, bytes)) : nullptr;
 }
 
 }  // namespace
 
-int FileReader::open(const char* path, const char** error) {
+File* FileReader::open(const char* path, const char** error) {
   for (auto& file : files_)
-    if (file.path && std::strcmp(file.path, path) == 0) return file.fd;
-  // Non-blocking: a pipe or a device must not hold up the queue.
-  const int fd = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
-    *error = sentence("cannot open %s: %s", path, std::strerror(errno));
-    return -1;
-  }
-  struct stat info;
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    ::close(fd);
-    *error = sentence("%s is not a regular file", path);
-    return -1;
+    if (file.path && std::strcmp(file.path, path) == 0) return &file.file;
+  File opened;
+  if (const int code = opened.open(path)) {
+    *error = code == File::kNotRegular ? sentence("%s is not a regular file", path)
+                                       : sentence("cannot open %s: %s", path, error_words(code));
+    return nullptr;
   }
   auto& file = files_[next_++ % kOpen];
   if (file.path) {
-    ::close(file.fd);
+    file.file.close();
     std::free(file.path);
   }
-  file.path = strdup(path);
-  file.fd = fd;
-  return fd;
+  file.path = copied(path);
+  file.file = opened;
+  if (!file.path) {
+    file.file.close();
+    *error = "memory ran out";
+    return nullptr;
+  }
+  return &file.file;
 }
 
 void FileReader::close_all() {
   for (auto& file : files_) {
     if (!file.path) continue;
-    ::close(file.fd);
+    file.file.close();
     std::free(file.path);
     file.path = nullptr;
   }
@@ -97,21 +89,19 @@ const char* FileReader::read(Pool* pool, const char* path, uint64_t position, ch
                              const std::atomic<bool>& abandon) {
   if (bytes == 0) return nullptr;
   const char* error = nullptr;
-  const int fd = open(path, &error);
-  if (fd < 0) return error;
-  struct stat info;
-  if (fstat(fd, &info) != 0) return sentence("cannot read %s: %s", path, std::strerror(errno));
-  if (position > (uint64_t)info.st_size || bytes > (uint64_t)info.st_size - position)
-    return sentence("%s ends at byte %llu; bytes %llu to %llu are wanted", path, (unsigned long long)info.st_size,
+  const File* file = open(path, &error);
+  if (!file) return error;
+  uint64_t size = 0;
+  if (const int code = file->size(&size)) return sentence("cannot read %s: %s", path, error_words(code));
+  if (position > size || bytes > size - position)
+    return sentence("%s ends at byte %llu; bytes %llu to %llu are wanted", path, (unsigned long long)size,
                     (unsigned long long)position, (unsigned long long)(position + bytes));
-#if defined(POSIX_FADV_WILLNEED)
-  posix_fadvise(fd, (off_t)position, (off_t)bytes, POSIX_FADV_WILLNEED);
-#endif
-  Range range{fd, position, to, bytes, &abandon};
+  file->advise(position, bytes);
+  Range range{*file, position, to, bytes, &abandon};
   const int64_t pieces = (int64_t)((bytes + kPieceBytes - 1) / kPieceBytes);
   if (pool) pool->run(pieces, 1, read_pieces, &range);
   else read_pieces(&range, 0, pieces, 0);
-  if (range.error.load()) return sentence("cannot read %s: %s", path, std::strerror(range.error.load()));
+  if (const int code = range.error.load()) return sentence("cannot read %s: %s", path, error_words(code));
   if (range.cut.load()) return sentence("%s became shorter while it was read", path);
   return nullptr;
 }
@@ -120,10 +110,11 @@ const char* FileReader::read(Pool* pool, const char* path, uint64_t position, ch
                              const FileStamp& stamp, const std::atomic<bool>& abandon) {
   const char* error = read(pool, path, position, to, bytes, abandon);
   if (!stamp.given) return error;
-  // Asked after reading: a write sets the time before it changes a byte, so no changed byte can have been read unseen.
-  struct stat info;
-  if (stat(path, &info) != 0) return error ? error : sentence("cannot open %s: %s", path, std::strerror(errno));
-  if ((uint64_t)info.st_ino == stamp.inode && modified_ns(info) == stamp.modified) return error;
+  // Asked after reading: a write sets the time before it changes a byte, so no changed byte can have been read unseen. (Windows
+  // promises less: there the time may be set when the writer closes the file.)
+  FileStamp now;
+  if (const int code = stamp_of(path, &now)) return error ? error : sentence("cannot open %s: %s", path, error_words(code));
+  if (now.inode == stamp.inode && now.modified == stamp.modified) return error;
   return sentence("%s was changed or replaced while it is in use", path);
 }
 

@@ -4,16 +4,11 @@
 #include <atomic>
 #include <cstdint>
 
+#include "system.h"
+
 namespace octavo {
 
 class Pool;
-
-// Which file it is, and when it was last written to, in nanoseconds; `given` if anyone cares.
-struct FileStamp {
-  bool given = false;
-  uint64_t inode = 0;
-  uint64_t modified = 0;
-};
 
 class FileReader {
  public:
@@ -29,11 +24,12 @@ class FileReader {
   static constexpr int kOpen = 4;
   struct {
     char* path = nullptr;
-    int fd = -1;
+    File file;
   } files_[kOpen];
   int next_ = 0;
 
-  int open(const char* path, const char** error);
+  // Null, with an error sentence, if there is none.
+  File* open(const char* path, const char** error);
 };
 
 }  // namespace octavo

@@ -1,12 +1,10 @@
 #include "link.h"
 
-#include <sched.h>
-
 #include <cstring>
 #include <new>
 
 #include "memory.h"
-#include "spin.h"
+#include "system.h"
 
 namespace octavo {
 
@@ -46,7 +44,7 @@ void Link::wait(Lock& lock, Stage stage, const std::atomic<bool>& abandoned) {
   const int64_t until = now_ns() + kSpinNs;
   while (stage_.load(std::memory_order_acquire) == stage && now_ns() < until) {
     for (int i = 0; i < 32; i++) relax();
-    sched_yield();  // the other end may need this core
+    give_way();  // the other end may need this core
   }
   lock.lock();
   while (stage_.load(std::memory_order_relaxed) == stage && !abandoned.load(std::memory_order_relaxed))

@@ -4,11 +4,12 @@
 #include <cstdlib>
 #include <new>
 
+#include "system.h"
+
 namespace {
 
 void* aligned(size_t bytes, std::align_val_t alignment) noexcept {
-  void* block = nullptr;
-  return posix_memalign(&block, (size_t)alignment, bytes > 0 ? bytes : 1) == 0 ? block : nullptr;
+  return octavo::aligned_memory(bytes > 0 ? bytes : 1, (size_t)alignment);
 }
 
 }  // namespace
@@ -25,14 +26,14 @@ void operator delete(void* block) noexcept { std::free(block); }
 void operator delete[](void* block) noexcept { std::free(block); }
 void operator delete(void* block, size_t) noexcept { std::free(block); }
 void operator delete[](void* block, size_t) noexcept { std::free(block); }
-void operator delete(void* block, std::align_val_t) noexcept { std::free(block); }
-void operator delete[](void* block, std::align_val_t) noexcept { std::free(block); }
-void operator delete(void* block, size_t, std::align_val_t) noexcept { std::free(block); }
-void operator delete[](void* block, size_t, std::align_val_t) noexcept { std::free(block); }
+void operator delete(void* block, std::align_val_t) noexcept { octavo::free_aligned(block); }
+void operator delete[](void* block, std::align_val_t) noexcept { octavo::free_aligned(block); }
+void operator delete(void* block, size_t, std::align_val_t) noexcept { octavo::free_aligned(block); }
+void operator delete[](void* block, size_t, std::align_val_t) noexcept { octavo::free_aligned(block); }
 // In a call of the kinds above with a constructor that throws, which none is compiled to.
 void operator delete(void* block, const std::nothrow_t&) noexcept { std::free(block); }
 void operator delete[](void* block, const std::nothrow_t&) noexcept { std::free(block); }
-void operator delete(void* block, std::align_val_t, const std::nothrow_t&) noexcept { std::free(block); }
-void operator delete[](void* block, std::align_val_t, const std::nothrow_t&) noexcept { std::free(block); }
+void operator delete(void* block, std::align_val_t, const std::nothrow_t&) noexcept { octavo::free_aligned(block); }
+void operator delete[](void* block, std::align_val_t, const std::nothrow_t&) noexcept { octavo::free_aligned(block); }
 // A class with a virtual destructor names it, and none is ever called where there is no body.
 extern "C" void __cxa_pure_virtual() { std::abort(); }

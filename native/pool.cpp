@@ -1,13 +1,10 @@
 #include "pool.h"
 
-#include <pthread.h>
-#include <sched.h>
-
 #include <atomic>
 #include <new>
 
-#include "spin.h"
 #include "sync.h"
+#include "system.h"
 
 namespace octavo {
 
@@ -19,7 +16,9 @@ struct alignas(64) Worker {
   std::atomic<int64_t> next{0};  // the next piece of this worker's own range
   int64_t end = 0;               // the end of that range
   alignas(64) std::atomic<uint32_t> inside{0};
-  pthread_t thread{};
+  Thread thread;
+  void* pool = nullptr;  // what the thread needs at its start
+  int me = 0;
 };
 
 }  // namespace
@@ -96,24 +95,6 @@ struct Pool::State {
   }
 };
 
-namespace {
-
-struct Start {
-  Pool::Body unused = nullptr;
-  void* state = nullptr;
-  int worker = 0;
-  void (*enter)(void*, int) = nullptr;
-};
-
-void* start_helper(void* argument) {
-  Start start = *static_cast<Start*>(argument);
-  delete static_cast<Start*>(argument);
-  start.enter(start.state, start.worker);
-  return nullptr;
-}
-
-}  // namespace
-
 Pool* Pool::create(int threads) {
   Pool* pool = new (std::nothrow) Pool();
   State* state = new (std::nothrow) State();
@@ -129,15 +110,14 @@ Pool* Pool::create(int threads) {
   // The helpers wait for the first job before they read this, so it may still shrink here.
   int started = 1;
   for (; started < threads; started++) {
-    Start* start = new (std::nothrow) Start();
-    if (!start) break;
-    start->state = state;
-    start->worker = started;
-    start->enter = [](void* s, int worker) { static_cast<State*>(s)->helper(worker); };
-    if (!start_thread(&workers[started].thread, start_helper, start, "octavo-pool")) {
-      delete start;
-      break;
-    }
+    Worker& worker = workers[started];
+    worker.pool = state;
+    worker.me = started;
+    const auto body = [](void* argument) {
+      const Worker& own = *static_cast<Worker*>(argument);
+      static_cast<State*>(own.pool)->helper(own.me);
+    };
+    if (!worker.thread.start(body, &worker, "octavo-pool")) break;
   }
   state->threads = started;
   return pool;
@@ -151,7 +131,7 @@ void Pool::destroy(Pool* pool) {
     state->stop.store(true, std::memory_order_seq_cst);
   }
   state->wake.notify_all();
-  for (int i = 1; i < state->threads; i++) pthread_join(state->workers[i].thread, nullptr);
+  for (int i = 1; i < state->threads; i++) state->workers[i].thread.join();
   delete[] state->workers;
   delete state;
   delete pool;
@@ -189,7 +169,7 @@ void Pool::run(int64_t tasks, int64_t grain, Body body, void* context) {
     while (s.workers[i].inside.load(std::memory_order_seq_cst) != 0) {
       relax();
       if (++spins > 20000) {
-        sched_yield();
+        give_way();
         spins = 0;
       }
     }

@@ -4,8 +4,6 @@
 #include <cstring>
 #include <new>
 
-#include "spin.h"
-
 namespace octavo {
 
 Prefetcher::~Prefetcher() {
@@ -15,7 +13,7 @@ Prefetcher::~Prefetcher() {
       stop_ = true;
     }
     wake_.notify_one();
-    pthread_join(thread_, nullptr);
+    thread_.join();
   }
   while (count_ > 0) drop(pending_[--count_]);
 }
@@ -23,11 +21,8 @@ Prefetcher::~Prefetcher() {
 bool Prefetcher::start(int32_t buffer, uint64_t begin, uint64_t bytes, int32_t site, char* to, const char* path,
                        uint64_t position, const FileStamp& stamp) {
   if (!started_) {
-    const auto body = [](void* self) -> void* {
-      static_cast<Prefetcher*>(self)->loop();
-      return nullptr;
-    };
-    if (!(started_ = start_thread(&thread_, body, this, "octavo-reader"))) return false;
+    const auto body = [](void* self) { static_cast<Prefetcher*>(self)->loop(); };
+    if (!(started_ = thread_.start(body, this, "octavo-reader"))) return false;
   }
   const size_t length = std::strlen(path) + 1;
   void* memory = std::malloc(sizeof(Load) + length);

@@ -2,14 +2,13 @@
 // The queue thread starts loads and takes them back when a command needs their bytes.
 #pragma once
 
-#include <pthread.h>
-
 #include <atomic>
 #include <cstdint>
 
 #include "file_reader.h"
 #include "poison.h"
 #include "sync.h"
+#include "system.h"
 
 namespace octavo {
 
@@ -57,7 +56,7 @@ class Prefetcher {
   const std::atomic<bool>& abandoned_;
   Load* pending_[kMost] = {};  // oldest first
   int count_ = 0;
-  pthread_t thread_{};
+  Thread thread_;
   bool started_ = false;
 
   Mutex mutex_;

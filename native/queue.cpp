@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "spin.h"
+#include "system.h"
 
 namespace octavo {
 

@@ -15,23 +15,13 @@ using Condition = std::condition_variable;
 
 #else
 
-#include <pthread.h>
-#include <time.h>
+#if defined(_WIN32)
+#include "windows/sync.h"
+#else
+#include "posix/sync.h"
+#endif
 
 namespace octavo {
-
-class Mutex {
- public:
-  constexpr Mutex() = default;
-  ~Mutex() { pthread_mutex_destroy(&mutex_); }
-  Mutex(const Mutex&) = delete;
-  void lock() { pthread_mutex_lock(&mutex_); }
-  void unlock() { pthread_mutex_unlock(&mutex_); }
-
- private:
-  friend class Condition;
-  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
-};
 
 // Holds a mutex until the end of its scope, or until it is unlocked.
 class Lock {
@@ -57,26 +47,11 @@ class Lock {
 };
 
 // May wake up without being told.
-class Condition {
+class Condition : public SystemCondition {
  public:
-  Condition() = default;
-  ~Condition() { pthread_cond_destroy(&condition_); }
-  Condition(const Condition&) = delete;
-  void wait(Lock& lock) { pthread_cond_wait(&condition_, &lock.mutex_.mutex_); }
-  // At most about that long; a clock that is set may make it shorter or longer, once.
-  void wait_ms(Lock& lock, int ms) {
-    timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += (long)ms * 1'000'000;
-    until.tv_sec += until.tv_nsec / 1'000'000'000;
-    until.tv_nsec %= 1'000'000'000;
-    pthread_cond_timedwait(&condition_, &lock.mutex_.mutex_, &until);
-  }
-  void notify_one() { pthread_cond_signal(&condition_); }
-  void notify_all() { pthread_cond_broadcast(&condition_); }
-
- private:
-  pthread_cond_t condition_ = PTHREAD_COND_INITIALIZER;
+  void wait(Lock& lock) { SystemCondition::wait(lock.mutex_); }
+  // At most about that long.
+  void wait_ms(Lock& lock, int ms) { SystemCondition::wait_ms(lock.mutex_, ms); }
 };
 
 }  // namespace octavo

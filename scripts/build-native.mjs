@@ -123,6 +123,7 @@ const sanitize = options.get("--sanitize") ?? "";
 const only = options.get("--only")?.split(",");
 const target = options.get("--target");
 const [platform, arch, libc = ""] = target ? target.split("-") : [process.platform, process.arch];
+const windows = platform === "win32";
 const tag = [target, sanitize.replaceAll(",", "-"), only?.join("-")].filter(Boolean).join("-");
 // Kernels know no C library: its variants share them.
 const objects = join(root, "build", target ? `obj-${platform}-${arch}` : tag ? `obj-${tag}` : "obj");
@@ -159,17 +160,20 @@ function findCompiler(named) {
   const wanted = named ? [named] : ["c++", "g++", "clang++"];
   for (const text of wanted) {
     const [command, ...args] = text.split(/\s+/);
-    const paths = command.includes("/")
+    const paths = /[/\\]/.test(command)
       ? [command]
       : process.env.PATH.split(delimiter).map((dir) => join(dir, command));
-    const path = paths.find((candidate) => existsSync(candidate));
+    const endings = process.platform === "win32" ? ["", ".exe"] : [""];
+    const path = paths.flatMap((file) => endings.map((ending) => file + ending)).find((file) => existsSync(file));
     if (path) return { command: path, args };
   }
-  const how =
-    process.platform === "darwin"
-      ? "xcode-select --install"
-      : "Debian/Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; Alpine: apk add g++";
-  return fail(`no C++ compiler found (tried ${wanted.join(", ")})\n  hint: ${how}; or set CXX`);
+  const how = {
+    darwin: "xcode-select --install",
+    win32: "install MinGW-w64's g++ or clang++ (MSYS2, w64devkit, llvm-mingw) and put it into PATH",
+    linux: "Debian/Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; Alpine: apk add g++",
+  };
+  const hint = `${how[process.platform] ?? how.linux}; or set CXX`;
+  return fail(`no C++ compiler found (tried ${wanted.join(", ")})\n  hint: ${hint}`);
 }
 
 function sources(folder, ending) {
@@ -244,8 +248,8 @@ try {
 const common = [
   "-std=c++17",
   sanitize ? "-O1" : "-O3",
-  "-fPIC",
-  "-fvisibility=hidden",
+  // A DLL needs neither, and shows what it exports by name.
+  ...(windows ? [] : ["-fPIC", "-fvisibility=hidden"]),
   "-fno-exceptions",
   "-fno-rtti",
   "-fno-math-errno",
@@ -263,8 +267,15 @@ const common = [
   `-isystem${headers}`,
   ...(sanitize
     ? ["-g", "-fno-omit-frame-pointer", `-fsanitize=${sanitize}`, "-fno-sanitize-recover=all", "-D_GLIBCXX_ASSERTIONS"]
-    : // Its checks are glibc's own.
-      [...(target ? [] : ["-D_FORTIFY_SOURCE=2"]), "-fstack-protector-strong"]),
+    : windows
+      ? // The C library of Windows does not know all of C's formats; MinGW has functions that do.
+        // Node-API is imported: see native/windows/node_api.cpp.
+        ["-D__USE_MINGW_ANSI_STDIO=1", "-DBUILDING_NODE_EXTENSION"]
+      : // Its checks are glibc's own.
+        [...(target ? [] : ["-D_FORTIFY_SOURCE=2"]), "-fstack-protector-strong"]),
+  // Windows promises 16 bytes of alignment on the stack; g++ takes wider registers there as aligned all the same (its bug 54412).
+  // Loads and stores that need no alignment cost nothing more where there is some.
+  ...(windows && !versionLine.includes("clang") && arch === "x64" ? ["-Wa,-muse-unaligned-vector-move"] : []),
   // Else gcc's library chooses the instructions of atomics.
   ...(target && arch === "arm64" ? ["-mno-outline-atomics"] : []),
   ...(process.env.OCTAVO_CXXFLAGS?.split(/\s+/).filter(Boolean) ?? []),
@@ -338,7 +349,8 @@ for (const file of everything.filter((name) => /^native[/\\]kernels[/\\][^/\\]+\
     tables.push(`T(${level}, ${name})`);
   }
 }
-for (const file of everything.filter((name) => /^native[/\\][^/\\]+\.cpp$/.test(name))) {
+const SYSTEM = windows ? /^native[/\\]windows[/\\][^/\\]+\.cpp$/ : /^native[/\\]posix[/\\][^/\\]+\.cpp$/;
+for (const file of everything.filter((name) => /^native[/\\][^/\\]+\.cpp$/.test(name) || SYSTEM.test(name))) {
   const name = file.match(/([^/\\]+)\.cpp$/)[1];
   const highest = tops ? [`-DOCTAVO_LEVELS=${tops.map((level) => `L(${level})`).join(" ")}`] : [];
   const flags = {
@@ -347,7 +359,8 @@ for (const file of everything.filter((name) => /^native[/\\][^/\\]+\.cpp$/.test(
   };
   // The guards of statics are a C++ library's; addon.cpp has its own for what is made on first use.
   const all = ["-fno-threadsafe-statics", ...(flags[name] ?? [])];
-  jobs.push({ file, level: "", object: join(objects, libc, `${name}.o`), flags: all });
+  const object = `${SYSTEM.test(file) ? "system-" : ""}${name}.o`;
+  jobs.push({ file, level: "", object: join(objects, libc, object), flags: all });
 }
 
 /** Hash of the command line and of all inputs of the object; undefined if some are unknown. */
@@ -452,7 +465,9 @@ say(`native: linking ${relative(root, output)}`);
 const partial = `${output}.partial`;
 /** Only what Node asks for is to be seen: another add-on of the same process may have functions of the same names. */
 const exported = join(objects, "exported");
-writeFileSync(exported, "{ global: napi_register_module_v1; node_api_module_get_api_version_v1; local: *; };\n");
+const ENTRIES = ["napi_register_module_v1", "node_api_module_get_api_version_v1"];
+const listed = platform === "darwin" ? ENTRIES.map((name) => `_${name}\n`).join("") : "";
+writeFileSync(exported, listed || `{ global: ${ENTRIES.join("; ")}; local: *; };\n`);
 const LINK = {
   linux: [
     // The C++ library that the driver adds is dropped, because nothing of it is used.
@@ -466,7 +481,15 @@ const LINK = {
     ],
     ...(sanitize ? [] : [`-Wl,--version-script=${exported}`, ...(target ? ["-s", "-nostdlib++"] : [])]),
   ],
-  darwin: ["-bundle", "-undefined", "dynamic_lookup"],
+  darwin: [
+    ...["-bundle", "-undefined", "dynamic_lookup", `-Wl,-exported_symbols_list,${exported}`],
+    ...(target ? ["-fuse-ld=lld", "-nostdlib++", "-Wl,-dead_strip", "-Wl,-x"] : []),
+  ],
+  // All that is not the system's comes along; without the time of day, so that the same sources give the same file.
+  win32: [
+    ...["-shared", "-static", "-Wl,--gc-sections", "-Wl,--no-insert-timestamp", "-Wl,--disable-auto-import"],
+    ...(sanitize ? [] : ["-s"]),
+  ],
 };
 const linked = await run(platformCompiler.command, [
   ...platformCompiler.args,
@@ -481,7 +504,16 @@ if (linked.code !== 0) {
   process.stderr.write(linked.output);
   fail("linking failed");
 }
-// A process that has loaded the old add-on keeps the old file.
+// A process that has loaded the old add-on keeps the old file. Windows lets it be renamed, and neither replaced nor deleted.
+if (process.platform === "win32" && existsSync(output)) {
+  const old = `${output}.${process.pid}.old`;
+  renameSync(output, old);
+  try {
+    rmSync(old);
+  } catch {
+    // in use
+  }
+}
 renameSync(partial, output);
 stamp.fingerprint = fingerprint;
 stamp.extent = extent;

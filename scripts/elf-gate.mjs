@@ -6,7 +6,7 @@
 // TARGET is like linux-x64-musl; without it glibc's version is not looked at. Prints each breach; exits 1 if there is one.
 
 import { execFileSync } from "node:child_process";
-import { fileURLToPath } from "node:url";
+import { gate } from "./gate.mjs";
 
 /** The newest glibc that a published add-on may ask for: RHEL 8, Debian 10, Ubuntu 20.04 and Lambda have it. */
 const GLIBC = [2, 28];
@@ -48,14 +48,4 @@ export function elfBreaches(file, target) {
   return breaches;
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const [, , file, target] = process.argv;
-  if (!file) {
-    process.stderr.write("usage: node scripts/elf-gate.mjs FILE [TARGET]\n");
-    process.exit(2);
-  }
-  const breaches = elfBreaches(file, target);
-  for (const breach of breaches) console.error(`${file} ${breach}`);
-  console.log(`${file}: ${breaches.length} breaches`);
-  process.exit(breaches.length > 0 ? 1 : 0);
-}
+gate(import.meta.url, elfBreaches);

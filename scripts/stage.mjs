@@ -17,6 +17,9 @@ export const PLATFORMS = {
   "linux-x64-musl": { os: "linux", cpu: "x64", libc: "musl" },
   "linux-arm64-gnu": { os: "linux", cpu: "arm64", libc: "glibc" },
   "linux-arm64-musl": { os: "linux", cpu: "arm64", libc: "musl" },
+  "win32-x64": { os: "win32", cpu: "x64" },
+  "darwin-arm64": { os: "darwin", cpu: "arm64" },
+  "darwin-x64": { os: "darwin", cpu: "x64" },
 };
 
 export const addonOf = (target) => join(root, "build", `octavo-${target}.node`);
@@ -115,28 +118,41 @@ async function stageMain(folder, targets) {
   write(join(folder, "package.json"), json(manifest(targets)));
 }
 
-function stagePlatform(folder, target) {
+/** What a platform's package says: its README and its package.json. */
+export function describePlatform(target) {
   const { os, cpu, libc } = PLATFORMS[target];
-  cpSync(addonOf(target), join(folder, "octavo.node"));
-  cpSync(join(root, "LICENSE"), join(folder, "LICENSE"));
-  write(
-    join(folder, "README.md"),
-    `# @octavo/${target}\n\nThe native kernels of [octavo](https://www.npmjs.com/package/octavo) for ${os} on ${cpu} with ${libc}. npm installs\nit with octavo; nothing else is to be done.\n`,
-  );
-  write(
-    join(folder, "package.json"),
-    json({
+  const name = { linux: "Linux", win32: "Windows", darwin: "macOS" }[os];
+  const where = `${name} on ${cpu}${libc ? ` with ${libc}` : ""}`;
+  const lines = [
+    `# @octavo/${target}\n`,
+    `The native kernels of [octavo](https://www.npmjs.com/package/octavo) for ${where}. npm installs`,
+    "it with octavo; nothing else is to be done.\n",
+  ];
+  // No machine that links it can run it; `octavo doctor` says on a user's whether it computes as it should.
+  if (os === "darwin")
+    lines.push("It was linked for macOS, and not run there: please report what `npx octavo doctor` says.\n");
+  return {
+    readme: lines.join("\n"),
+    manifest: {
       name: `@octavo/${target}`,
       version,
-      description: `Native kernels of octavo for ${os} ${cpu} (${libc})`,
+      description: `Native kernels of octavo for ${where}`,
       license: own.license,
-      ...{ os: [os], cpu: [cpu], libc: [libc] },
+      ...{ os: [os], cpu: [cpu], ...(libc && { libc: [libc] }) },
       main: "./octavo.node",
       files: ["octavo.node"],
       preferUnplugged: true,
       engines: own.engines,
-    }),
-  );
+    },
+  };
+}
+
+function stagePlatform(folder, target) {
+  const { readme, manifest } = describePlatform(target);
+  cpSync(addonOf(target), join(folder, "octavo.node"));
+  cpSync(join(root, "LICENSE"), join(folder, "LICENSE"));
+  write(join(folder, "README.md"), readme);
+  write(join(folder, "package.json"), json(manifest));
 }
 
 function stageStoryteller(folder) {

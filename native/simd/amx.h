@@ -51,8 +51,18 @@ static inline void emulated_bf16(int c, int a, int b) {
 OCTAVO_INLINE void matrix_begin() {}
 OCTAVO_INLINE void matrix_end() {}
 #else
+#if defined(_WIN32) && !defined(__clang__)
+// g++'s own take the stride for a `long`, which is no register of an address on Windows.
+#define OCTAVO_TILE_LOAD(t, p, stride) OCTAVO_TILE_LOAD_ASM(t, p, stride)
+#define OCTAVO_TILE_STORE(t, p, stride) OCTAVO_TILE_STORE_ASM(t, p, stride)
+#define OCTAVO_TILE_LOAD_ASM(t, p, stride) \
+  asm volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"((const void*)(p)), "r"((int64_t)(stride)))
+#define OCTAVO_TILE_STORE_ASM(t, p, stride) \
+  asm volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"((void*)(p)), "r"((int64_t)(stride)) : "memory")
+#else
 #define OCTAVO_TILE_LOAD(t, p, stride) _tile_loadd(t, p, stride)
 #define OCTAVO_TILE_STORE(t, p, stride) _tile_stored(t, p, stride)
+#endif
 #define OCTAVO_TILE_ZERO(t) _tile_zero(t)
 #define OCTAVO_TILE_INT8(c, a, b) _tile_dpbsud(c, a, b)
 #define OCTAVO_TILE_BF16(c, a, b) _tile_dpbf16ps(c, a, b)

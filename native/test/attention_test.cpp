@@ -175,7 +175,7 @@ static void check(Case& c, const char* title, double tolerance, std::vector<std:
       memset(c.y.data, 0xff, (size_t)c.y.bytes);
       Call call = call_of(c);
       machine->attach(call);
-      if (const char* error = e.kernel->run(call)) return fail(e.isa, text("%s: %s", title, error));
+      if (const char* error = ran(e.isa, e.kernel, call)) return fail(e.isa, text("%s: %s", title, error));
       const float* y = c.y.f();
       if (!first.empty()) {
         if (memcmp(first.data(), y, sizeof(float) * first.size()) != 0)

@@ -5,20 +5,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
-
 #include "../call.h"
 #include "../memory.h"
 #include "../panels.h"
 #include "../pool.h"
+#include "../system.h"
 
 using namespace octavo;
 
@@ -46,10 +43,10 @@ inline bool machine_has([[maybe_unused]] const std::string& isa) {
   }
   if (isa == "avx512") return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw");
   if (isa == "avx512bf16" || isa == "amx_emulated") return __builtin_cpu_supports("avx512bf16");
-  if (isa == "amx") {  // permission for tile data is requested once per process
+  if (isa == "amx") {
     unsigned a = 7, b = 0, c = 0, d = 0;
     asm volatile("cpuid" : "+a"(a), "+b"(b), "+c"(c), "+d"(d));
-    return (d >> 22 & 1) && (d >> 24 & 1) && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+    return (d >> 22 & 1) && (d >> 24 & 1) && request_tiles();
   }
   return false;
 #else
@@ -73,8 +70,9 @@ inline std::mt19937& random_bits() {
   return generator;
 }
 inline float gauss() {
-  static std::normal_distribution<float> normal;
-  return normal(random_bits());
+  // Rounded from doubles, so that every system's logarithms give the same floats.
+  static std::normal_distribution<double> normal;
+  return (float)normal(random_bits());
 }
 inline int64_t below(int64_t n) { return (int64_t)(random_bits()() % (uint64_t)n); }
 
@@ -212,7 +210,7 @@ struct Machine {
     return p;
   }
   Call call(const std::vector<const Array*>& operands, const std::vector<Call::Word>& attrs) {
-    Call c;
+    Call c{};  // attributes that a test does not give are 0
     int i = 0;
     for (const Array* a : operands) c.t[i++] = a ? a->tensor() : Tensor();
     i = 0;
@@ -226,6 +224,33 @@ struct Machine {
     c.scratch_owner = this;
   }
 };
+
+// With OCTAVO_DIGEST set, a sum over the bits of all operands of all calls is printed at the end for each level: of two systems, or
+// two compilers, it tells whether they compute the same bits.
+struct Digests {
+  const bool wanted = getenv("OCTAVO_DIGEST") != nullptr;
+  std::map<std::string, uint64_t> sums;
+
+  ~Digests() {
+    for (const auto& [isa, sum] : sums) std::printf("digest %s %016llx\n", isa.c_str(), (unsigned long long)sum);
+  }
+  void add(const char* isa, const Call& call) {
+    uint64_t& sum = sums.try_emplace(isa, 0xcbf29ce484222325).first->second;
+    for (const Tensor& t : call.t) {
+      if (!t || t.strided) continue;
+      const int64_t bytes = t.panels ? panel_bytes(t.dtype, t.dim[0], t.dim[1]) : bytes_of(t.dtype, t.size());
+      for (int64_t i = 0; i < bytes; i++) sum = (sum ^ (uint8_t)t.data[i]) * 0x100000001b3;  // FNV-1a
+    }
+  }
+};
+
+// Runs a kernel of a level; null, or what it says was wrong.
+inline const char* ran(const char* isa, const Kernel* kernel, const Call& call) {
+  static Digests digests;
+  const char* wrong = kernel->run(call);
+  if (digests.wanted) digests.add(isa, call);
+  return wrong;
+}
 
 // Failures so far; the first ones are printed.
 inline int failures = 0;

@@ -6,7 +6,7 @@
 #include "harness.h"
 
 inline void must(const char* isa, const Kernel* kernel, const Call& call) {
-  if (const char* wrong = kernel->run(call)) fail(isa, std::string(kernel->name) + ": " + wrong);
+  if (const char* wrong = ran(isa, kernel, call)) fail(isa, std::string(kernel->name) + ": " + wrong);
 }
 
 inline int per_step(DType dtype) { return dtype == DType::f32 ? 1 : dtype == DType::i8 ? 4 : dtype == DType::u4 ? 8 : 2; }

@@ -2,8 +2,9 @@
 //   node native/test/run.mjs test|bench [matrix|attention] [--sanitize=address,undefined] [arguments of the program]
 // CXX names the compiler. For another machine: OCTAVO_ARCH=arm64, CXX its cross compiler, OCTAVO_EMULATOR the emulator
 // for its programs ("qemu-aarch64 -L /usr/aarch64-linux-gnu"). OCTAVO_LEVELS names the instruction sets to build for ("amx"),
-// otherwise all of them. OCTAVO_BENCH_CLOCK=cpu: see bench.h.
-import { spawn } from "node:child_process";
+// otherwise all of them. OCTAVO_BENCH_CLOCK=cpu: see bench.h. For Windows: CXX=x86_64-w64-mingw32-g++ OCTAVO_EMULATOR=wine. With
+// OCTAVO_DIGEST=1 every level prints a sum of the bits that it computed, the same wherever it computes the same.
+import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
@@ -18,6 +19,7 @@ if (what !== "test" && what !== "bench") {
 const sanitize = rest.find((arg) => arg.startsWith("--sanitize="))?.slice(11) ?? "";
 const args = rest.filter((arg) => !arg.startsWith("--sanitize="));
 const compiler = process.env.CXX ?? "g++";
+const windows = /mingw|windows/.test(spawnSync(compiler, ["-dumpmachine"], { encoding: "utf8" }).stdout ?? "");
 
 const AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"];
@@ -41,7 +43,13 @@ const LEVELS = Object.fromEntries(
 );
 const COMMON = [
   ..."-std=c++17 -fno-rtti -fno-math-errno -fno-trapping-math -ffp-contract=fast".split(" "),
-  ..."-Wall -Wextra -Werror -Wno-psabi -MMD -pthread".split(" "),
+  ..."-Wall -Wextra -Werror -Wno-psabi -MMD".split(" "),
+  // gcc's intrinsics headers trigger this warning.
+  ...(/clang/.test(compiler) ? [] : ["-Wno-maybe-uninitialized"]),
+  // As in scripts/build-native.mjs. The linter of formats does not know that int64_t is no `long` there.
+  ...(windows
+    ? ["-Wa,-muse-unaligned-vector-move", "-D__USE_MINGW_ANSI_STDIO=1", "-Wno-format", "-static"]
+    : ["-pthread"]),
   // A fifth less time for the compiler. What the add-on is compiled to is tested through the add-on, where a CPU has the level.
   ...(sanitize
     ? ["-O1", "-g", `-fsanitize=${sanitize}`, "-fno-sanitize-recover=all"]
@@ -68,7 +76,14 @@ const GROUPS = {
   },
 };
 const chosen = args[0] in GROUPS ? [args.shift()] : Object.keys(GROUPS);
-const SHARED = ["memory", "panels", "pool", "sentence", "spin"];
+const SYSTEM = windows ? "windows" : "posix";
+const SHARED = [
+  "memory",
+  "panels",
+  "pool",
+  "sentence",
+  ...["machine", "memory", "threads"].map((name) => `${SYSTEM}/${name}`),
+];
 
 /** The levels of a kernel file: those of its `// isa:` line, as in scripts/build-native.mjs. */
 function levelsOf(source) {
@@ -91,7 +106,8 @@ function jobsOf(group) {
       tables.push(`T(${level},${name})`);
     }
   }
-  for (const name of SHARED) jobs.push({ source: join(native, `${name}.cpp`), object: `${name}.o`, flags: [] });
+  for (const name of SHARED)
+    jobs.push({ source: join(native, `${name}.cpp`), object: `${name.replace("/", "-")}.o`, flags: [] });
   for (const name of GROUPS[group][what])
     jobs.push({
       source: join(native, "test", `${name}.cpp`),
@@ -136,7 +152,7 @@ async function make(group) {
       }
     }),
   );
-  const program = join(objects, `${group}_${what}`);
+  const program = join(objects, `${group}_${what}${windows ? ".exe" : ""}`);
   await run(compiler, [...COMMON, ...jobs.map((job) => join(objects, job.object)), "-o", program]);
   const [command, ...before] = [...(process.env.OCTAVO_EMULATOR?.split(" ") ?? []), program];
   await run(command, [...before, ...args]);

@@ -12,7 +12,7 @@
 #include "../panels.h"
 #include "../pool.h"
 #include "../queue.h"
-#include "../spin.h"
+#include "../system.h"
 #include "export.h"
 
 extern "C" __attribute__((import_module("host"), import_name("done"))) void host_done(octavo::Completion*);
@@ -35,7 +35,7 @@ struct State {
 
 State* state = nullptr;
 
-void* serve(void*) {
+void serve(void*) {
   State& s = *state;
   while (Item* item = s.queue.take([] {})) {
     const bool last = item->kind == Kind::close;
@@ -71,7 +71,6 @@ void* serve(void*) {
     if (completion) host_done(completion);
     if (last) break;
   }
-  return nullptr;
 }
 
 bool push(Kind kind, int32_t buffer, uint64_t offset, uint64_t count, Completion* completion) {
@@ -109,8 +108,8 @@ EXPORT(open) int32_t open(int32_t threads, bool own_thread) {
   state = new (std::nothrow) State();
   if (!state) return -1;
   State& s = *state;
-  pthread_t thread;
-  if (own_thread && !(s.queue.start() && start_thread(&thread, serve, nullptr, "octavo-queue"))) return -1;
+  Thread thread;
+  if (own_thread && !(s.queue.start() && thread.start(serve, nullptr, "octavo-queue"))) return -1;
   s.pool = Pool::create(threads);
   if (!s.pool) return -1;
   s.interpreter.open(0, s.pool);

@@ -1,10 +1,8 @@
 // Clock and threads of a module. JavaScript starts the threads: each is a worker with an instance of this module on the same
 // memory, a stack of its own, and a call of enter(). They may start late or never; nothing waits for them.
-#include <sched.h>
-
 #include <atomic>
 
-#include "../spin.h"
+#include "../system.h"
 #include "export.h"
 #include "heap.h"
 
@@ -18,7 +16,7 @@ constexpr int kMaxThreads = 64;
 constexpr int64_t kNapNs = 50'000;
 
 struct Start {
-  void* (*body)(void*);
+  void (*body)(void*);
   void* argument;
 };
 Start starts[kMaxThreads];
@@ -31,22 +29,25 @@ int64_t now_ns() { return (int64_t)(host_now() * 1e6); }
 
 void relax() {}
 
-bool start_thread(pthread_t*, void* (*body)(void*), void* argument, const char*) {
+// Called during long waits for another thread. If that thread ended in the middle of its work, this ends the caller too.
+void give_way() {
+  if (broken.load()) __builtin_trap();
+  static int32_t nothing = 0;
+  __builtin_wasm_memory_atomic_wait32(&nothing, 0, kNapNs);
+}
+
+bool Thread::start(void (*body)(void*), void* argument, const char*) {
   if (wanted == kMaxThreads) return false;
   starts[wanted++] = {body, argument};
   return true;
 }
 
+// JavaScript owns the threads and ends them all at once.
+void Thread::join() {}
+
 }  // namespace octavo
 
 using namespace octavo;
-
-// Called during long waits for another thread. If that thread ended in the middle of its work, this ends the caller too.
-extern "C" int sched_yield() {
-  if (broken.load()) __builtin_trap();
-  static int32_t nothing = 0;
-  return __builtin_wasm_memory_atomic_wait32(&nothing, 0, kNapNs);
-}
 
 // The number of threads that JavaScript must start.
 EXPORT(threads_wanted) int32_t threads_wanted() { return wanted; }

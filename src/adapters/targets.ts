@@ -53,6 +53,7 @@ const USUAL: ReadonlyMap<string, readonly string[]> = new Map([
   ...each(["gpt2"], "c_attn"),
   ...each(["bloom", "gpt_neox", "falcon"], "query_key_value"),
   ...each(["bert", "roberta", "xlm-roberta", "electra", "layoutlm"], "query", "value"),
+  ...each(["deberta-v2"], "query_proj", "value_proj"),
   ...each(["mpt"], "Wqkv"),
   ...each(["codegen"], "qkv_proj"),
   ...each(["phi"], "q_proj", "v_proj", "fc1", "fc2"),

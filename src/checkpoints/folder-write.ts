@@ -11,7 +11,6 @@ import {
   readdir,
   readlink,
   realpath,
-  rename,
   rm,
   rmdir,
   stat,
@@ -23,6 +22,7 @@ import { OptionError } from "../core/errors.js";
 import { cut, printable } from "../core/show.js";
 import { type WriteHints, writing } from "../sources/file-errors.js";
 import { isAlive, machine, OWNER, ownName } from "../sources/owners.js";
+import { renameOver } from "../sources/rename.js";
 import type { FolderFiles, FolderWriter } from "./folder.js";
 import { syncFolder, writeSafetensors } from "./safetensors-write.js";
 
@@ -108,7 +108,7 @@ async function moveIn(from: string, to: string, names: ReadonlySet<string>, gone
   const last = (name: string): number => (name === "config.json" ? 1 : 0);
   for (const name of [...names].sort((a, b) => last(a) - last(b))) {
     await mkdir(dirname(join(to, name)), { recursive: true });
-    await rename(join(from, name), join(to, name));
+    await renameOver(join(from, name), join(to, name));
   }
   for await (const name of below(to)) if (gone(name) && !names.has(name)) await rm(join(to, name));
   await rm(from, { recursive: true, force: true });
@@ -168,7 +168,7 @@ async function replace(...[folder, replaces, write]: Parameters<FolderWriter["re
     await syncAll(temporary, written);
     if (!there || (empty && beside)) {
       if (there) await rmdir(path).catch(() => undefined); // Windows renames over nothing
-      await rename(temporary, path);
+      await renameOver(temporary, path);
       await syncFolder(dirname(path));
       return;
     }

@@ -2,8 +2,9 @@
 // temporary file and renamed. The caller decides what goes into a checkpoint and how it is sharded.
 
 import { randomBytes } from "node:crypto";
-import { type FileHandle, open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, rm } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { renameOver } from "../sources/rename.js";
 import type { TensorToWrite } from "./folder.js";
 import { safetensorsLayout } from "./safetensors-layout.js";
 
@@ -51,7 +52,7 @@ export async function writeSafetensors(
     } finally {
       await handle.close();
     }
-    await rename(temporary, file);
+    await renameOver(temporary, file);
   } catch (error) {
     await rm(temporary, { force: true });
     throw error;

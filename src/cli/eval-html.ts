@@ -49,6 +49,12 @@ function panelsOf(done: readonly Evaluated[]): Panel[] {
     ...quality,
     { title: "Size", unit: "MB", better: "less", groups: group(({ weight_bytes }) => weight_bytes / 1e6) },
     {
+      title: "Writing one text",
+      unit: "ms/token",
+      better: "less",
+      groups: group(({ ms_per_token }) => ms_per_token),
+    },
+    {
       title: "Speed",
       unit: "tokens/s",
       better: "more",

@@ -12,6 +12,8 @@ export interface Evaluated {
   /** Tokens that were computed, those of a cache of answers not among them. */
   readonly tokens: number;
   readonly tokens_per_second: number | undefined;
+  /** Median milliseconds of a decode step of one text. */
+  readonly ms_per_token: number;
   /** What lm-evaluation-harness writes beside the results. */
   readonly about: Readonly<Record<string, unknown>>;
   /** Against the first storage; empty for itself. */
@@ -58,10 +60,11 @@ export function resultRows(done: readonly Evaluated[]): string[][] {
 /** One row for each storage. */
 export function sizeRows(done: readonly Evaluated[]): string[][] {
   return [
-    ["storage", "weights", "speed"],
-    ...done.map(({ storage, weight_bytes, tokens_per_second }) => [
+    ["storage", "weights", "writing one text", "all requests"],
+    ...done.map(({ storage, weight_bytes, ms_per_token, tokens_per_second }) => [
       storage,
       bytes(weight_bytes),
+      `${ms_per_token.toPrecision(3)} ms/token`,
       tokens_per_second === undefined ? "" : `${Math.round(tokens_per_second).toLocaleString("en-US")} tokens/s`,
     ]),
   ];

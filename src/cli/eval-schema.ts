@@ -91,9 +91,10 @@ export function aboutOf(lm: LM, { name, flags, place, storage, results, date, se
 }
 
 /** The results of one storage; samples are written apart. */
-export function schemaOf({ results, about, weight_bytes, tokens, tokens_per_second }: Evaluated): object {
+export function schemaOf(one: Evaluated): object {
+  const { results, about, weight_bytes, ms_per_token, tokens, tokens_per_second = null } = one;
   const { samples: _, ...rest } = results;
-  return { ...rest, ...about, weight_bytes, tokens, tokens_per_second: tokens_per_second ?? null };
+  return { ...rest, ...about, weight_bytes, ms_per_token, tokens, tokens_per_second };
 }
 
 /** All inner values as text. */

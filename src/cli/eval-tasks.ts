@@ -8,6 +8,7 @@ import { type EvaluateOptions, simple_evaluate } from "../eval/harness/evaluate.
 import { LM } from "../eval/harness/lm.js";
 import { openRequestCache, type RequestCache } from "../eval/harness/request-cache.js";
 import { TaskManager } from "../eval/harness/task-manager.js";
+import { decodeTime } from "../eval/tasks.js";
 import { VARIANTS } from "../eval/variants.js";
 import { AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer } from "../generate/auto.js";
 import type { PreTrainedModel } from "../generate/model.js";
@@ -88,8 +89,11 @@ export async function evaluateTasks(
     return;
   }
   print(table(resultRows(done), [3, 4, 5, 6, 7]));
-  print(`\n${table(sizeRows(done), [1, 2])}`);
+  print(`\n${table(sizeRows(done), [1, 2, 3])}`);
 }
+
+/** Milliseconds after which fewer decode steps than 32 are enough. */
+const PATIENCE = 5_000;
 
 interface Work {
   readonly name: string;
@@ -137,6 +141,12 @@ async function evaluateIn(storage: string, work: Work): Promise<Evaluated> {
       results,
       weight_bytes: loaded.weight_bytes,
       tokens: lm.computed_tokens,
+      ms_per_token: await decodeTime(loaded.device, loaded.module, {
+        ...{ batch: 1, patience: PATIENCE, cache_dtype: cache_dtype ?? "f32" },
+        // Some models have places for few tokens, of which warming up needs some.
+        steps: Math.max(1, Math.min(32, lm.max_length - 8)),
+        encoded: Math.min(128, lm.max_length),
+      }),
       tokens_per_second: lm.seconds > 0 && lm.computed_tokens > 0 ? lm.computed_tokens / lm.seconds : undefined,
       about: aboutOf(lm, { ...work, results, storage, date, seconds: (performance.now() - start) / 1000 }),
       comparisons: before ? compare_results(before.results, results) : [],

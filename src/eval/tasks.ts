@@ -37,6 +37,26 @@ export interface EncodeSpeed {
   readonly tokens: number;
 }
 
+/**
+ * Median milliseconds of a step that decodes a token of each of `batch` texts, of up to `steps` steps.
+ * @param how.encoded tokens of each text that an encoder-decoder has read (default: 128)
+ */
+export async function decodeTime(
+  device: Device,
+  model: DecodingModel,
+  how: { batch: number; steps: number; cache_dtype: CacheDType; patience?: number; encoded?: number },
+): Promise<number> {
+  const { batch, cache_dtype, encoded = ENCODED } = how;
+  const ids = Int32Array.from({ length: batch * encoded }, (_, i) => (i * 7919 + 13) % model.geometry.vocab);
+  const text = { rows: batch, steps: encoded, ids, mask: undefined };
+  const cross = model instanceof Seq2SeqLM ? encodeInto(device, model, text, cache_dtype) : undefined;
+  try {
+    return median(await decodeTimes(device, model, { context: 1, ...how, ...(cross ? { cross } : {}) }));
+  } finally {
+    cross?.dispose();
+  }
+}
+
 /** Decode steps of a causal model or an encoder-decoder, beside the bandwidth of memory at batch 1. */
 export async function stepSpeed(
   device: Device,
@@ -44,23 +64,15 @@ export async function stepSpeed(
   options: { batch: number; steps: number; cache_dtype: CacheDType },
 ): Promise<StepSpeed> {
   const { batch, steps, cache_dtype } = options;
-  const encodes = model instanceof Seq2SeqLM;
-  const ids = Int32Array.from({ length: batch * ENCODED }, (_, i) => (i * 7919 + 13) % model.geometry.vocab);
-  const text = { rows: batch, steps: ENCODED, ids, mask: undefined };
-  const cross = encodes ? encodeInto(device, model, text, cache_dtype) : undefined;
-  try {
-    const bytes = bytesPerStep(model, batch, steps / 2 + (encodes ? ENCODED : 0), cache_dtype);
-    const how = { batch, context: 1, steps, cache_dtype, ...(cross ? { cross } : {}) };
-    const { made: ms, ...share } = await beside(
-      device,
-      batch === 1 ? "read" : undefined,
-      async () => median(await decodeTimes(device, model, how)),
-      (one) => ({ speed: bytes / one / 1e6, cached: bytes < CACHED }),
-    );
-    return { batch, ms, bandwidth: bytes / ms / 1e6, bytes, weights: weightsPerStep(model, batch), ...share };
-  } finally {
-    cross?.dispose();
-  }
+  const encoded = model instanceof Seq2SeqLM ? ENCODED : 0;
+  const bytes = bytesPerStep(model, batch, steps / 2 + encoded, cache_dtype);
+  const { made: ms, ...share } = await beside(
+    device,
+    batch === 1 ? "read" : undefined,
+    () => decodeTime(device, model, options),
+    (one) => ({ speed: bytes / one / 1e6, cached: bytes < CACHED }),
+  );
+  return { batch, ms, bandwidth: bytes / ms / 1e6, bytes, weights: weightsPerStep(model, batch), ...share };
 }
 
 /** Median milliseconds of encoding 32 texts of up to 128 tokens, all as long or of 4 to 128 tokens. */

@@ -23,7 +23,7 @@ export interface BeamConfig {
  * More rows for each prompt are believed of a caller, not of a file: every row costs memory and time before the first token, and whoever
  * downloads a model has not asked for it.
  */
-const MOST_OF_A_FILE = 1024;
+const MOST_OF_A_FILE = 256;
 
 /** Texts of a batch for each prompt. */
 export function rowsPerPrompt({ num_beams, num_return_sequences }: BeamConfig): number {

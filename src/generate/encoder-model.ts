@@ -8,11 +8,13 @@ import type { Loaded } from "../load/index.js";
 import type { SentenceEmbedding } from "../load/sentence.js";
 import type { EncoderModel, EncoderOutputs } from "../nn/encoder.js";
 import type { Pass, PassInput } from "../nn/pass.js";
+import { TextLengths } from "../nn/text-lengths.js";
 import { contiguous, copyInto } from "../ops/copy.js";
+import { embedding as lookUp } from "../ops/embedding.js";
 import { pool, unitLength } from "../ops/pool.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
-import { type Batch, readBatch } from "./inputs.js";
+import { type Batch, placesOf, readBatch, textLengths } from "./inputs.js";
 import { ENCODER_FORWARD, type EncoderForwardOptions } from "./options.js";
 import { Ragged } from "./ragged.js";
 import { encoderLoss } from "./task-loss.js";
@@ -66,7 +68,9 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
     const { vocab, token_types } = module.geometry;
     const batch = readBatch(inputs.input_ids, inputs.attention_mask, vocab);
     const { rows, steps } = batch;
-    const positions = positionsOf(module, batch);
+    const { causal, max_positions } = module.geometry;
+    const positions = causal ? placesOf(batch, {}, max_positions).positions : positionsOf(module, batch);
+    using reach = new TextLengths(textLengths(batch, positions, undefined).lengths);
     const types =
       inputs.token_type_ids === undefined || token_types === 0
         ? undefined
@@ -76,26 +80,45 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
     }
     const loss = encoderLoss(this, inputs, batch, vocab);
     const { output_hidden_states: capture, output_attentions: capture_attentions } = inputs;
+    const beside = module.beside?.(batch);
+    const crosses = beside?.decoder_ids !== undefined;
+    if (crosses && (capture || capture_attentions)) {
+      const option = capture ? "output_hidden_states" : "output_attentions";
+      throw new OptionError(
+        `forward: ${option}: ${module.class_name} has an encoder's and a decoder's, and gives none`,
+        {
+          details: { option },
+        },
+      );
+    }
     const attention = this.attending(capture_attentions);
     // Attention's weights have a place for padding, and so have answers: padding is among the places that theirs are chosen from.
-    const places = capture_attentions || (loss && this.task === "question-answering");
+    const places = crosses || capture_attentions || (loss && this.task === "question-answering");
     const results = scope((): Record<string, Tensor | Tensor[]> => {
-      const ragged = places ? undefined : Ragged.of(batch);
+      const ragged = places || module.geometry.pairs ? undefined : Ragged.of(batch);
       const ints = (values: Int32Array): Tensor =>
         ragged
           ? Tensor.from(device, ragged.pick(values), [1, ragged.tokens])
           : Tensor.from(device, values, [rows, steps]);
       const mask = batch.mask && Tensor.from(device, batch.mask, [rows, steps], "u8");
       const token_types = types && ints(types.ids);
-      const hides = ragged ? { segments: Tensor.from(device, ragged.segments, [1, ragged.tokens]) } : { mask };
-      const input = { positions: ints(positions), token_types, ...hides };
+      const hides: Pick<PassInput, "segments" | "mask"> = ragged
+        ? { segments: Tensor.from(device, ragged.segments, [1, ragged.tokens]) }
+        : { mask };
+      const judged = beside && {
+        ...(beside.decoder_ids ? { decoder_ids: ints(beside.decoder_ids) } : {}),
+        chosen: Tensor.from(device, beside.chosen, [rows]),
+      };
+      const told = { ...(judged ? { judged } : {}), lengths: reach };
+      const texts = ragged && hides.segments;
+      const input = { positions: ints(positions), token_types, ...hides, ...told, ...(texts ? { texts } : {}) };
       using pass = module.pass(input, { capture, capture_attentions, attention });
       const computed = module.hidden(pass, ints(batch.ids));
       pass.capture(computed);
       const whole = (x: Tensor): Tensor => ragged?.padded(x) ?? x;
       const outputs = module.per_token
         ? mapped(module.outputs(computed, pass), whole)
-        : this.#outputs(whole(computed), { positions: pass.input.positions, mask });
+        : this.#outputs(whole(computed), batch, { positions: pass.input.positions, mask, ...told });
       return {
         ...(loss ? { loss: loss(outputs) } : {}),
         ...outputs,
@@ -107,11 +130,11 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
   }
 
   /** The outputs of a head that sees whole texts: the batch with its padding. */
-  #outputs(hidden: Tensor, input: PassInput): EncoderOutputs {
+  #outputs(hidden: Tensor, batch: Batch, input: PassInput): EncoderOutputs {
     using pass = this.module.pass(input);
     const outputs = this.module.outputs(hidden, pass);
     if (!this.#sentence) return outputs;
-    return { ...outputs, sentence_embedding: embedding(hidden, input.mask, this.#sentence) };
+    return { ...outputs, sentence_embedding: embedding(hidden, input.mask, this.#sentence, lastOf(batch)) };
   }
 }
 
@@ -149,10 +172,36 @@ function positionsOf({ geometry }: EncoderModel, { rows, steps, ids }: Batch): I
   return positions;
 }
 
-/** One vector for each text, [B,hidden], or as many hidden sizes wide as there are poolings. */
-export function embedding(hidden: Tensor, mask: Tensor | undefined, { pooling, normalize }: SentenceEmbedding): Tensor {
+/** The last token of each row that is no padding; the last of all where every token is. */
+export function lastOf({ rows, steps, mask }: Pick<Batch, "rows" | "steps" | "mask">): number[] {
+  return Array.from({ length: rows }, (_, row) => {
+    const last = mask?.subarray(row * steps, (row + 1) * steps).lastIndexOf(1) ?? steps - 1;
+    return last < 0 ? steps - 1 : last;
+  });
+}
+
+/** The states [B,hidden] of one token of each row of hidden[B,T,hidden]. */
+export function tokensOf(hidden: Tensor, columns: readonly number[]): Tensor {
+  const [rows = 0, steps = 0, width = 0] = hidden.shape;
+  const at = Int32Array.from(columns, (column, row) => row * steps + column);
+  return lookUp(hidden.view(-1, width), Tensor.from(hidden.device, at, [rows]));
+}
+
+/**
+ * One vector for each text, [B,hidden], or as many hidden sizes wide as there are poolings.
+ * @param last the last token of each text
+ */
+export function embedding(
+  hidden: Tensor,
+  mask: Tensor | undefined,
+  { pooling, normalize }: SentenceEmbedding,
+  last: readonly number[],
+): Tensor {
   const [rows = 0, , width = 0] = hidden.shape;
-  const parts = pooling.map((kind) => (kind === "cls" ? contiguous(hidden.select(1, 0)) : pool(hidden, mask, kind)));
+  const parts = pooling.map((kind) => {
+    if (kind === "cls") return contiguous(hidden.select(1, 0));
+    return kind === "lasttoken" ? tokensOf(hidden, last) : pool(hidden, mask, kind);
+  });
   let whole = parts[0]!;
   if (parts.length > 1) {
     whole = Tensor.empty(hidden.device, [rows, parts.length * width], "f32", "sentence_embedding");

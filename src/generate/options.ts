@@ -138,8 +138,6 @@ export interface FromConfigOptions
 const TOKENIZER = {
   /** Aborts the load with an AbortError. */
   signal: signal(),
-  /** The side that `padding` fills; by default as in the tokenizer's files. Generation needs "left". */
-  padding_side: LOAD_TOKENIZER.padding_side,
   /** No effect: there is one tokenizer, and it is the fast one. */
   use_fast: flag(),
   /** Only false: nothing in a model's files is ever executed. */
@@ -147,9 +145,12 @@ const TOKENIZER = {
 };
 
 /** Options of a tokenizer's from_pretrained. */
-export const TOKENIZER_FROM_PRETRAINED = { ...TOKENIZER, ...SOURCE };
+export const TOKENIZER_FROM_PRETRAINED = { ...TOKENIZER, ...LOAD_TOKENIZER, ...SOURCE };
 
-export interface TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE> {}
+export interface TokenizerOptions
+  extends Options<typeof TOKENIZER>,
+    Options<typeof LOAD_TOKENIZER>,
+    Options<typeof SOURCE> {}
 
 /** The output of a tokenizer, and the input of every call of a model. */
 const INPUTS = {

@@ -24,6 +24,7 @@ import { headScheme, type Quantization, quantizationOf } from "../quant/index.js
 import type { DownloadEvent, Source } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
+import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
 import { PreTrainedClipModel } from "./clip-model.js";
 import { type EncoderResults, PreTrainedEncoder } from "./encoder-model.js";
@@ -347,11 +348,11 @@ export function autoTokenizer(platform: Platform): AutoTokenizers {
     async from_pretrained(which, given = {}) {
       const model = nameOf(which);
       const options = readOptions("from_pretrained", TOKENIZER_FROM_PRETRAINED, given);
-      const { padding_side, signal } = options;
+      const { signal } = options;
       const source = await platform.source(model, { ...pick(SOURCE, options), signal });
       const reopen = reopening(platform, model, source, options);
       try {
-        return await loadTokenizer(source, { padding_side }, { reopen, folders: platform.folders });
+        return await loadTokenizer(source, pick(LOAD_TOKENIZER, options), { reopen, folders: platform.folders });
       } finally {
         await source.close();
       }

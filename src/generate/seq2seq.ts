@@ -23,6 +23,17 @@ export function encodedShape(model: Seq2SeqLM, input: EncoderInput): { rows: num
   return "ids" in input ? input : { rows: input.shape[0]!, steps: model.encoder_positions! };
 }
 
+/** Positions i32[rows * steps]: columns, or how many tokens that are no padding stand before each. */
+function placesOf(rows: number, steps: number, ids: Int32Array | undefined, padding: number | undefined): Int32Array {
+  const places = Int32Array.from({ length: rows * steps }, (_, at) => at % steps);
+  if (!ids || padding === undefined) return places;
+  for (let at = 0, count = 0; at < places.length; at++) {
+    if (at % steps === 0) count = 0;
+    places[at] = ids[at] === padding ? 0 : count++; // nothing reads what is padding
+  }
+  return places;
+}
+
 /** Records the encoder: its pass, which the caller disposes, its output, and the mask of that. */
 export function encodeBatch(
   device: Device,
@@ -32,7 +43,7 @@ export function encodeBatch(
 ): { pass: Pass; hidden: Tensor; mask: Tensor | undefined } {
   const text = "ids" in input ? input : undefined;
   const { rows, steps } = encodedShape(model, input);
-  const places = Int32Array.from({ length: rows * steps }, (_, at) => at % steps);
+  const places = placesOf(rows, steps, text?.ids, model.padding_idx);
   const mask = text?.mask && Tensor.from(device, text.mask, [rows, steps], "u8");
   const given = text ? Tensor.from(device, text.ids, [rows, steps]) : (input as FeatureBatch).on(device);
   const pass = model.pass({ positions: Tensor.from(device, places, [rows, steps]), mask }, options);

@@ -2,9 +2,10 @@
 // that begin with ".tmp-" are on their way.
 
 import { randomBytes } from "node:crypto";
-import { copyFile, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { copyFile, lstat, mkdir, readdir, readFile, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { absenceOf, blobOf, refOf, snapshotOf } from "../sources/cache-paths.js";
+import { renameOver } from "../sources/rename.js";
 import { isOn } from "./environment.js";
 import { storing } from "./storage-errors.js";
 
@@ -42,7 +43,7 @@ export async function writeRef(folder: string, revision: string, commit: string)
     await mkdir(dirname(file), { recursive: true });
     const made = unready(folder);
     await writeFile(made, commit);
-    await rename(made, file);
+    await renameOver(made, file);
   });
 }
 
@@ -90,12 +91,12 @@ export async function putIntoSnapshot(
     await mkdir(dirname(pointer), { recursive: true });
     const made = unready(folder);
     if (await linked(relative(dirname(pointer), blob), made)) {
-      await rename(made, pointer);
+      await renameOver(made, pointer);
       return true;
     }
     try {
       if (!fresh) await copyFile(blob, made);
-      await rename(fresh ? blob : made, pointer);
+      await renameOver(fresh ? blob : made, pointer);
       return true;
     } catch (error) {
       await rm(made, { force: true });

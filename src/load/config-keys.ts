@@ -21,11 +21,11 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   labels: "id2label label2id num_labels problem_type finetuning_task",
   training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop
     activation_dropout classifier_dropout dropout dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob layerdrop
-    resid_pdrop qa_dropout seq_classif_dropout embedding_dropout mlp_dropout initializer_cutoff_factor feat_proj_dropout
+    resid_pdrop qa_dropout seq_classif_dropout embedding_dropout residual_dropout mlp_dropout initializer_cutoff_factor feat_proj_dropout
     feat_quantizer_dropout feat_extract_dropout final_dropout drop_path_rate ctc_loss_reduction ctc_zero_infinity
     layerscale_value use_mask_token logit_scale_init_value encoder_layerdrop decoder_layerdrop apply_spec_augment
     mask_time_prob mask_time_length
-    mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks summary_first_dropout router_aux_loss_coef router_jitter_noise gradient_checkpointing`,
+    mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks summary_first_dropout summary_last_dropout classifier_dropout_prob pooler_dropout cls_dropout router_aux_loss_coef router_jitter_noise gradient_checkpointing`,
   // Other ways to the same numbers: sums in f32 are exact enough for all of them.
   numerics: `pretraining_tp slow_but_exact reorder_and_upcast_attn attention_softmax_in_fp32 masked_softmax_fusion
     bias_dropout_fusion skip_bias_add skip_bias_add_qkv offset_alibi chunk_size_feed_forward use_bfloat16 _attn_implementation
@@ -56,6 +56,11 @@ const NEUTRAL: Readonly<Record<string, unknown>> = {
   return_dict: true,
   torchscript: false,
   use_return_dict: true,
+  // Of ALBERT's first code, which does something else at other values.
+  down_scale_factor: 1,
+  gap_size: 0,
+  net_structure_type: 0,
+  num_memory_blocks: 0,
   use_mrope: false,
   "rope_parameters.partial_rotary_factor": 1,
   "rope_scaling.partial_rotary_factor": 1,

@@ -5,7 +5,7 @@ import type { Checkpoint } from "../checkpoints/checkpoint.js";
 import { elementsOf, STORED_BITS, type StoredTensor } from "../checkpoints/stored.js";
 import { CheckpointError } from "../core/errors.js";
 import { listed } from "../core/show.js";
-import { type Architecture, placeOf } from "../nn/architecture.js";
+import { type Architecture, isSpare, placeOf } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Matrix, NormedParameter, type Parameter } from "../nn/module.js";
 import { computeFor, PANEL_ROWS, rowsOfExpert, type Scheme, type StoredWeight } from "../nn/weight.js";
@@ -234,7 +234,7 @@ function matchNames(
     if (!place) continue;
     const known = place.targets.map((names) => names.find((one) => parameters.has(one)));
     if (known.includes(undefined)) {
-      unexpected.push(name);
+      if (!isSpare(name, architecture.names)) unexpected.push(name);
       continue;
     }
     const stored = claims.get(name);

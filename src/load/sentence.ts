@@ -8,7 +8,7 @@ import { isModuleFolder } from "../sources/model-files.js";
 import type { Source } from "../sources/source.js";
 
 /** Kinds of pooling, in the order in which sentence-transformers puts several of them one after the other. */
-const MODES = ["cls", "max", "mean"] as const;
+const MODES = ["cls", "max", "mean", "lasttoken"] as const;
 export type SentencePooling = (typeof MODES)[number];
 
 /** How a sentence embedding is made. */
@@ -20,6 +20,7 @@ export interface SentenceEmbedding {
 
 const FLAGS: Readonly<Record<string, SentencePooling>> = {
   pooling_mode_cls_token: "cls",
+  pooling_mode_lasttoken: "lasttoken",
   pooling_mode_max_tokens: "max",
   pooling_mode_mean_tokens: "mean",
 };

@@ -8,6 +8,7 @@ import { architectureOf, taskFor } from "../models/index.js";
 import { type ConfigJson, type Task, trainedContext } from "../nn/architecture.js";
 import { cacheBytesPerToken, cacheDType } from "../nn/cache.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
+import { EncoderModel } from "../nn/encoder.js";
 import type { Model } from "../nn/model.js";
 import { Matrix, plainBytes } from "../nn/module.js";
 import type { FloatDType, MatrixShape } from "../nn/weight.js";
@@ -34,7 +35,7 @@ export interface ModelSurvey {
   readonly config: ConfigJson;
   readonly model_type: string;
   readonly task: Task;
-  /** Blocks of each stack: an encoder's, a decoder's. */
+  /** Blocks that each stack runs: an encoder's, a decoder's. */
   readonly stacks: readonly number[];
   /** Of the decoder, if there is one. */
   readonly geometry: DecoderGeometry | undefined;
@@ -196,7 +197,7 @@ export async function surveyModel(source: Source, options: SurveyOptions = {}): 
     config,
     model_type: architecture.model_type,
     task,
-    stacks: model.blocks.map((blocks) => blocks.length),
+    stacks: model instanceof EncoderModel ? [model.geometry.layers] : model.blocks.map((blocks) => blocks.length),
     geometry,
     context: trainedContext(config),
     parameters,

@@ -33,27 +33,50 @@ export const bertFields = {
 };
 
 const shared = z.object(bertFields);
-export type BertConfig = z.infer<typeof shared>;
+export type BertConfig = z.infer<typeof shared> & {
+  /** Width of the tables, where a projection makes hidden states of it (ELECTRA, ALBERT). */
+  readonly embedding_size?: number;
+};
 
-class BertEmbeddings extends Module {
+/** What tables of words, positions and token types are made of. */
+type TableConfig = Pick<
+  BertConfig,
+  "vocab_size" | "hidden_size" | "max_position_embeddings" | "layer_norm_eps" | "pad_token_id" | "embedding_size"
+>;
+
+export class BertEmbeddings extends Module {
   word_embeddings: Embedding;
-  position_embeddings: Embedding;
-  token_type_embeddings: Embedding;
+  position_embeddings: Embedding | undefined;
+  token_type_embeddings: Embedding | undefined;
   LayerNorm: LayerNorm;
 
-  constructor(c: BertConfig, padding_idx: number | undefined) {
+  /**
+   * @param types number of token types; 0 for a model without them
+   * @param options `positions: false` for a model that adds none; `padding_idx` where they count from it (`EncoderGeometry`)
+   */
+  constructor(
+    c: TableConfig,
+    types: number,
+    options: { readonly positions?: boolean; readonly padding_idx?: number | undefined } = {},
+  ) {
     super();
-    this.word_embeddings = new Embedding(c.vocab_size, c.hidden_size, c.pad_token_id);
-    this.position_embeddings = new Embedding(c.max_position_embeddings, c.hidden_size, padding_idx);
-    this.token_type_embeddings = new Embedding(c.type_vocab_size, c.hidden_size);
-    this.LayerNorm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
+    const width = c.embedding_size ?? c.hidden_size;
+    this.word_embeddings = new Embedding(c.vocab_size, width, c.pad_token_id);
+    const { positions = true, padding_idx } = options;
+    this.position_embeddings = positions ? new Embedding(c.max_position_embeddings, width, padding_idx) : undefined;
+    this.token_type_embeddings = types > 0 ? new Embedding(types, width) : undefined;
+    this.LayerNorm = new LayerNorm(width, c.layer_norm_eps);
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
     const { positions, token_types } = pass.input;
-    const types = token_types ?? Tensor.from(ids.device, new Int32Array(ids.size), ids.shape);
-    const words = add(this.word_embeddings.forward(ids), this.token_type_embeddings.forward(types));
-    return this.LayerNorm.forward(add(words, this.position_embeddings.forward(positions)));
+    let h = this.word_embeddings.forward(ids);
+    if (this.token_type_embeddings) {
+      const types = token_types ?? Tensor.from(ids.device, new Int32Array(ids.size), ids.shape);
+      h = add(h, this.token_type_embeddings.forward(types));
+    }
+    if (this.position_embeddings) h = add(h, this.position_embeddings.forward(positions));
+    return this.LayerNorm.forward(h);
   }
 }
 
@@ -81,11 +104,11 @@ class BertSelfAttention extends Module {
 }
 
 /** A projection, the residual, and a LayerNorm: the end of both parts of a layer. */
-class BertOutput extends Module {
+export class BertOutput extends Module {
   dense: Linear;
   LayerNorm: LayerNorm;
 
-  constructor(c: BertConfig, inputs: number) {
+  constructor(c: Pick<BertConfig, "hidden_size" | "layer_norm_eps">, inputs: number) {
     super();
     this.dense = new Linear(inputs, c.hidden_size, { bias: true });
     this.LayerNorm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
@@ -146,8 +169,18 @@ class BertEncoder extends Module {
   }
 }
 
-export class BertModel extends Module implements EncoderBase {
+/** A base with a pooler: a projection of each text's first token. */
+export interface PooledBase extends EncoderBase {
+  /** Absent in models for other tasks than features. */
+  readonly pooler: Dense | Linear | undefined;
+  /** The pooler's output for the first token of each row, [B,hidden]. */
+  pooled(hidden: Tensor): Tensor;
+}
+
+export class BertModel extends Module implements PooledBase {
   embeddings: BertEmbeddings;
+  /** Only where the tables have another width than hidden states. */
+  embeddings_project: Linear | undefined;
   encoder: BertEncoder;
   pooler: Dense | undefined;
   readonly geometry: EncoderGeometry;
@@ -156,7 +189,9 @@ export class BertModel extends Module implements EncoderBase {
   constructor(c: BertConfig, pooler: boolean, padding_idx?: number) {
     super();
     headSize(c.hidden_size, c.num_attention_heads);
-    this.embeddings = new BertEmbeddings(c, padding_idx);
+    this.embeddings = new BertEmbeddings(c, c.type_vocab_size, { padding_idx });
+    const { embedding_size: width = c.hidden_size } = c;
+    this.embeddings_project = width === c.hidden_size ? undefined : new Linear(width, c.hidden_size, { bias: true });
     this.encoder = new BertEncoder(c);
     this.pooler = pooler ? new Dense(c.hidden_size, c.hidden_size) : undefined;
     this.geometry = {
@@ -178,12 +213,13 @@ export class BertModel extends Module implements EncoderBase {
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
-    return scope(() =>
-      runBlocks(this.encoder.layer, this.embeddings.forward(pass, ids), pass, (layer, x) => layer.forward(x, pass)),
-    );
+    return scope(() => {
+      const embedded = this.embeddings.forward(pass, ids);
+      const h = this.embeddings_project?.forward(embedded) ?? embedded;
+      return runBlocks(this.encoder.layer, h, pass, (layer, x) => layer.forward(x, pass));
+    });
   }
 
-  /** The pooler's output for the first token of each row, [B,hidden]. */
   pooled(hidden: Tensor): Tensor {
     return scope(() => this.pooler!.dense.forward(firstToken(hidden), { act: "tanh" }));
   }
@@ -201,8 +237,8 @@ export interface BertNames {
 }
 
 /** The base alone: `last_hidden_state` [B,T,hidden] and, if it has a pooler, `pooler_output` [B,hidden]. */
-export function featuresOf(names: BertNames, base: EncoderBase | BertModel): EncoderForTask {
-  const pooling = base instanceof BertModel ? base : undefined;
+export function featuresOf(names: BertNames, base: EncoderBase | PooledBase): EncoderForTask {
+  const pooling = "pooled" in base ? base : undefined;
   if (pooling?.pooler) optional(pooling.pooler); // files of masked language models have none
   return new EncoderForTask({
     name: `${names.classes}Model`,
@@ -210,7 +246,8 @@ export function featuresOf(names: BertNames, base: EncoderBase | BertModel): Enc
     unquantized: pooling ? ["pooler"] : [],
     outputs: (hidden): EncoderOutputs => {
       const last_hidden_state = hidden.alias();
-      const filled = pooling?.pooler?.dense.weight.filled;
+      const pooler = pooling?.pooler;
+      const filled = pooler && (pooler instanceof Linear ? pooler : pooler.dense).weight.filled;
       return filled ? { last_hidden_state, pooler_output: pooling.pooled(hidden) } : { last_hidden_state };
     },
   });
@@ -241,6 +278,12 @@ export function questionAnsweringOf(names: BertNames, base: EncoderBase): Encode
   });
 }
 
+/** What a head of scores is made of. */
+export type HeadConfig = Pick<
+  BertConfig,
+  "hidden_size" | "vocab_size" | "tie_word_embeddings" | "layer_norm_eps" | "embedding_size"
+>;
+
 /** The head of a masked language model: scores for each word of the vocabulary, by the embedding's matrix if the config says so. */
 export abstract class ScoresHead extends Module {
   /** The decoder's, under the name that it has in most checkpoints; some have both. */
@@ -248,11 +291,11 @@ export abstract class ScoresHead extends Module {
   decoder: Linear;
   readonly #tied: boolean;
 
-  constructor(c: BertConfig, base: BertModel) {
+  constructor(c: HeadConfig, { words }: EncoderBase) {
     super();
     this.#tied = c.tie_word_embeddings;
-    this.decoder = new Linear(c.hidden_size, c.vocab_size, { bias: true });
-    if (this.#tied) this.decoder.tie(base.embeddings.word_embeddings.weight);
+    this.decoder = new Linear(c.embedding_size ?? c.hidden_size, c.vocab_size, { bias: true });
+    if (this.#tied) this.decoder.tie(words.weight);
     this.bias = this.decoder.bias!;
   }
 

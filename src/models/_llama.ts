@@ -50,6 +50,8 @@ export interface LlamaTraits {
   readonly window?: (layer: number) => number | undefined;
   /** Whether layer `layer` rotates queries and keys, by the second set of frequencies ("local") or the first. */
   readonly turns?: (layer: number) => "not" | "local" | "global";
+  /** Neighbouring dims rotate together, not those of the two halves. */
+  readonly interleaved?: boolean;
   /** Factor on scores; 1 / sqrt(head_dim). */
   readonly scale?: number;
   /** Soft cap of scores. */
@@ -112,10 +114,12 @@ export abstract class RotaryAttention extends Module {
   readonly layer: number;
   readonly head_dim: number;
   readonly options: AttendOptions;
+  readonly interleaved: boolean;
 
   constructor(c: LlamaConfig, layer: number) {
     super();
-    const { scale = c.head_dim ** -0.5, softcap, window } = c.traits;
+    const { scale = c.head_dim ** -0.5, softcap, window, interleaved = false } = c.traits;
+    this.interleaved = interleaved;
     this.layer = layer;
     this.head_dim = c.head_dim;
     this.options = { scale, softcap, window: window?.(layer) };
@@ -131,7 +135,7 @@ export abstract class RotaryAttention extends Module {
 
   /** x[B,T,hidden], of which it sees `norm(x)` -> [B,T,hidden], plus `residual`. Without a table nothing is rotated. */
   forward(x: Tensor, norm: RMSNorm, residual: Tensor | undefined, pass: Pass, table: Tensor | undefined): Tensor {
-    const turned = (heads: Tensor): Tensor => (table ? rope(heads, table) : heads);
+    const turned = (heads: Tensor): Tensor => (table ? rope(heads, table, this.interleaved) : heads);
     const [q, k, v] = pass.again(x, (h): Heads => {
       const [queries, keys, values] = this.project(norm.forward(h));
       return [turned(queries), turned(keys), values];

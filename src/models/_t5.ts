@@ -6,7 +6,6 @@ import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { attend, attendAll, attendEncoded } from "../nn/attend.js";
-import { bucketOf } from "../nn/buckets.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
@@ -35,6 +34,8 @@ const schema = z.object({
   is_gated_act: z.boolean().nullish(),
 });
 
+const multilingualSchema = schema.extend({ feed_forward_proj: z.string().default("gated-gelu") });
+
 const ALIASES = {
   d_model: ["hidden_size"],
   d_kv: ["head_dim"],
@@ -47,8 +48,10 @@ export interface T5Config extends z.infer<typeof schema> {
   readonly gated: boolean;
 }
 
-export function parse(json: ConfigJson): T5Config {
-  const fields = readConfig(json, schema, ALIASES);
+/** @param multilingual mT5: gated by default, and without a factor on hidden states before a shared head */
+export function parse(json: ConfigJson, multilingual = false): T5Config {
+  const fields = readConfig(json, multilingual ? multilingualSchema : schema, ALIASES);
+  if (multilingual) fields.scale_decoder_outputs = false;
   const [first, second] = fields.feed_forward_proj.split("-");
   const isGated = first === "gated" && second !== undefined;
   const given = isGated ? fields.feed_forward_proj.slice("gated-".length) : fields.feed_forward_proj;
@@ -61,11 +64,6 @@ export function parse(json: ConfigJson): T5Config {
     });
   }
   return { ...fields, act: act.data, gated: fields.is_gated_act ?? isGated };
-}
-
-/** The bucket of each distance key - query from -max to max; `both`: keys before and after the query have separate ones. */
-export function distanceBuckets(count: number, max: number, both: boolean): Int32Array {
-  return Int32Array.from({ length: 2 * max + 1 }, (_, at) => bucketOf(at - max, { count, max, both }));
 }
 
 class T5Attention extends Module implements CrossAttention {

@@ -2,72 +2,25 @@
 // tokens and answers.
 
 import * as z from "zod";
-import type { Tensor } from "../core/tensor.js";
-import { scope } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { EncoderForTask } from "../nn/encoder.js";
-import { Linear, Module } from "../nn/module.js";
-import { LayerNorm } from "../nn/norm.js";
-import type { Act } from "../ops/activation.js";
-import {
-  type BertConfig,
-  BertModel,
-  bertFields,
-  featuresOf,
-  questionAnsweringOf,
-  ScoresHead,
-  tokenClassifierOf,
-} from "./_bert.js";
+import { Linear } from "../nn/module.js";
+import { type BertConfig, BertModel, bertFields, featuresOf, questionAnsweringOf, tokenClassifierOf } from "./_bert.js";
+import { BertOnlyMLMHead } from "./_bert-mlm.js";
 import { labelCount, readConfig } from "./_config.js";
 
 const schema = z.object(bertFields);
 const NAMES = { classes: "Bert", prefix: "bert" };
 
-class BertPredictionHeadTransform extends Module {
-  dense: Linear;
-  LayerNorm: LayerNorm;
-  readonly act: Act;
-
-  constructor(c: BertConfig) {
-    super();
-    this.dense = new Linear(c.hidden_size, c.hidden_size, { bias: true });
-    this.LayerNorm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
-    this.act = c.hidden_act;
-  }
-
-  forward(x: Tensor): Tensor {
-    return this.LayerNorm.forward(this.dense.forward(x, { act: this.act }));
-  }
-}
-
-class BertLMPredictionHead extends ScoresHead {
-  transform: BertPredictionHeadTransform;
-
-  constructor(c: BertConfig, base: BertModel) {
-    super(c, base);
-    this.transform = new BertPredictionHeadTransform(c);
-  }
-}
-
-class BertOnlyMLMHead extends Module {
-  predictions: BertLMPredictionHead;
-
-  constructor(c: BertConfig, base: BertModel) {
-    super();
-    this.predictions = new BertLMPredictionHead(c, base);
-  }
-}
-
 function maskedLM(c: BertConfig): EncoderForTask {
   const base = new BertModel(c, false);
   const cls = new BertOnlyMLMHead(c, base);
-  const { transform, decoder } = cls.predictions;
   return new EncoderForTask({
     ...{ name: "BertForMaskedLM", prefix: "bert", base, heads: { cls } },
     unquantized: ["cls"],
-    output_embeddings: decoder,
+    output_embeddings: cls.predictions.decoder,
     per_token: true,
-    outputs: (hidden) => ({ logits: scope(() => decoder.forward(transform.forward(hidden))) }),
+    outputs: (hidden) => ({ logits: cls.forward(hidden) }),
   });
 }
 

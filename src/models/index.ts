@@ -3,34 +3,49 @@
 import { ConfigError, suggestion, UnsupportedModelError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { Architecture, ConfigJson, Task, TaskModels } from "../nn/architecture.js";
+import { decoderTasks } from "../nn/decoder-tasks.js";
+import { labelCount } from "./_config.js";
 
 const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map([
+  ["albert", async () => (await import("./albert.js")).albert],
   ["bart", async () => (await import("./bart.js")).bart],
   ["bert", async () => (await import("./bert.js")).bert],
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["camembert", async () => (await import("./roberta.js")).camembert],
   ["clip", async () => (await import("./clip.js")).clip],
   ["codegen", async () => (await import("./codegen.js")).codegen],
+  ["cohere", async () => (await import("./cohere.js")).cohere],
+  ["deberta-v2", async () => (await import("./deberta-v2.js")).debertaV2],
   ["dinov2", async () => (await import("./dinov2.js")).dinov2],
   ["distilbert", async () => (await import("./distilbert.js")).distilbert],
+  ["electra", async () => (await import("./electra.js")).electra],
+  ["ernie4_5", async () => (await import("./ernie4_5.js")).ernie4_5],
   ["falcon", async () => (await import("./falcon.js")).falcon],
   ["gemma", async () => (await import("./gemma.js")).gemma],
   ["gemma2", async () => (await import("./gemma2.js")).gemma2],
   ["gemma3_text", async () => (await import("./gemma3_text.js")).gemma3_text],
+  ["glm4", async () => (await import("./glm4.js")).glm4],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
   ["gpt_neox", async () => (await import("./gpt_neox.js")).gptNeox],
   ["gpt_oss", async () => (await import("./gpt_oss.js")).gpt_oss],
   ["gptj", async () => (await import("./gptj.js")).gptj],
   ["granite", async () => (await import("./granite.js")).granite],
   ["llama", async () => (await import("./llama.js")).llama],
+  ["m2m_100", async () => (await import("./m2m_100.js")).m2m_100],
+  ["marian", async () => (await import("./marian.js")).marian],
   ["mbart", async () => (await import("./bart.js")).mbart],
   ["mistral", async () => (await import("./mistral.js")).mistral],
   ["mixtral", async () => (await import("./mixtral.js")).mixtral],
   ["modernbert", async () => (await import("./modernbert.js")).modernbert],
+  ["mpnet", async () => (await import("./mpnet.js")).mpnet],
   ["mpt", async () => (await import("./mpt.js")).mpt],
+  ["mt5", async () => (await import("./t5.js")).mt5],
+  ["olmo", async () => (await import("./olmo.js")).olmo],
   ["olmo2", async () => (await import("./olmo2.js")).olmo2],
   ["olmo3", async () => (await import("./olmo3.js")).olmo3],
   ["opt", async () => (await import("./opt.js")).opt],
+  ["pegasus", async () => (await import("./pegasus.js")).pegasus],
+  ["phi", async () => (await import("./phi.js")).phi],
   ["phi3", async () => (await import("./phi3.js")).phi3],
   ["qwen2", async () => (await import("./qwen2.js")).qwen2],
   ["qwen3", async () => (await import("./qwen3.js")).qwen3],
@@ -38,6 +53,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["roberta", async () => (await import("./roberta.js")).roberta],
   ["smollm3", async () => (await import("./smollm3.js")).smollm3],
   ["stablelm", async () => (await import("./stablelm.js")).stablelm],
+  ["starcoder2", async () => (await import("./starcoder2.js")).starcoder2],
   ["t5", async () => (await import("./t5.js")).t5],
   ["vit", async () => (await import("./vit.js")).vit],
   ["wav2vec2", async () => (await import("./wav2vec2.js")).wav2vec2],
@@ -82,7 +98,13 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
       { hint: `supported: ${MODEL_TYPES.join(", ")}`, details: { model_type: type } },
     );
   }
-  return load();
+  const architecture = await load();
+  const { "causal-lm": causal, base } = architecture.tasks;
+  if (!causal || base) return architecture;
+  return {
+    ...architecture,
+    tasks: { ...architecture.tasks, ...decoderTasks(architecture.model_type, causal, labelCount) },
+  };
 }
 
 /**

@@ -4,13 +4,12 @@
 import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { show } from "../core/show.js";
-import { scope, type Tensor } from "../core/tensor.js";
+import type { Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
-import { Linear, Module } from "../nn/module.js";
+import { Linear } from "../nn/module.js";
 import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js";
-import type { Act } from "../ops/activation.js";
-import { gated } from "../ops/gated.js";
 import { count, epsilon, readConfig } from "./_config.js";
+import { FusedMLP } from "./_fused-mlp.js";
 import {
   LlamaLayer,
   llamaFields,
@@ -85,35 +84,12 @@ class Phi3Attention extends RotaryAttention {
   }
 }
 
-class Phi3MLP extends Module {
-  gate_up_proj: Linear;
-  down_proj: Linear;
-  readonly inner: number;
-  readonly act: Act;
-
-  constructor(c: Phi3Config) {
-    super();
-    this.inner = c.intermediate_size;
-    this.gate_up_proj = new Linear(c.hidden_size, 2 * this.inner);
-    this.down_proj = new Linear(this.inner, c.hidden_size);
-    this.act = c.hidden_act;
-  }
-
-  forward(x: Tensor, residual: Tensor): Tensor {
-    return scope(() => {
-      const both = this.gate_up_proj.forward(x); // [B,T,2I]
-      const [gate, up] = [both.narrow(2, 0, this.inner), both.narrow(2, this.inner, this.inner)];
-      return this.down_proj.forward(gated(gate, up, this.act), { residual });
-    });
-  }
-}
-
 class Phi3DecoderLayer extends LlamaLayer {
-  mlp: Phi3MLP;
+  mlp: FusedMLP;
 
   constructor(c: Phi3Config, layer: number) {
     super(c, layer, new Phi3Attention(c, layer));
-    this.mlp = new Phi3MLP(c);
+    this.mlp = new FusedMLP(c);
   }
 
   feedForward(x: Tensor, residual: Tensor): Tensor {

@@ -3,22 +3,11 @@
 
 import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
-import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { EncoderForTask } from "../nn/encoder.js";
-import { Linear, Module } from "../nn/module.js";
-import { LayerNorm } from "../nn/norm.js";
-import {
-  type BertConfig,
-  BertModel,
-  bertFields,
-  featuresOf,
-  firstToken,
-  questionAnsweringOf,
-  ScoresHead,
-  tokenClassifierOf,
-} from "./_bert.js";
+import { type BertConfig, BertModel, bertFields, featuresOf, questionAnsweringOf, tokenClassifierOf } from "./_bert.js";
 import { labelCount, readConfig } from "./_config.js";
+import { ClassificationHead, GeluScoresHead } from "./_roberta.js";
 
 const schema = z.object({ ...bertFields, pad_token_id: z.int().min(0).nullable().default(1) });
 
@@ -34,36 +23,6 @@ function baseOf(json: ConfigJson, pooler: boolean): { c: BertConfig; base: BertM
   return { c, base: new BertModel(c, pooler, padding) };
 }
 
-class RobertaLMHead extends ScoresHead {
-  dense: Linear;
-  layer_norm: LayerNorm;
-
-  constructor(c: BertConfig, base: BertModel) {
-    super(c, base);
-    this.dense = new Linear(c.hidden_size, c.hidden_size, { bias: true });
-    this.layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
-  }
-
-  forward(hidden: Tensor): Tensor {
-    return scope(() => this.decoder.forward(this.layer_norm.forward(this.dense.forward(hidden, { act: "gelu" }))));
-  }
-}
-
-class RobertaClassificationHead extends Module {
-  dense: Linear;
-  out_proj: Linear;
-
-  constructor(c: BertConfig, labels: number) {
-    super();
-    this.dense = new Linear(c.hidden_size, c.hidden_size, { bias: true });
-    this.out_proj = new Linear(c.hidden_size, labels, { bias: true });
-  }
-
-  forward(hidden: Tensor): Tensor {
-    return scope(() => this.out_proj.forward(this.dense.forward(firstToken(hidden), { act: "tanh" })));
-  }
-}
-
 /** The architecture under one of its model types; `classes` is how transformers names its classes. */
 function robertaAs(model_type: string, classes: string): Architecture {
   const names = { classes, prefix: "roberta" };
@@ -73,7 +32,7 @@ function robertaAs(model_type: string, classes: string): Architecture {
       base: (json) => featuresOf(names, baseOf(json, true).base),
       "masked-lm": (json) => {
         const { c, base } = baseOf(json, false);
-        const lm_head = new RobertaLMHead(c, base);
+        const lm_head = new GeluScoresHead(c, base);
         return new EncoderForTask({
           ...{ name: `${classes}ForMaskedLM`, prefix: names.prefix, base, heads: { lm_head } },
           unquantized: ["lm_head"],
@@ -84,7 +43,7 @@ function robertaAs(model_type: string, classes: string): Architecture {
       },
       "sequence-classification": (json) => {
         const { c, base } = baseOf(json, false);
-        const classifier = new RobertaClassificationHead(c, labelCount(json));
+        const classifier = new ClassificationHead(c, labelCount(json), "tanh");
         return new EncoderForTask({
           ...{ name: `${classes}ForSequenceClassification`, prefix: names.prefix, base, heads: { classifier } },
           unquantized: ["classifier.out_proj"],

@@ -4,6 +4,7 @@
 import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
+import { distanceBuckets } from "../nn/buckets.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
 import type { Vocabulary } from "../nn/model.js";
 import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
@@ -12,7 +13,7 @@ import { type Pass, runBlocks } from "../nn/pass.js";
 import { Seq2SeqLM, type Stack } from "../nn/seq2seq.js";
 import { contiguous } from "../ops/copy.js";
 import { scale } from "../ops/scale.js";
-import { distanceBuckets, parse, T5Block, type T5Config } from "./_t5.js";
+import { parse, T5Block, type T5Config } from "./_t5.js";
 
 class T5Stack extends Module implements Stack<T5Block> {
   embed_tokens: Embedding;
@@ -26,8 +27,8 @@ class T5Stack extends Module implements Stack<T5Block> {
     const layers = decoder ? (c.num_decoder_layers ?? c.num_layers) : c.num_layers;
     this.block = Array.from({ length: layers }, (_, index) => new T5Block(c, decoder, index === 0));
     this.final_layer_norm = new RMSNorm(c.d_model, c.layer_norm_epsilon);
-    const { relative_attention_num_buckets: buckets, relative_attention_max_distance: max } = c;
-    this.buckets = new Buffer(() => distanceBuckets(buckets, max, !decoder));
+    const { relative_attention_num_buckets: count, relative_attention_max_distance: max } = c;
+    this.buckets = new Buffer(() => distanceBuckets({ count, max, both: !decoder }));
   }
 
   get layers(): readonly T5Block[] {
@@ -103,8 +104,14 @@ class T5ForConditionalGeneration extends Seq2SeqLM {
   }
 }
 
-export const t5: Architecture = {
-  model_type: "t5",
-  tasks: { "seq2seq-lm": (json) => new T5ForConditionalGeneration(parse(json)).name_tree() },
-  names: [{ ignore: /^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$/ }],
-};
+function t5As(model_type: string, multilingual: boolean): Architecture {
+  return {
+    model_type,
+    tasks: { "seq2seq-lm": (json) => new T5ForConditionalGeneration(parse(json, multilingual)).name_tree() },
+    names: [{ ignore: /^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$/ }],
+  };
+}
+
+export const t5: Architecture = t5As("t5", false);
+/** mT5 (Xue et al. 2021): T5 1.1 for many languages. */
+export const mt5: Architecture = t5As("mt5", true);

@@ -39,6 +39,8 @@ export type Task = keyof TaskModels;
  * How names in published files map to names in the tree, and which part of a parameter such a tensor is. Rules are applied
  * in order, each to the result of the previous ones.
  * - `ignore`: such tensors are not parameters and are skipped.
+ * - `spare`: nothing is said of such tensors where a model has no parameter for them.
+ * - `also`: where a model has no parameter of that name, the match may be `to`: what another form of the same part is called.
  * - `rename`: the match becomes `to` (`$1` is the first group).
  * - `prefix`: files of the bare model omit it, or a bare model reads the files of a task's model.
  * - `transposed`: such matrices are stored as [inputs, outputs].
@@ -51,6 +53,8 @@ export type Task = keyof TaskModels;
  */
 export type NameRule =
   | { readonly ignore: RegExp }
+  | { readonly spare: RegExp }
+  | { readonly also: RegExp; readonly to: string }
   | { readonly rename: RegExp; readonly to: string }
   | { readonly prefix: string }
   | { readonly transposed: RegExp }
@@ -95,6 +99,11 @@ interface Place {
   readonly transposed: boolean;
 }
 
+/** True if nothing is to be said of a stored tensor that the model has no parameter for. */
+export function isSpare(stored: string, rules: readonly NameRule[]): boolean {
+  return rules.some((rule) => "spare" in rule && rule.spare.test(stored));
+}
+
 /** The role of a stored tensor by its name; undefined if it is ignored. */
 export function placeOf(stored: string, rules: readonly NameRule[]): Place | undefined {
   let names: readonly string[] = [stored];
@@ -102,10 +111,13 @@ export function placeOf(stored: string, rules: readonly NameRule[]): Place | und
   let transposed = false;
   let part: Place["part"];
   const prefixes: string[] = [];
+  const others: ((name: string) => string)[] = [];
   for (const rule of rules) {
     if ("ignore" in rule) {
       if (names.some((name) => rule.ignore.test(name))) return undefined;
-    } else if ("ending" in rule) {
+    } else if ("spare" in rule) continue;
+    else if ("also" in rule) others.push((name) => name.replace(rule.also, rule.to));
+    else if ("ending" in rule) {
       const found = names.map((name) => swapped(name, rule.ending, rule.to));
       if (rule.inputs_first && found.some((name) => name !== undefined)) transposed = true;
       names = names.map((name, i) => found[i] ?? name);
@@ -133,6 +145,7 @@ export function placeOf(stored: string, rules: readonly NameRule[]): Place | und
     name,
     ...prefixes.map((prefix) => prefix + name),
     ...prefixes.filter((prefix) => name.startsWith(prefix)).map((prefix) => name.slice(prefix.length)),
+    ...others.map((other) => other(name)),
   ]);
   return { targets, transposed, ...(expert === undefined ? {} : { expert }), ...(part && { part }) };
 }

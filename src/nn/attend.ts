@@ -1,9 +1,9 @@
 // Attention as model layers use it: over the tokens of the pass, over a cache, over an encoder's output.
 
 import { ShapeError } from "../core/errors.js";
-import type { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import { type AttentionOptions, attention, unitValues } from "../ops/attention.js";
-import { contiguous } from "../ops/copy.js";
+import { contiguous, copyInto } from "../ops/copy.js";
 import type { AttentionKind, Pass } from "./pass.js";
 
 export interface AttendOptions {
@@ -58,6 +58,60 @@ export function attendAll(pass: Pass, q: Tensor, k: Tensor, v: Tensor, options: 
   const own = { mask: pass.at(q.device, mask), segments: pass.at(q.device, segments), causal: false };
   const y = whole(pass, "self", q, keys, values, { ...options, ...own });
   return y.view(batch, steps, heads * v.shape[3]!);
+}
+
+/** Elements of a bias that are held at once: 16 MB. */
+const PIECE = 1 << 22;
+
+/** Records additions to the scores of tokens `from` to `from + steps`, the queries, for all keys: f32[R,H,steps,T]. */
+export type BiasOfQueries = (from: number, steps: number) => Tensor;
+
+/**
+ * `attendAll` with additions to the scores that differ from query to query: `biasOf(row, rows)` prepares those of the rows `row` to
+ * `row + rows`. A pass that captures weights holds all additions at once, others a bounded piece.
+ */
+export function attendBiased(
+  pass: Pass,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: { readonly scale: number; readonly biasOf: (row: number, rows: number) => BiasOfQueries },
+): Tensor {
+  const [batch = 0, steps = 0, heads = 0] = q.shape;
+  const { scale, biasOf } = options;
+  const mask = pass.at(q.device, pass.input.mask);
+  const segments = pass.at(q.device, pass.input.segments);
+  const each = heads * steps * steps;
+  const all = pass.captures_attentions || each * batch <= PIECE;
+  const rowsAtOnce = all ? batch : Math.max(1, Math.floor(PIECE / each));
+  // Segments are told by the places of queries among the keys: no piece of a row has them.
+  const stepsAtOnce = all || each <= PIECE || segments ? steps : Math.max(1, Math.floor(PIECE / (heads * steps)));
+  const piece = (row: number, rows: number, from: number, count: number, bias: Tensor): Tensor => {
+    const keys = (x: Tensor): Tensor => x.narrow(0, row, rows).permute(0, 2, 1, 3); // [R,H,T,D]
+    return whole(pass, "self", q.narrow(0, row, rows).narrow(1, from, count), keys(k), keys(v), {
+      scale,
+      bias,
+      causal: false,
+      mask: mask?.narrow(0, row, rows),
+      segments: segments?.narrow(0, row, rows),
+    });
+  };
+  if (rowsAtOnce === batch && stepsAtOnce === steps) {
+    return scope(() => piece(0, batch, 0, steps, biasOf(0, batch)(0, steps)).view(batch, steps, -1));
+  }
+  const y = Tensor.empty(q.device, [batch, steps, heads, v.shape[3]!], "f32", "attention");
+  for (let row = 0; row < batch; row += rowsAtOnce) {
+    const rows = Math.min(rowsAtOnce, batch - row);
+    scope(() => {
+      const bias = biasOf(row, rows);
+      for (let from = 0; from < steps; from += stepsAtOnce) {
+        const count = Math.min(stepsAtOnce, steps - from);
+        const to = y.narrow(0, row, rows).narrow(1, from, count);
+        scope(() => copyInto(piece(row, rows, from, count, bias(from, count)), to));
+      }
+    });
+  }
+  return y.view(batch, steps, -1);
 }
 
 /**

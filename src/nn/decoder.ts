@@ -86,7 +86,7 @@ interface DecoderBase extends Module {
   forward(pass: Pass, ids: Tensor): Tensor;
 }
 
-interface CausalParts {
+export interface CausalParts {
   /** The name that transformers gives the class. */
   readonly name: string;
   readonly base: DecoderBase;
@@ -111,12 +111,13 @@ interface CausalParts {
 export class DecoderForCausalLM extends CausalLM {
   readonly geometry: DecoderGeometry;
   override readonly notes: readonly string[];
-  readonly #parts: CausalParts;
+  /** What it is made of, beside its head. */
+  readonly parts: CausalParts;
   readonly #head: Linear;
 
   constructor(parts: CausalParts) {
     super();
-    this.#parts = parts;
+    this.parts = parts;
     const { prefix, base, layers, words, tied, head = "lm_head", head_bias: bias = false, sizes, notes = [] } = parts;
     const [vocab, width] = words.weight.shape;
     this.#head = new Linear(width, vocab, { bias });
@@ -128,11 +129,11 @@ export class DecoderForCausalLM extends CausalLM {
   }
 
   override get class_name(): string {
-    return this.#parts.name;
+    return this.parts.name;
   }
 
   get blocks(): readonly (readonly Module[])[] {
-    return [this.#parts.layers];
+    return [this.parts.layers];
   }
 
   override output_embeddings(): Linear {
@@ -140,15 +141,15 @@ export class DecoderForCausalLM extends CausalLM {
   }
 
   override vocabulary(): Vocabulary {
-    return { words: this.#parts.words, geometry: this.geometry };
+    return { words: this.parts.words, geometry: this.geometry };
   }
 
   hidden(pass: Pass, ids: Tensor): Tensor {
-    return this.#parts.base.forward(pass, ids);
+    return this.parts.base.forward(pass, ids);
   }
 
   head(hidden: Tensor): Tensor {
-    const { finish } = this.#parts;
+    const { finish } = this.parts;
     return finish ? scope(() => finish(this.#head.forward(hidden))) : this.#head.forward(hidden);
   }
 }

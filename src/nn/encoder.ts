@@ -19,6 +19,10 @@ export interface EncoderGeometry {
    * from 0.
    */
   readonly padding_idx?: number;
+  /** A token sees what stands before it alone, and padding has no positions. */
+  readonly causal?: boolean;
+  /** Attention holds numbers for each pair of a row's tokens: batches keep their rows, with padding, instead of one row of all. */
+  readonly pairs?: boolean;
 }
 
 interface EncoderInput extends PassInput {
@@ -29,6 +33,20 @@ interface EncoderInput extends PassInput {
 /** Results of a task by the names of transformers, such as `logits`. */
 export type EncoderOutputs = Readonly<Record<string, Tensor>>;
 
+/** Ids of a batch [rows,steps]. */
+export interface BatchIds {
+  readonly ids: Int32Array;
+  readonly rows: number;
+  readonly steps: number;
+}
+
+/** What `PassInput.judged` has, on the host. */
+interface Beside {
+  /** What the decoder of an encoder-decoder reads, whose hidden states are then those of the chosen tokens, [B,1,hidden]. */
+  readonly decoder_ids?: Int32Array;
+  readonly chosen: Int32Array;
+}
+
 /** An encoder with a head for one task. */
 export abstract class EncoderModel extends Model {
   abstract readonly geometry: EncoderGeometry;
@@ -38,6 +56,9 @@ export abstract class EncoderModel extends Model {
 
   /** The head computes each token by itself: its outputs are [B,T,..], and a batch needs no padding for it. */
   abstract readonly per_token: boolean;
+
+  /** Of a judge of texts as wholes: what its head needs to know of their ids. @throws OptionError */
+  beside?(batch: BatchIds): Beside;
 
   /** Records the task's head over the hidden states [B,T,hidden]. */
   abstract outputs(hidden: Tensor, pass: Pass): EncoderOutputs;
@@ -59,7 +80,7 @@ export abstract class EncoderModel extends Model {
 }
 
 /** The part of an encoder that all its tasks share. */
-export interface EncoderBase extends Module {
+export interface EncoderBase {
   readonly geometry: EncoderGeometry;
   /** Its layers, in order. */
   readonly blocks: readonly Module[];
@@ -73,6 +94,9 @@ interface TaskParts {
   /** The name that transformers gives the class. */
   readonly name: string;
   readonly base: EncoderBase;
+  /** The module whose fields checkpoints have; by default the base. */
+  readonly tree?: Module;
+  readonly notes?: readonly string[] | undefined;
   /** The base's field in checkpoints of the task; absent if the task is the base itself, whose fields are the model's then. */
   readonly prefix?: string;
   /** Modules of the head, by their fields. */
@@ -81,6 +105,8 @@ interface TaskParts {
   readonly per_token?: boolean;
   /** Records the head over hidden states [B,T,hidden]. */
   readonly outputs: (hidden: Tensor, pass: Pass) => EncoderOutputs;
+  /** See `EncoderModel`. */
+  readonly beside?: (batch: BatchIds) => Beside;
   /** Paths of the modules that stay in full precision by default. */
   readonly unquantized: readonly string[];
   /** Scores over the vocabulary. */
@@ -90,12 +116,15 @@ interface TaskParts {
 /** An encoder's base with the head of a task. */
 export class EncoderForTask extends EncoderModel {
   readonly #parts: TaskParts;
+  override readonly notes: readonly string[];
 
   constructor(parts: TaskParts) {
     super();
     this.#parts = parts;
-    const { base, prefix, heads } = parts;
-    Object.assign(this, prefix === undefined ? fieldsOf(base) : { [prefix]: base }, heads);
+    const { base, tree = base as EncoderBase & Module, prefix, heads, beside, notes = [] } = parts;
+    this.notes = notes;
+    if (beside) this.beside = beside;
+    Object.assign(this, prefix === undefined ? fieldsOf(tree) : { [prefix]: tree }, heads);
     this.name_tree();
   }
 

@@ -43,6 +43,16 @@ export interface PassInput {
   readonly encoded?: Encoded;
   /** Keys and values of the encoder's output for each row of the lanes. */
   readonly cross?: CrossCache;
+  /** What a judge of texts needs to know of their ids (`EncoderModel.beside`). */
+  readonly judged?: Judged;
+}
+
+/** Of a batch of texts that are judged as wholes. */
+interface Judged {
+  /** i32[B,T]: the input of an encoder-decoder's decoder. */
+  readonly decoder_ids?: Tensor;
+  /** i32[B]: which of all B*T tokens says it, for each row. */
+  readonly chosen: Tensor;
 }
 
 /** The output of an encoder for a decoder. */
@@ -189,6 +199,11 @@ export class Pass implements Disposable {
    */
   take_hidden_states(): Tensor[] {
     return this.#captured?.splice(0) ?? [];
+  }
+
+  /** True if weights of attention are captured. */
+  get captures_attentions(): boolean {
+    return this.#attentions !== undefined;
   }
 
   /** Adds the weights of one layer's attention, [B,H,T,S], which `make` records, if they are captured. */

@@ -54,6 +54,9 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
   /** Positions of the encoder's output for such an input; of texts the most that it reads, undefined if there is no limit. */
   readonly encoder_positions: number | undefined;
 
+  /** The id of padding, where the encoder's positions count the other tokens; undefined where they count columns. */
+  readonly padding_idx: number | undefined;
+
   /** Records the encoder for `input`, i32[B,S] or its features: hidden states after its last norm, [B,S,hidden]. */
   encode(pass: Pass, input: Tensor): Tensor {
     return this.stacks.encoder.forward(pass, input);

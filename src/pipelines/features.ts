@@ -4,10 +4,9 @@ import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options } from "../core/options.js";
 import { scope, Tensor } from "../core/tensor.js";
-import { embedding, type PreTrainedEncoder } from "../generate/encoder-model.js";
+import { embedding, lastOf, type PreTrainedEncoder } from "../generate/encoder-model.js";
 import type { PreTrainedFeatureModel } from "../generate/feature-model.js";
 import type { Features } from "../nn/features.js";
-import { copyInto } from "../ops/copy.js";
 import { unitLength } from "../ops/pool.js";
 import { imagesOf } from "./classify.js";
 import {
@@ -91,16 +90,11 @@ async function rowsOf(
 
 /** One vector for each text, [B,hidden]. */
 function pooled(hidden: Tensor, mask: readonly (readonly number[])[], kind: "mean" | "cls" | "last"): Tensor {
-  const [rows = 0, steps = 0, width = 0] = hidden.shape;
-  if (kind !== "last") {
-    const hides = Tensor.from(hidden.device, Uint8Array.from(mask.flat()), [rows, steps], "u8");
-    return embedding(hidden, hides, { pooling: [kind], normalize: false });
-  }
-  const last = Tensor.empty(hidden.device, [rows, width], "f32", "pooled");
-  for (const [row, tokens] of mask.entries()) {
-    copyInto(hidden.select(0, row).narrow(0, tokens.lastIndexOf(1), 1), last.narrow(0, row, 1));
-  }
-  return last;
+  const [rows = 0, steps = 0] = hidden.shape;
+  const real = Uint8Array.from(mask.flat());
+  const hides = Tensor.from(hidden.device, real, [rows, steps], "u8");
+  const pooling = [kind === "last" ? ("lasttoken" as const) : kind];
+  return embedding(hidden, hides, { pooling, normalize: false }, lastOf({ rows, steps, mask: real }));
 }
 
 export const featureExtraction = kind({

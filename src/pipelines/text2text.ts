@@ -1,10 +1,12 @@
 // text2text-generation, summarization and translation: texts that an encoder-decoder writes about others.
 
-import { flag, type Options, omit } from "../core/options.js";
+import { OptionError } from "../core/errors.js";
+import { flag, type Options, omit, text } from "../core/options.js";
 import type { GenerationOptions } from "../generate/config.js";
 import { SEQ2SEQ_GENERATE } from "../generate/options.js";
 import type { PreTrainedSeq2SeqLM } from "../generate/seq2seq-model.js";
 import type { ConfigJson } from "../nn/architecture.js";
+import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { taskParameters, withDefaults } from "./generation-defaults.js";
 import { asText, forBatch, inBatches, isText, type Kind, kind, listed, type Parts, TOKENIZER_CALL } from "./kinds.js";
 
@@ -16,6 +18,9 @@ const OWN = {
   return_tensors: flag(),
   clean_up_tokenization_spaces: flag(),
   truncation: TOKENIZER_CALL.truncation,
+  /** Of translators between many languages: the language of the texts, and the one that is written, as the tokenizer names them. */
+  src_lang: text(),
+  tgt_lang: text(),
 };
 const WRITE = {
   ...omit(SEQ2SEQ_GENERATE, [
@@ -39,6 +44,43 @@ function namedIn({ task_specific_params: all }: ConfigJson, task: string): strin
   return Object.keys(all).find((name) => name.startsWith("translation")) ?? task;
 }
 
+/**
+ * The languages of a translation, said by the caller or by the task ("translation_en_to_fr").
+ * @throws OptionError if the tokenizer needs them and has none, or says no language and is given one
+ */
+function languagesOf(
+  tokenizer: PreTrainedTokenizer,
+  { src_lang, tgt_lang }: Pick<Text2TextOptions, "src_lang" | "tgt_lang">,
+  task: string,
+): { from: string; to: number } | undefined {
+  if (tokenizer.src_lang === null) {
+    if (src_lang === undefined && tgt_lang === undefined) return undefined;
+    throw new OptionError("src_lang and tgt_lang are for tokenizers that say the language; this one does not", {
+      details: { option: src_lang === undefined ? "tgt_lang" : "src_lang" },
+    });
+  }
+  if (!task.startsWith("translation")) return undefined;
+  const items = task.split("_");
+  const named = src_lang === undefined && tgt_lang === undefined && items.length === 4;
+  const [from, to] = named ? [items[1], items[3]] : [src_lang, tgt_lang];
+  if (from !== undefined && to !== undefined) return { from, to: tokenizer.get_lang_id(to) };
+  throw new OptionError("Translation requires a `src_lang` and a `tgt_lang` for this model", {
+    details: { option: from === undefined ? "src_lang" : "tgt_lang" },
+  });
+}
+
+/** Ids of texts in a language, which the tokenizer says beside them for this call. */
+function inLanguage<T>(tokenizer: PreTrainedTokenizer, language: string | undefined, encode: () => T): T {
+  const before = tokenizer.src_lang;
+  if (language === undefined || before === null) return encode();
+  tokenizer.src_lang = language;
+  try {
+    return encode();
+  } finally {
+    tokenizer.src_lang = before;
+  }
+}
+
 /** @param of the task whose `task_specific_params` the model's config may have */
 export function text2text(task: keyof typeof RESULTS, of: string = task): Kind {
   const name = RESULTS[task];
@@ -47,7 +89,9 @@ export function text2text(task: keyof typeof RESULTS, of: string = task): Kind {
     needs: ["tokenizer"],
     calls: WRITE,
     async run({ model, tokenizer, batch_size }: Parts<PreTrainedSeq2SeqLM>, inputs, options: Text2TextOptions) {
-      const { return_tensors, clean_up_tokenization_spaces, truncation, ...generation } = options;
+      const { return_tensors, clean_up_tokenization_spaces, truncation, src_lang, tgt_lang, ...given } = options;
+      const languages = languagesOf(tokenizer, { src_lang, tgt_lang }, of);
+      const generation = languages ? { ...given, forced_bos_token_id: languages.to } : given;
       const { items, many } = listed(inputs, asText, "a text");
       const own = taskParameters(model.config, namedIn(model.config, of));
       const prefix = isText(own.prefix) ? own.prefix : isText(model.config.prefix) ? model.config.prefix : "";
@@ -56,9 +100,11 @@ export function text2text(task: keyof typeof RESULTS, of: string = task): Kind {
         batch_size,
         (one) => one.length,
         async (batch, numbers) => {
-          const { input_ids, attention_mask } = tokenizer(
-            batch.map((one) => prefix + one),
-            { padding: true, truncation },
+          const { input_ids, attention_mask } = inLanguage(tokenizer, languages?.from, () =>
+            tokenizer(
+              batch.map((one) => prefix + one),
+              { padding: true, truncation },
+            ),
           );
           const room = model.module.geometry.max_positions - 1;
           const wanted = withDefaults(model, generation, USUAL, own, room);

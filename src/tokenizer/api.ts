@@ -7,7 +7,6 @@ import { isList } from "../core/checks.js";
 import { OctavoError, OptionError, suggestion } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
-import type { Range } from "./aligned.js";
 import {
   type Applied,
   type AppliedTo,
@@ -18,21 +17,14 @@ import {
   type Conversation,
   type Encoded,
 } from "./apply-chat-template.js";
-import {
-  type BatchEncoding,
-  type Encoding,
-  type IdRows,
-  movable,
-  type Side,
-  stack,
-  stackOffsets,
-  type TensorEncoding,
-} from "./batch.js";
+import type { BatchEncoding, Encoding, IdRows, Side, TensorEncoding } from "./batch.js";
 import { chooseTemplate, isTemplates } from "./chat/template.js";
 import { type AnyDecoded, type Decoded, decodeIds } from "./decoded.js";
+import { encodingOf } from "./encoding.js";
 import type { Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
 import type { JsonObject } from "./json-file.js";
+import { Languages } from "./languages.js";
 import {
   ADD_SPECIAL_TOKENS,
   ADD_TOKENS,
@@ -81,6 +73,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   #backend: Tokenizer;
   #additional: readonly string[];
   readonly #ofModel: readonly string[];
+  readonly #languages: Languages;
+  #writing: Tokenizer | undefined;
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
@@ -97,6 +91,34 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#paddingSide = sideOf(settings.padding_side, "padding_side");
     this.#truncationSide = sideOf(settings.truncation_side, "truncation_side");
     this.#typeIds = settings.return_token_type_ids;
+    this.#writing = settings.target;
+    this.#languages = new Languages(settings);
+    if (settings.src_lang !== null) this.src_lang = settings.src_lang;
+  }
+
+  /**
+   * The language of texts, by a code of the model's ("en_XX", "eng_Latn", "en"): a token beside each text says it. Null for tokenizers
+   * without languages. @throws OptionError, when it is set, for a code that is not known, and for such a tokenizer
+   */
+  get src_lang(): string | null {
+    return this.#languages.source;
+  }
+  set src_lang(code: string) {
+    this.#backend = this.#languages.framed(this, "src_lang", code);
+    this.#languages.source = code;
+  }
+  /** The language of `text_target`, as `src_lang`; null if none is set. */
+  get tgt_lang(): string | null {
+    return this.#languages.target;
+  }
+  set tgt_lang(code: string) {
+    this.#languages.framed(this, "tgt_lang", code);
+    this.#languages.target = code;
+  }
+
+  /** The id of a language's token, for `forced_bos_token_id` of `generate`. @throws OptionError as `src_lang` */
+  get_lang_id(lang: string): number {
+    return this.#languages.id(this, "get_lang_id", lang);
   }
 
   /** The engine: text to ids and back, without Python's conveniences. Another one once tokens are added. */
@@ -273,7 +295,10 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
 
   #add(tokens: Parameters<typeof withNewTokens>[1]): number {
     const { all, count } = withNewTokens(this.#backend, tokens);
-    if (count > 0) this.#backend = this.#backend.withAddedTokens(all);
+    if (count > 0) {
+      this.#backend = this.#backend.withAddedTokens(all);
+      this.#writing = this.#writing?.withAddedTokens(all);
+    }
     return count;
   }
 
@@ -298,31 +323,23 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
     }
     const rows = makeRows(this, texts, pairs, options, located || options.return_offsets_mapping === true);
+    const labels = options.text_target === undefined ? undefined : this.#labels(options.text_target, options);
+    if (labels && labels.length !== texts.length) {
+      throw new OptionError(`tokenizer: text_target must match text: ${texts.length} texts, ${labels.length} targets`);
+    }
 
-    const mask = options.return_attention_mask !== false;
-    const types = options.return_token_type_ids ?? this.#typeIds;
-    const collect = <T>(shape: (rows: number[][]) => T) => ({
-      input_ids: shape(rows.map((row) => row.ids)),
-      ...(types ? { token_type_ids: shape(rows.map((row) => row.types)) } : {}),
-      ...(mask ? { attention_mask: shape(rows.map((row) => row.mask)) } : {}),
-      ...(options.return_special_tokens_mask === true
-        ? { special_tokens_mask: shape(rows.map((row) => row.special!)) }
-        : {}),
-    });
-    const overflowing = options.return_overflowing_tokens === true;
-    const counts = {
-      ...(options.return_length === true ? { length: rows.map((row) => row.ids.length) } : {}),
-      ...(overflowing ? { overflow_to_sample_mapping: rows.map((row) => row.sample) } : {}),
-    };
-    const offsets = rows.map((row) => row.offsets!);
-    const given_offsets = <T>(shape: (rows: Range[][]) => T) =>
-      options.return_offsets_mapping === true ? { offset_mapping: shape(offsets) } : {};
-    const encoding = options.return_tensors
-      ? movable({ ...collect(stack), ...given_offsets(stackOffsets), ...counts }, rows)
-      : single && !overflowing
-        ? movable({ ...collect((list) => list[0]!), ...given_offsets((list) => list[0]!), ...counts }, rows)
-        : movable({ ...collect((list) => list), ...given_offsets((list) => list), ...counts }, rows);
+    const typed = options.return_token_type_ids ?? this.#typeIds;
+    const encoding = encodingOf({ rows, labels, single, typed }, options);
     return { encoding, rows };
+  }
+
+  /** Ids of texts that are to be written. @throws OptionError without their language, where the tokenizer says one */
+  #labels(text: string | readonly string[], options: CallOptions): number[][] {
+    const targets = readTexts("tokenizer", "text_target", text);
+    const backend = this.#languages.writing(this) ?? this.#writing ?? this.#backend;
+    const { padding_side, truncation_side, model_max_length, pad_token_id } = this;
+    const source = { backend, padding_side, truncation_side, model_max_length, pad_token_id };
+    return makeRows(source, targets, undefined, options, false).map(({ ids }) => ids);
   }
 
   /**
@@ -452,7 +469,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     const { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template } = this;
     const rest = { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template };
     const tokens = { additional_special_tokens: this.#additional, added_tokens: this.#backend.added_tokens };
-    return this.#save({ special: this.special_tokens_map, ...rest, ...tokens }, folder);
+    const languages = { src_lang: this.src_lang, tgt_lang: this.tgt_lang };
+    return this.#save({ special: this.special_tokens_map, ...rest, ...tokens, ...languages }, folder);
   }
 
   get_vocab(): Map<string, number> {

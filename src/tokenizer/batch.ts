@@ -33,6 +33,8 @@ export interface Movable {
 /** What a call on one text returns. */
 export interface Encoding extends Movable {
   input_ids: number[];
+  /** Ids of `text_target`. */
+  labels?: number[];
   /** 1 for tokens that the assistant says; of `apply_chat_template` alone. */
   assistant_masks?: number[];
   /** 1 for special tokens that the tokenizer added, and for padding. */
@@ -48,6 +50,7 @@ export interface Encoding extends Movable {
 /** What a call on several texts returns: a row for each. */
 export interface BatchEncoding extends Movable {
   input_ids: number[][];
+  labels?: number[][];
   assistant_masks?: number[][];
   special_tokens_mask?: number[][];
   offset_mapping?: (readonly [start: number, end: number])[][];
@@ -62,6 +65,7 @@ export interface BatchEncoding extends Movable {
 /** What a call with `return_tensors` returns. */
 export interface TensorEncoding extends Movable {
   input_ids: IntTensor;
+  labels?: IntTensor;
   assistant_masks?: IntTensor;
   special_tokens_mask?: IntTensor;
   offset_mapping?: OffsetTensor;

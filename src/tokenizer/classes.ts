@@ -51,6 +51,7 @@ const DEBERTA = {
   eos_token: "[SEP]",
 };
 const { bos_token: _bos, ...WITHOUT_BOS } = FAIRSEQ;
+const { cls_token: _cls, mask_token: _mask, ...M2M } = FAIRSEQ;
 
 export const CLASSES: Readonly<Record<string, TokenizerClass>> = {
   GPT2Tokenizer: GPT,
@@ -66,6 +67,7 @@ export const CLASSES: Readonly<Record<string, TokenizerClass>> = {
   DistilBertTokenizer: BERT,
   ElectraTokenizer: TYPED_BERT,
   MobileBertTokenizer: TYPED_BERT,
+  MPNetTokenizer: { special: { ...FAIRSEQ, unk_token: "[UNK]" }, mask_lstrip: true },
   RobertaTokenizer: ROBERTA,
   BartTokenizer: ROBERTA,
   LongformerTokenizer: ROBERTA,
@@ -93,6 +95,12 @@ export const CLASSES: Readonly<Record<string, TokenizerClass>> = {
   XLMRobertaTokenizer: { special: FAIRSEQ },
   CamembertTokenizer: { special: FAIRSEQ, mask_lstrip: true },
   MBartTokenizer: { special: FAIRSEQ, mask_lstrip: true },
+  NllbTokenizer: { special: FAIRSEQ, mask_lstrip: true },
+  M2M100Tokenizer: { special: M2M },
+  MarianTokenizer: { special: { eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>" } },
+  PegasusTokenizer: {
+    special: { eos_token: "</s>", unk_token: "<unk>", pad_token: "<pad>", mask_token: "<mask_2>" },
+  },
   MBart50Tokenizer: { special: WITHOUT_BOS, mask_lstrip: true },
   XLNetTokenizer: {
     special: { ...FAIRSEQ, sep_token: "<sep>", cls_token: "<cls>" },
@@ -134,9 +142,13 @@ const OF_MODEL: Readonly<Record<string, string>> = {
   gpt_neox: "GPTNeoXTokenizer",
   gptj: "GPT2Tokenizer",
   longformer: "LongformerTokenizer",
+  m2m_100: "M2M100Tokenizer",
+  marian: "MarianTokenizer",
   mbart: "MBartTokenizer",
+  mpnet: "MPNetTokenizer",
   mt5: "T5Tokenizer",
   opt: "GPT2Tokenizer",
+  pegasus: "PegasusTokenizer",
   qwen2: "Qwen2Tokenizer",
   qwen3: "Qwen2Tokenizer",
   qwen3_moe: "Qwen2Tokenizer",

@@ -93,6 +93,7 @@ const MODELS: Readonly<Record<string, Fields>> = {
     byte_fallback: flag,
     ignore_merges: flag,
   },
+  Pieces: { unk_token: blob },
   Unigram: { byte_fallback: flag },
   WordLevel: { unk_token: blob },
   WordPiece: { unk_token: blob, continuing_subword_prefix: text, max_input_chars_per_word: count },
@@ -150,7 +151,10 @@ const COMPONENTS: Readonly<Record<string, Readonly<Record<string, Fields>>>> = {
 /** Components that conversions make of older files, and that no tokenizer.json has. */
 const OURS: typeof COMPONENTS = {
   normalizer: { Uppercase: {} },
-  decoder: { Frames: { pad_token: text, word_delimiter_token: text, content: text, lowercase: flag } },
+  decoder: {
+    Frames: { pad_token: text, word_delimiter_token: text, content: text, lowercase: flag },
+    Pieces: { after: text },
+  },
 };
 /** The key under which a Sequence of each section lists its parts. */
 const CHILDREN: Readonly<Record<string, string>> = {

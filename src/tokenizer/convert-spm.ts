@@ -12,6 +12,7 @@ import {
   type Vocabulary,
 } from "./convert.js";
 import { fail, type Json, type JsonObject } from "./json-file.js";
+import { M2M_100 } from "./languages.js";
 import { PIECE, type SentencePieceModel } from "./sentencepiece.js";
 
 const MARK = "\u2581";
@@ -27,6 +28,10 @@ const MBART_50 =
   "te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI";
 /** T5's tokens for gaps; more than these are not believed. */
 const MOST_EXTRA = 10_000;
+/** Pegasus's tokens that are no pieces: those before them, and how many there are with the unknown ones. */
+const PEGASUS_MASK = "<mask_1>";
+const PEGASUS_OFFSET = 103;
+const PEGASUS_UNKNOWN = Array.from({ length: PEGASUS_OFFSET - 2 }, (_, i) => `<unk_${i + 2}>`);
 
 /** A class's way from a SentencePiece model to a tokenizer. */
 interface Rules {
@@ -35,7 +40,7 @@ interface Rules {
   /** Pieces of a unigram model in the order of their ids. */
   readonly pieces?: (model: SentencePieceModel, options: ConvertOptions) => Scored[];
   /** The unknown token's id; by default the file's. */
-  readonly unk?: (pieces: readonly Scored[], options: ConvertOptions) => number | undefined;
+  readonly unk?: (pieces: readonly Scored[], options: ConvertOptions, model: SentencePieceModel) => number | undefined;
   /** Special tokens beside those of the file. */
   readonly extra?: (options: ConvertOptions) => readonly string[];
   readonly normalizers: (options: ConvertOptions, table: Json[]) => Json[];
@@ -228,6 +233,26 @@ const RULES: Readonly<Record<string, Rules>> = {
       return template([[code], ["A"], [eos]], [[code], ["A"], ["B"], [eos]]);
     },
   },
+  PegasusTokenizer: {
+    kind: "unigram",
+    pieces: (model, options) => [
+      named(options, "pad_token", "<pad>"),
+      named(options, "eos_token", "</s>"),
+      [PEGASUS_MASK, 0],
+      named(options, "mask_token", "<mask_2>"),
+      ...PEGASUS_UNKNOWN.map((token): Scored => [token, -100]),
+      ...scored(model, 2),
+    ],
+    unk: (_, __, model) => model.ids.unk + PEGASUS_OFFSET,
+    extra: () => [PEGASUS_MASK, ...PEGASUS_UNKNOWN],
+    normalizers: (_, table) => [...table, { type: "Replace", pattern: { Regex: " {2,}" }, content: " " }],
+    pre_tokenizer: () => metaspace("always"),
+    decoder: () => metaspace("always"),
+    post_processor: (vocabulary, options) => {
+      const eos = tokenWithId(vocabulary, options, "eos_token");
+      return template([["A"], [eos]], [["A"], ["B"], [eos]]);
+    },
+  },
   DebertaV2Tokenizer: {
     kind: "unigram",
     unk: (pieces, { special }) => {
@@ -310,6 +335,11 @@ function base64(bytes: Uint8Array): string {
   return btoa(text);
 }
 
+/** The table of characters that the model's text is normalized by. */
+function tableOf({ charsmap }: SentencePieceModel): Json[] {
+  return charsmap.length > 0 ? [{ type: "Precompiled", precompiled_charsmap: base64(charsmap) }] : [];
+}
+
 /** Special tokens that the file names, for folders whose other files name none. */
 export function namesOf({ ids, names }: SentencePieceModel): Readonly<Record<string, string | undefined>> {
   const name = (of: "unk" | "bos" | "eos") => (ids[of] >= 0 ? names[of] : undefined);
@@ -339,8 +369,7 @@ export function convertSentencePiece(model: SentencePieceModel, options: Convert
     vocab[token] = id;
   }
   const vocabulary: Vocabulary = { file, ids: vocab };
-  const table =
-    model.charsmap.length > 0 ? [{ type: "Precompiled", precompiled_charsmap: base64(model.charsmap) }] : [];
+  const table = tableOf(model);
   const normalizers = rules.normalizers(options, table);
   const added = model.pieces.flatMap(({ piece, type }): Json[] => {
     if (type !== PIECE.control && type !== PIECE.user) return [];
@@ -351,7 +380,7 @@ export function convertSentencePiece(model: SentencePieceModel, options: Convert
   for (const token of rules.extra?.(options) ?? []) {
     added.push({ id: ids.get(token) ?? next++, content: token, special: true, normalized: false });
   }
-  const unk = rules.unk?.(scores, options) ?? model.ids.unk;
+  const unk = rules.unk?.(scores, options, model) ?? model.ids.unk;
   const bpe = () => ({
     type: "BPE",
     dropout: null,
@@ -365,12 +394,7 @@ export function convertSentencePiece(model: SentencePieceModel, options: Convert
   return {
     version: "1.0",
     added_tokens: added,
-    normalizer:
-      normalizers.length === 0
-        ? null
-        : normalizers.length === 1
-          ? normalizers[0]!
-          : sequence("normalizers", normalizers),
+    normalizer: normalizers.length < 2 ? (normalizers[0] ?? null) : sequence("normalizers", normalizers),
     pre_tokenizer: rules.pre_tokenizer(options),
     post_processor: rules.post_processor(vocabulary, options),
     decoder: rules.decoder(options, model),
@@ -383,5 +407,77 @@ export function convertSentencePiece(model: SentencePieceModel, options: Convert
             byte_fallback: name === undefined && model.byte_fallback,
             vocab: scores.map(([token, score]) => [token, score]),
           },
+  };
+}
+
+/** A class whose pieces have the ids of a vocab.json beside the model. */
+interface VocabularyRules {
+  /** Tokens that are cut out of texts, beside the named ones. */
+  readonly added: (vocabulary: Vocabulary) => Json[];
+  /** What is written after a special token. */
+  readonly after: string;
+}
+
+/** What is white space beside spaces, the model's table says. */
+const SPACES = { type: "Split", pattern: { String: " " }, behavior: "Removed", invert: false };
+
+const WITH_VOCABULARY: Readonly<Record<string, VocabularyRules>> = {
+  MarianTokenizer: {
+    // A language at the beginning of a text, which is no special token.
+    added: ({ ids }) =>
+      Object.keys(ids)
+        .filter((token) => /^>>.+<<$/.test(token))
+        .map((content) => ({ id: Number(ids[content]), content, special: false, normalized: false })),
+    after: " ",
+  },
+  M2M100Tokenizer: {
+    added: ({ ids }) => {
+      const first = Object.keys(ids).length;
+      return M2M_100.split(" ").map((code, i) => {
+        // Special where a file lists them, as those of published models do.
+        return { id: first + i, content: `__${code}__`, special: false, normalized: false };
+      });
+    },
+    after: "",
+  },
+};
+
+/** True for classes with a vocabulary beside the SentencePiece model. */
+export function hasVocabulary(name: string | undefined): boolean {
+  return name !== undefined && Object.hasOwn(WITH_VOCABULARY, name);
+}
+
+/**
+ * A tokenizer from a SentencePiece model and a vocabulary, which need not have the same pieces.
+ * @throws FormatError when the vocabulary lacks the unknown token or what ends a text
+ */
+export function convertWithVocabulary(
+  model: SentencePieceModel,
+  vocabulary: Vocabulary,
+  options: ConvertOptions,
+): JsonObject {
+  const pieces = model.pieces.filter(({ type }) => type !== PIECE.control);
+  const ids = new Map(pieces.map(({ piece }, id) => [piece, id]));
+  const [unk_token] = tokenWithId(vocabulary, options, "unk_token");
+  const eos = tokenWithId(vocabulary, options, "eos_token");
+  const bpe = { type: "BPE", unk_token: model.names.unk, fuse_unk: true, byte_fallback: model.byte_fallback };
+  const inner =
+    model.model_type === "bpe"
+      ? { ...bpe, vocab: Object.fromEntries(ids), merges: mergesOf(ids) }
+      : {
+          type: "Unigram",
+          unk_id: ids.get(model.names.unk) ?? null,
+          vocab: pieces.map(({ piece, score }) => [piece, score]),
+        };
+  const [table = null] = tableOf(model);
+  const rules = WITH_VOCABULARY[options.tokenizer_class!]!;
+  return {
+    version: "1.0",
+    added_tokens: rules.added(vocabulary),
+    normalizer: table,
+    pre_tokenizer: sequence("pretokenizers", [SPACES, metaspace("always")]),
+    post_processor: template([["A"], [eos]], [["A"], ["B"], [eos]]),
+    decoder: { type: "Pieces", after: rules.after },
+    model: { type: "Pieces", unk_token, vocab: vocabulary.ids, inner },
   };
 }

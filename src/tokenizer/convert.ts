@@ -224,7 +224,7 @@ export function convertBpe(vocabulary: Vocabulary, merges: readonly string[], op
 }
 
 const BERT_LIKE =
-  /^(?:Bert|DistilBert|Electra|MobileBert|RetriBert|LayoutLM|LayoutLMv2|DPR\w*|Lxmert|Funnel|SqueezeBert|ConvBert)Tokenizer$/;
+  /^(?:Bert|DistilBert|Electra|MobileBert|RetriBert|LayoutLM|LayoutLMv2|DPR\w*|Lxmert|Funnel|SqueezeBert|ConvBert|MPNet)Tokenizer$/;
 
 /**
  * WordPiece from vocab.txt.
@@ -246,7 +246,10 @@ export function convertWordPiece(vocabulary: Vocabulary, options: ConvertOptions
       lowercase: config.do_lower_case !== false,
     },
     pre_tokenizer: { type: "BertPreTokenizer" },
-    post_processor: clsSep(vocabulary, options, 1, true),
+    post_processor:
+      name === "MPNetTokenizer"
+        ? roberta(vocabulary, options, false).post_processor!
+        : clsSep(vocabulary, options, 1, true),
     decoder: { type: "WordPiece", prefix: "##", cleanup: true },
     model: {
       type: "WordPiece",

@@ -9,6 +9,7 @@ import { cleanUp, Sink, StreamReplacer } from "./replace.js";
 import { longest, replacer, TooLong, trimmed } from "./text.js";
 
 const KEY = "decoder";
+const NONE: ReadonlySet<string> = new Set();
 /** Characters of the longest string of any engine that is in use. */
 const LONGEST_TEXT = 2 ** 29 - 24;
 
@@ -233,21 +234,37 @@ function trimStream(): Step {
   };
 }
 
+/** Runs of pieces between special tokens, each a text of its own, without white space at the ends of the whole. */
+function pieces({ after }: JsonObject, special: ReadonlySet<string>): Step {
+  const trim = trimStream();
+  let begins = true;
+  const textOf = (token: string): string => {
+    const first = begins;
+    begins = special.has(token);
+    if (begins) return token + String(after ?? "");
+    const text = token.replaceAll("\u2581", " ");
+    return first && text.startsWith(" ") ? text.slice(1) : text;
+  };
+  return { push: (tokens, out) => trim.push(tokens.map(textOf), out), end: trim.end };
+}
+
 /** A component with the pattern of a Replace, which is translated once. */
 export interface Part {
   readonly config: JsonObject;
+  /** Special tokens. */
+  readonly special: ReadonlySet<string>;
   readonly pattern: RegExp | string;
   readonly run: (text: string, most: number) => string;
 }
 
-export function partOf(file: string, config: JsonObject): Part {
+export function partOf(file: string, config: JsonObject, special: ReadonlySet<string> = NONE): Part {
   const { pattern: given } = config;
   const literal = isObject(given) && typeof given.Regex !== "string";
   const pattern = config.type !== "Replace" ? "" : literal ? String(given.String) : patternOf(file, KEY, given);
-  return { config, pattern, run: replacer(pattern, String(config.content ?? "")) };
+  return { config, special, pattern, run: replacer(pattern, String(config.content ?? "")) };
 }
 
-function stepOf({ config, run }: Part): Step {
+function stepOf({ config, special, run }: Part): Step {
   switch (config.type) {
     case "BPEDecoder":
       return bpe(config);
@@ -261,6 +278,8 @@ function stepOf({ config, run }: Part): Step {
       return frames(config);
     case "Metaspace":
       return metaspace(config, false);
+    case "Pieces":
+      return pieces(config, special);
     case "Replace":
       return {
         push: (tokens, out) => {
@@ -302,11 +321,17 @@ function isByteLevel(components: Components | null): boolean {
 /**
  * A function that begins to decode a text.
  * @param suffix the mark at the end of words, which CLIP's decoder keeps; Python wraps it in the same way
+ * @param special tokens that are no part of the text around them
  * @throws FormatError for a pattern that cannot be translated; the decoding throws it for a text that it would make more than
  * 32 times longer
  */
-export function buildDecoder(file: string, components: Components | null, suffix: string | undefined): () => Decoding {
-  const parts = components?.map((config) => partOf(file, config));
+export function buildDecoder(
+  file: string,
+  components: Components | null,
+  suffix: string | undefined,
+  special: ReadonlySet<string>,
+): () => Decoding {
+  const parts = components?.map((config) => partOf(file, config, special));
   const makeSteps = (): Step[] => {
     if (parts === undefined) return [spaced()];
     let joined = false;

@@ -7,6 +7,7 @@ import { AddedTokenCutter } from "./added-tokens.js";
 import { ALIGNED, Aligned, type Form, PLAIN } from "./aligned.js";
 import { buildDecoder, type Decoding } from "./decode.js";
 import { buildFrame, type Frame } from "./frame.js";
+import type { JsonObject } from "./json-file.js";
 import type { Model } from "./model.js";
 import { buildModel } from "./models.js";
 import { buildNormalizer, type Normalized, type Normalizer } from "./normalize.js";
@@ -91,6 +92,8 @@ export interface Tokenizer {
   readonly added_tokens: readonly AddedToken[];
   /** The same tokenizer with these added tokens in place of its own. */
   withAddedTokens(added_tokens: readonly AddedToken[]): Tokenizer;
+  /** The same tokenizer with other tokens around texts, in the form of a tokenizer.json's component. */
+  withPostProcessor(post_processor: JsonObject): Tokenizer;
 }
 
 /** Characters that normalizers may read while they normalize added tokens. */
@@ -123,7 +126,7 @@ export class JsonTokenizer implements Tokenizer {
 
   /**
    * @param json a checked tokenizer.json, with the added tokens of the other files already merged in
-   * @param alike a tokenizer that differs in added tokens alone
+   * @param alike a tokenizer that differs in added tokens or in the post-processor alone
    * @throws FormatError when a part cannot be built or the post-processor names a token that does not exist
    */
   constructor(json: TokenizerJson, alike?: JsonTokenizer) {
@@ -135,7 +138,6 @@ export class JsonTokenizer implements Tokenizer {
     this.#model = alike ? alike.#model : buildModel(json);
     const suffix = json.model.end_of_word_suffix;
     this.#suffix = typeof suffix === "string" && suffix !== "" ? suffix : undefined;
-    this.#beginDecoding = buildDecoder(file, json.decoder, this.#suffix);
     this.#tokens = new Map();
     for (const [id, [token]] of scores.entries()) this.#tokens.set(id, token);
     for (const [token, id] of vocab) this.#tokens.set(id, token);
@@ -145,6 +147,7 @@ export class JsonTokenizer implements Tokenizer {
     const raw: [string, AddedToken][] = [];
     const normalized: [string, AddedToken][] = [];
     const specials = new Set(added_tokens.filter((token) => token.special).map(({ content }) => content));
+    this.#beginDecoding = buildDecoder(file, json.decoder, this.#suffix, specials);
     for (const token of added_tokens) {
       const normalize = token.normalized ? this.#normalize : null;
       const content = normalize === null ? token.content : normalize(token.content).text;
@@ -327,6 +330,10 @@ export class JsonTokenizer implements Tokenizer {
 
   withAddedTokens(added_tokens: readonly AddedToken[]): JsonTokenizer {
     return new JsonTokenizer({ ...this.#json, added_tokens }, this);
+  }
+
+  withPostProcessor(post_processor: JsonObject): JsonTokenizer {
+    return new JsonTokenizer({ ...this.#json, post_processor: [post_processor] }, this);
   }
 
   #makeFrame(pair: boolean): Frame {

@@ -2,13 +2,16 @@
 // beside them (settings-files.ts). Not here: finding the folder of a hub id.
 
 import type { FolderWriter } from "../checkpoints/folder.js";
+import { OptionError } from "../core/errors.js";
 import { readOptions } from "../core/options.js";
+import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
 import { PreTrainedTokenizer } from "./api.js";
 import { classFacts } from "./classes.js";
 import type { Components } from "./components.js";
 import { JsonTokenizer } from "./engine.js";
-import { type JsonObject, readJsonObject } from "./json-file.js";
+import { fail, type JsonObject, readJsonObject } from "./json-file.js";
+import { languageRule } from "./languages.js";
 import {
   LOAD_TOKENIZER,
   type LoadTokenizerOptions,
@@ -41,6 +44,8 @@ interface Structure {
   readonly converted: boolean;
   /** Special tokens that a SentencePiece model names itself. */
   readonly own: Readonly<Record<string, string | undefined>>;
+  /** How texts that a model is to write are cut, where that is another way. */
+  readonly target?: TokenizerJson;
 }
 
 async function readStructure(files: Files, options: LoadTokenizerOptions): Promise<Structure> {
@@ -59,6 +64,7 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     json,
     file: made,
     special,
+    target,
   } = await readOlderFiles(source, names, {
     tokenizer_class: files.convertedAs,
     config,
@@ -69,7 +75,9 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     },
     added: addedIds(files),
   });
-  return { checked: checkTokenizerJson(json, made, true), json, converted: true, own: special ?? {} };
+  const checked = checkTokenizerJson(json, made, true);
+  const writing = target && { target: checkTokenizerJson(target, made, true) };
+  return { checked, json, converted: true, own: special ?? {}, ...writing };
 }
 
 /** A pre-tokenizer whose ByteLevel parts add a space before the text, or do not. */
@@ -158,6 +166,21 @@ export interface TokenizerOrigin {
   readonly folders?: FolderWriter | undefined;
 }
 
+/** The languages of texts and of what is written for them: the caller's, those of tokenizer_config.json, or the class's. */
+function languagesOf({ source, config, convertedAs }: Files, options: LoadTokenizerOptions) {
+  const rule = languageRule(convertedAs, config);
+  const named = (key: "src_lang" | "tgt_lang"): string | null => {
+    const value = config[key] ?? null;
+    if (value !== null && typeof value !== "string") {
+      return fail(source.path("tokenizer_config.json"), key, `expected text, got ${show(value)}`);
+    }
+    if (rule) return options[key] ?? value;
+    if (options[key] === undefined) return null;
+    throw new OptionError(`${key}: this tokenizer says no language`, { details: { option: key } });
+  };
+  return { src_lang: named("src_lang") ?? rule?.usual ?? null, tgt_lang: named("tgt_lang") };
+}
+
 /** What can change after loading, as the caller and then the files say it. */
 function stateOf(
   files: Files,
@@ -176,6 +199,7 @@ function stateOf(
     clean_up_tokenization_spaces: options.clean_up_tokenization_spaces ?? clean_up_tokenization_spaces === true,
     chat_template,
     additional_special_tokens,
+    ...languagesOf(files, options),
   };
 }
 
@@ -232,6 +256,7 @@ export async function loadTokenizer(
   const state = stateOf(files, structure, options, { chat_template, additional_special_tokens });
   const inFiles = stateOf(files, structure, {}, { chat_template, additional_special_tokens });
   const { model_input_names: inputs } = config;
+  const { target } = structure;
   const settings: TokenizerSettings = {
     ...state,
     return_token_type_ids: Array.isArray(inputs)
@@ -240,6 +265,8 @@ export async function loadTokenizer(
     model_special_tokens: ofModel,
     name_or_path: source.location,
     init_kwargs: config,
+    ...(target ? { target: new JsonTokenizer({ ...target, added_tokens: json.added_tokens }) } : {}),
+    languages: languageRule(files.convertedAs, config),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
   return new PreTrainedTokenizer(new JsonTokenizer(json), settings);

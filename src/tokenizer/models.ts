@@ -2,7 +2,8 @@
 
 import { Bpe } from "./bpe.js";
 import type { Model } from "./model.js";
-import type { TokenizerJson } from "./tokenizer-json.js";
+import { Pieces } from "./pieces.js";
+import type { ModelParts } from "./tokenizer-json.js";
 import { Unigram } from "./unigram.js";
 import { WordLevel, WordPiece } from "./word-models.js";
 
@@ -10,7 +11,8 @@ import { WordLevel, WordPiece } from "./word-models.js";
  * The model of a checked tokenizer.json.
  * @throws FormatError when a token is too long for its kind of model
  */
-export function buildModel({ file, model, vocab, merges, scores, unk_token_id: unk }: TokenizerJson): Model {
+export function buildModel(parts: ModelParts & { readonly file: string }): Model {
+  const { file, model, vocab, merges, scores, unk_token_id: unk, inner } = parts;
   switch (model.type) {
     case "BPE":
       return new Bpe(file, vocab, merges, {
@@ -28,5 +30,9 @@ export function buildModel({ file, model, vocab, merges, scores, unk_token_id: u
     }
     case "WordLevel":
       return new WordLevel(file, vocab, unk);
+    case "Pieces": {
+      const cutting = { model: buildModel({ file, ...inner! }), pieces: inner!.vocab, unk: inner!.unk_token_id };
+      return new Pieces(file, cutting, vocab, unk);
+    }
   }
 }

@@ -5,11 +5,11 @@ import { FormatError, NotFoundError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
 import { type ConvertOptions, convertBpe, convertCtc, convertWordPiece, type Vocabulary } from "./convert.js";
-import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js";
+import { convertSentencePiece, convertWithVocabulary, hasVocabulary, isSentencePiece, namesOf } from "./convert-spm.js";
 import { convertTiktoken, isTiktoken } from "./convert-tiktoken.js";
 import { type JsonObject, readBytes, readJsonObject, readText } from "./json-file.js";
 import { readSentencePiece } from "./sentencepiece.js";
-import { MODELS, OLDER, TIKTOKEN } from "./settings-files.js";
+import { MODELS, OLDER, SOURCE_MODEL, TARGET_MODEL, TIKTOKEN } from "./settings-files.js";
 
 /** What a folder without tokenizer.json holds. */
 export interface Converted {
@@ -19,6 +19,8 @@ export interface Converted {
   readonly file: string;
   /** Special tokens that the file names itself. */
   readonly special?: Readonly<Record<string, string | undefined>>;
+  /** The same for texts that a model is to write, where they are cut in another way (Marian). */
+  readonly target?: JsonObject;
 }
 
 /** Lines of a text file without line ends, and without the empty one at its end. */
@@ -53,11 +55,12 @@ function parseWords(text: string, file: string): Vocabulary {
   return { file, ids };
 }
 
-function notThere(source: Source, names: ReadonlySet<string>): NotFoundError {
+const WANTED = "vocab.json + merges.txt, vocab.txt, a SentencePiece model or a tiktoken file";
+
+function notThere(source: Source, names: ReadonlySet<string>, wanted = WANTED): NotFoundError {
   const models = [...names].filter((name) => name.endsWith(".model") || name.endsWith(".tiktoken"));
   const there = [...names].filter((name) => /^(?:vocab|merges|added_tokens|special_tokens|tokenizer)/.test(name));
   const got = [...new Set([...models, ...there])];
-  const wanted = "vocab.json + merges.txt, vocab.txt, a SentencePiece model or a tiktoken file";
   return new NotFoundError(
     `${source.location}: no tokenizer.json` +
       (got.length > 0 ? `; there is ${got.join(", ")}, which is not enough (${wanted} would do)` : `, ${wanted}`),
@@ -89,6 +92,17 @@ export async function readOlderFiles(
     return { json: convertCtc(vocab, options), file: vocab.file };
   }
   const model = [...MODELS, ...TIKTOKEN].find((name) => names.has(name));
+  if (hasVocabulary(options.tokenizer_class) && names.has("vocab.json")) {
+    const two = options.tokenizer_class === "MarianTokenizer";
+    const [first, second] = two ? [SOURCE_MODEL, TARGET_MODEL] : [model, undefined];
+    for (const name of [first ?? MODELS[0]!, ...(second ? [second] : [])]) {
+      if (!names.has(name)) throw notThere(source, names, `${name} beside vocab.json`);
+    }
+    const vocab = await vocabulary("vocab.json");
+    const convert = async (name: string) =>
+      convertWithVocabulary(readSentencePiece(await readBytes(source, path(name)), path(name)), vocab, options);
+    return { json: await convert(first!), file: vocab.file, ...(second ? { target: await convert(second) } : {}) };
+  }
   if (
     model !== undefined &&
     (isSentencePiece(options.tokenizer_class) || !(names.has("vocab.json") || names.has("vocab.txt")))

@@ -4,7 +4,9 @@ import * as z from "zod";
 import { choice, type Entry, flag, number, type Options, option, such, type Table, text } from "../core/options.js";
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { Templates } from "./chat/template.js";
+import type { Tokenizer } from "./engine.js";
 import type { JsonObject } from "./json-file.js";
+import type { LanguageRule } from "./languages.js";
 import type { AddedToken } from "./tokenizer-json.js";
 
 export const SPECIAL_NAMES = [
@@ -62,6 +64,11 @@ export const CALL = {
     (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
     "a string or an array of strings",
   ),
+  /** Texts that a model is to write for these: their ids are `labels` of the result. */
+  text_target: such<string | readonly string[]>(
+    (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
+    "a string or an array of strings",
+  ),
 };
 export interface CallOptions extends Readonly<Options<typeof CALL>> {}
 
@@ -95,17 +102,32 @@ export interface DecodeOptions extends Readonly<Options<typeof DECODE_TIMED>> {}
 
 /** Options of `loadTokenizer`: the caller's overrides of the files. */
 export const LOAD_TOKENIZER = {
+  /** Instead of the files' token; one that the vocabulary lacks is added to it. */
   bos_token: text(),
+  /** As `bos_token`. */
   eos_token: text(),
+  /** As `bos_token`. */
   unk_token: text(),
+  /** As `bos_token`. */
   sep_token: text(),
+  /** As `bos_token`. */
   pad_token: text(),
+  /** As `bos_token`. */
   cls_token: text(),
+  /** As `bos_token`. */
   mask_token: text(),
+  /** The side that `padding` fills; by default as in the tokenizer's files. Generation needs "left". */
   padding_side: choice(["left", "right"]),
+  /** The side that `truncation` cuts; by default as in the tokenizer's files. */
   truncation_side: choice(["left", "right"]),
+  /** The length that `truncation` cuts to unless a call says another. */
   model_max_length: number((n) => n > 0, "a number above 0"),
+  /** Remove spaces before punctuation when ids are decoded; without effect on BPE tokenizers. */
   clean_up_tokenization_spaces: flag(),
+  /** The language of texts, as tokenizers of translators name it: "en_XX", "eng_Latn", "en". */
+  src_lang: text(),
+  /** The language of `text_target`. */
+  tgt_lang: text(),
 } satisfies Record<SpecialName, unknown> & Table;
 export interface LoadTokenizerOptions extends Readonly<Options<typeof LOAD_TOKENIZER>> {}
 
@@ -131,6 +153,9 @@ export interface TokenizerState {
   readonly chat_template: Templates;
   /** Special tokens without a name. */
   readonly additional_special_tokens: readonly string[];
+  /** The languages of texts and of what is written for them; null for those that are not said. */
+  readonly src_lang: string | null;
+  readonly tgt_lang: string | null;
 }
 
 /** What of a tokenizer is saved. */
@@ -151,4 +176,8 @@ export interface TokenizerSettings extends TokenizerState {
   readonly init_kwargs: JsonObject;
   /** Writes the tokenizer's files; absent for tokenizers that came from none. */
   readonly save?: SaveTokenizer | undefined;
+  /** The engine for texts that a model is to write, where it is another one. */
+  readonly target?: Tokenizer;
+  /** How the language of a text is said, if it is. */
+  readonly languages?: LanguageRule | undefined;
 }

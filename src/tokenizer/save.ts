@@ -9,7 +9,16 @@ import { TEMPLATES } from "../sources/model-files.js";
 import type { Templates } from "./chat/template.js";
 import { isObject, type JsonObject, readBytes, readText } from "./json-file.js";
 import { type SavedState, SPECIAL_NAMES } from "./options.js";
-import { EXTRA, type Files, namedToken, templateFiles, usualToken } from "./settings-files.js";
+import {
+  EXTRA,
+  type Files,
+  MODELS,
+  namedToken,
+  SOURCE_MODEL,
+  TARGET_MODEL,
+  templateFiles,
+  usualToken,
+} from "./settings-files.js";
 
 /** A tokenizer to save. */
 export interface TokenizerToSave {
@@ -23,7 +32,12 @@ export interface TokenizerToSave {
 
 /** Python's number for "no limit". */
 const NO_LIMIT = 1e30;
-const CTC = "Wav2Vec2CTCTokenizer";
+/** Classes whose tokenizer.json would be no other program's: their own files are written. */
+const AS_THEY_WERE: Readonly<Record<string, readonly string[]>> = {
+  Wav2Vec2CTCTokenizer: ["vocab.json"],
+  MarianTokenizer: ["vocab.json", SOURCE_MODEL, TARGET_MODEL],
+  M2M100Tokenizer: ["vocab.json", ...MODELS],
+};
 const UTF8 = new TextEncoder();
 type Contents = Map<string, Uint8Array>;
 
@@ -44,8 +58,16 @@ function pretty(value: unknown): string {
   return `${JSON.stringify(value, undefined, 2)}\n`;
 }
 
+/** The files of a class that are written as they were read, where the tokenizer was built from them. */
+function keptFiles({ files: { convertedAs: name }, built }: TokenizerToSave): readonly string[] | undefined {
+  return built !== undefined && name !== undefined && Object.hasOwn(AS_THEY_WERE, name)
+    ? AS_THEY_WERE[name]
+    : undefined;
+}
+
 /** Changes of tokenizer_config.json. */
-function changes({ files, built, loaded, now }: TokenizerToSave): Record<string, unknown> {
+function changes(tokenizer: TokenizerToSave): Record<string, unknown> {
+  const { files, built, loaded, now } = tokenizer;
   const changed: Record<string, unknown> = {};
   for (const name of SPECIAL_NAMES) {
     // What a class would say anyway is said, too, where the class itself is new in the file.
@@ -62,6 +84,7 @@ function changes({ files, built, loaded, now }: TokenizerToSave): Record<string,
   if (now.clean_up_tokenization_spaces !== loaded.clean_up_tokenization_spaces) {
     changed.clean_up_tokenization_spaces = now.clean_up_tokenization_spaces;
   }
+  for (const key of ["src_lang", "tgt_lang"] as const) if (now[key] !== loaded[key]) changed[key] = now[key];
   if (typeof files.config.tokenizer_class !== "string" && built !== undefined) {
     changed.tokenizer_class = files.convertedAs ?? "PreTrainedTokenizerFast";
   }
@@ -71,7 +94,7 @@ function changes({ files, built, loaded, now }: TokenizerToSave): Record<string,
     changed[extraName(files)] = now.additional_special_tokens;
   }
   // Python's older programs add these to tokenizer.json's; tokenizers without that file have them here alone.
-  const decoder = files.config.added_tokens_decoder !== undefined || files.convertedAs === CTC;
+  const decoder = files.config.added_tokens_decoder !== undefined || keptFiles(tokenizer) !== undefined;
   if (decoder && !sameLists(now, loaded, "added_tokens")) {
     changed.added_tokens_decoder = Object.fromEntries(now.added_tokens.map(({ id, ...token }) => [id, token]));
   }
@@ -138,13 +161,13 @@ async function contentsOf(tokenizer: TokenizerToSave): Promise<Contents> {
   const contents: Contents = new Map();
   const copy = async (name: string) => contents.set(name, await readBytes(source, source.path(name)));
   const { added_tokens } = now;
+  const kept = keptFiles(tokenizer);
   if (built === undefined) {
     const json = "tokenizer.json";
     if (sameLists(now, loaded, "added_tokens")) await copy(json);
     else write(contents, json, editJson(await readText(source, source.path(json)), { added_tokens }));
-  } else if (files.convertedAs === CTC) {
-    await copy("vocab.json");
-    if (names.has("added_tokens.json")) await copy("added_tokens.json");
+  } else if (kept) {
+    for (const name of [...kept, "added_tokens.json"]) if (names.has(name)) await copy(name);
   } else write(contents, "tokenizer.json", pretty({ ...built, added_tokens }));
 
   const config = "tokenizer_config.json";

@@ -29,6 +29,10 @@ export const MODELS = [
   "spm.model",
 ];
 
+/** Marian's SentencePiece models: of the language that is read, and of the one that is written. */
+export const SOURCE_MODEL = "source.spm";
+export const TARGET_MODEL = "target.spm";
+
 /** Names of tiktoken's files, beside a tokenizer.model that is one. */
 export const TIKTOKEN: readonly string[] = ["tiktoken.model", "qwen.tiktoken"];
 
@@ -39,6 +43,8 @@ export const OLDER: readonly string[] = [
   "vocab.txt",
   "added_tokens.json",
   ...MODELS,
+  SOURCE_MODEL,
+  TARGET_MODEL,
   ...TIKTOKEN,
 ];
 

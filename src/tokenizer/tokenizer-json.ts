@@ -19,7 +19,10 @@ export interface AddedToken {
   readonly special: boolean;
 }
 
-export type ModelType = "BPE" | "WordPiece" | "Unigram" | "WordLevel";
+export type ModelType = "BPE" | "WordPiece" | "Unigram" | "WordLevel" | "Pieces";
+
+/** What makes a model of a tokenizer. */
+export type ModelParts = Pick<TokenizerJson, "model" | "vocab" | "merges" | "scores" | "unk_token_id" | "inner">;
 
 /** A checked tokenizer.json. Sections are lists of components, the sequences in them laid flat. */
 export interface TokenizerJson {
@@ -33,6 +36,8 @@ export interface TokenizerJson {
   /** Tokens and scores in the order of their ids; empty except for Unigram. */
   readonly scores: Scores;
   readonly unk_token_id: number | undefined;
+  /** The model that cuts the text for `Pieces`, which conversions alone make. */
+  readonly inner?: ModelParts;
   readonly added_tokens: readonly AddedToken[];
   readonly normalizer: Components | null;
   readonly pre_tokenizer: Components | null;
@@ -42,8 +47,9 @@ export interface TokenizerJson {
   readonly padding: { readonly token: string | undefined; readonly side: "left" | "right" | undefined };
 }
 
-function modelType(file: string, model: JsonObject): ModelType {
+function modelType(file: string, model: JsonObject, converted: boolean): ModelType {
   const { type } = model;
+  if (converted && type === "Pieces") return type;
   if (type === undefined || type === null) {
     if (Array.isArray(model.vocab)) return "Unigram";
     if (model.merges !== undefined) return "BPE";
@@ -128,15 +134,11 @@ const NO_MERGES: Merges = { left: new Int32Array(), right: new Int32Array(), res
 /** What Python's models call the unknown token if the file does not say it. */
 const USUAL_UNKNOWN: Readonly<Record<string, string>> = { WordPiece: "[UNK]", WordLevel: "<unk>" };
 
-function checkModel(
-  file: string,
-  value: Json | undefined,
-  converted: boolean,
-): Pick<TokenizerJson, "model" | "vocab" | "merges" | "scores" | "unk_token_id"> {
+function checkModel(file: string, value: Json | undefined, converted: boolean): ModelParts {
   if (!isObject(value)) return fail(file, "model", `expected an object, got ${kind(value)}`);
-  const { vocab: given, merges, ...rest } = value;
+  const { vocab: given, merges, inner, ...rest } = value;
   if (given === undefined) fail(file, "model.vocab", "is missing");
-  const type = modelType(file, value);
+  const type = modelType(file, value, converted);
   const model = Object.assign(rest, { type });
   checkModelFields(file, type, model);
   if (type === "Unigram") {
@@ -157,6 +159,7 @@ function checkModel(
     merges: type === "BPE" ? checkMerges(file, merges, vocab) : NO_MERGES,
     scores: [],
     unk_token_id: typeof unknown === "string" ? vocab.get(unknown) : undefined,
+    ...(type === "Pieces" ? { inner: checkModel(file, inner, converted) } : {}),
   };
 }
 

@@ -37,7 +37,7 @@ describe("octavo eval --tasks", { timeout: 120_000 }, () => {
     expect(stdout).toMatch(/^task +metric +storage +n-shot +value +stderr +difference +p$/m);
     expect(stdout).toMatch(/^piqa +acc ↑ +f32 +0 +0\.\d{4} +± 0\.\d{4}$/m);
     expect(stdout).toMatch(/^ +int8 +[\d.]+ +± [\d.]+ +[+-][\d.]+ +\d\.\d{3} +(within noise|differs)$/m);
-    expect(stdout).toMatch(/^int8 +6\.60 MB +[\d,]+ tokens\/s$/m);
+    expect(stdout).toMatch(/^int8 +6\.60 MB +[\d.]+ ms\/token +[\d,]+ tokens\/s$/m);
     const lines = readFileSync(samples, "utf8")
       .trim()
       .split("\n")
@@ -117,6 +117,7 @@ test("names from outside are escaped in the report", () => {
     },
     weight_bytes: 1,
     tokens: 0,
+    ms_per_token: 1.5,
     tokens_per_second: undefined,
     about: {},
     comparisons: [],

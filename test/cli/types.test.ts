@@ -43,6 +43,7 @@ test.each([
   ["generate/cache-options.d.ts", GENERATION, ["CACHE"]],
   ["generate/options.d.ts", FROM_PRETRAINED, ["MODEL"]],
   ["generate/options.d.ts", TOKENIZER_FROM_PRETRAINED, ["TOKENIZER"]],
+  ["tokenizer/options.d.ts", TOKENIZER_FROM_PRETRAINED, ["LOAD_TOKENIZER"]],
   ["generate/options.d.ts", GENERATE, ["INPUTS", "RUN"]],
   ["generate/inputs.d.ts", FORWARD, ["PACKED"]],
   ["generate/python.d.ts", FROM_PRETRAINED, ["PYTHON"]],
@@ -75,7 +76,10 @@ test("the options that users name come from those parts, not from a table whose 
       "GenerationOptions extends Options<typeof OWN>, Options<typeof IDS>, Options<typeof ENDING>, Options<typeof PROCESSORS>, Options<typeof BEAMS>, Options<typeof MODES>, Options<typeof CACHE>",
     ],
     ["generate/options.d.ts", "FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE>"],
-    ["generate/options.d.ts", "TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof SOURCE>"],
+    [
+      "generate/options.d.ts",
+      "TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof LOAD_TOKENIZER>, Options<typeof SOURCE>",
+    ],
     [
       "generate/options.d.ts",
       "GenerateOptions extends ModelInputs, GenerationOptions, Options<typeof STRUCTURED>, Options<typeof RUN>",

@@ -98,7 +98,7 @@ describe("pooling", () => {
 test.each([
   [[...POOLED, { type: `${TYPE}Dense`, path: "2_Dense" }], {}, /names no pooling mode/],
   [[{ type: `${TYPE}Dense`, path: "2_Dense" }], {}, /"sentence_transformers.models.Dense" is not done here/],
-  [POOLED, { pooling_mode_lasttoken: true }, /pooling_mode_lasttoken is not done here/],
+  [POOLED, { pooling_mode_weightedmean_tokens: true }, /pooling_mode_weightedmean_tokens is not done here/],
   [POOLED, { pooling_mode: "weightedmean" }, /pooling_mode "weightedmean" is not done here/],
   [POOLED, {}, /names no pooling mode/],
   [[{ type: `${TYPE}Pooling`, path: "../elsewhere" }], {}, /"..\/elsewhere" is not the name/],

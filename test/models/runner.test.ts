@@ -49,6 +49,12 @@ const MORE = [
   "olmo2",
   "stablelm",
   "stablelm-heads",
+  "phi",
+  "starcoder2",
+  "cohere",
+  "olmo",
+  "glm4",
+  "ernie4_5",
 ];
 /** Keys are told apart by their distance in the cache: positions that are given have no effect. (Falcon's are looked at.) */
 const ALIBI = ["bloom", "mpt", "mpt-clip"];

@@ -10,7 +10,7 @@ import { readBatch } from "../../src/generate/inputs.js";
 import { seq2seqSteps } from "../../src/generate/seq2seq.js";
 import { loadModel } from "../../src/load/index.js";
 import { quantizedModules } from "../../src/load/storage.js";
-import { distanceBuckets } from "../../src/models/_t5.js";
+import { distanceBuckets } from "../../src/nn/buckets.js";
 import type { CacheDType } from "../../src/nn/cache.js";
 import { logits } from "../../src/nn/decoder.js";
 import type { Seq2SeqLM } from "../../src/nn/seq2seq.js";
@@ -207,11 +207,11 @@ for (const deviceName of ALL_DEVICES) {
 
 // Values of transformers' T5Attention._relative_position_bucket.
 test("distances fall into the buckets of the original", () => {
-  const both = distanceBuckets(32, 128, true);
+  const both = distanceBuckets({ count: 32, max: 128, both: true });
   const at = (distance: number): number => both[128 + distance]!;
   expect([0, 1, 7, 8, 12, 16, 64, 127, 128].map(at)).toEqual([0, 17, 23, 24, 25, 26, 30, 31, 31]);
   expect([-1, -7, -8, -12, -16, -64, -127, -128].map(at)).toEqual([1, 7, 8, 9, 10, 14, 15, 15]);
-  const past = distanceBuckets(32, 128, false);
+  const past = distanceBuckets({ count: 32, max: 128, both: false });
   expect([0, 5].map((d) => past[128 + d])).toEqual([0, 0]);
   expect([-1, -15, -16, -20, -32, -64, -127, -128].map((d) => past[128 + d])).toEqual([1, 15, 16, 17, 21, 26, 31, 31]);
 });

@@ -16,9 +16,11 @@ import {
 import { readFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 // @ts-expect-error a script without types
 import { elfBreaches } from "../../scripts/elf-gate.mjs";
+// @ts-expect-error a script without types
+import { describePlatform, PLATFORMS } from "../../scripts/stage.mjs";
 import { userCache } from "../../src/backends/_package.js";
 import { platformPackage } from "../../src/backends/native/platform-package.js";
 import { type Outcome, READY_TIMEOUT, ROOT, ready, run } from "../support/cli.js";
@@ -33,6 +35,41 @@ describe("the folder for caches", () => {
     expect(userCache({ LOCALAPPDATA: "C:\\Local" }, "win32")).toBe("C:\\Local");
     expect(userCache({}, "win32")).toMatch(/AppData.Local$/);
   });
+});
+
+it("what a system says of a file that it cannot load is one line", async () => {
+  // Windows' own words.
+  const message = "The specified module could not be found.\r\nC:\\octavo.node";
+  const load = vi.spyOn(process, "dlopen").mockImplementation(() => {
+    throw Object.assign(new Error(message), { code: "ERR_DLOPEN_FAILED" });
+  });
+  vi.stubEnv("OCTAVO_ADDON", "C:\\octavo.node");
+  vi.resetModules();
+  const { addon } = await import("../../src/backends/native/addon.js");
+  expect(() => addon()).toThrow(/cannot be loaded: The specified module could not be found\. C:\\octavo\.node\n/);
+  load.mockRestore();
+  vi.unstubAllEnvs();
+});
+
+it("every package of a platform stands as a literal where packers of programs look for it", () => {
+  const loader = readFileSync(join(ROOT, "src/backends/native/platform-package.ts"), "utf8");
+  const named = [
+    ...loader.matchAll(/case "@octavo\/([^"]+)":\n\s+return [^\n]*resolve\("@octavo\/([^"]+)\/octavo\.node"\)/g),
+  ];
+  expect(named.map(([, target]) => target)).toEqual(Object.keys(PLATFORMS as object));
+  for (const [, target, resolved] of named) expect(resolved).toBe(target);
+});
+
+it("a platform's package is for that platform alone, and says where it was not run", () => {
+  const describe = describePlatform as (target: string) => { readme: string; manifest: Record<string, unknown> };
+  expect(describe("linux-arm64-musl").manifest).toMatchObject({ os: ["linux"], cpu: ["arm64"], libc: ["musl"] });
+  const { manifest } = describe("win32-x64");
+  expect(manifest).toMatchObject({ name: "@octavo/win32-x64", os: ["win32"], cpu: ["x64"], files: ["octavo.node"] });
+  expect(manifest).not.toHaveProperty("libc"); // npm would install it nowhere
+  for (const target of Object.keys(PLATFORMS as object)) {
+    const { readme } = describe(target);
+    expect(readme.includes("not run there"), target).toBe(target.startsWith("darwin"));
+  }
 });
 
 describe("an installed package", () => {

@@ -27,6 +27,8 @@ const SETTINGS: TokenizerSettings = {
   clean_up_tokenization_spaces: false,
   return_token_type_ids: false,
   chat_template: null,
+  src_lang: null,
+  tgt_lang: null,
   name_or_path: "",
   init_kwargs: {},
 };

@@ -39,7 +39,9 @@ describe.each(kinds.map((kind) => [kind.name, kind] as const))("%s", (_name, kin
     const tokenizer = await open(kind);
     expect(texts.length).toBe(kind.encoded.length);
     expect(tokenizer.special_tokens_map).toEqual(kind.special);
-    expect([tokenizer.size, tokenizer.padding_side]).toEqual([kind.size, kind.padding_side]);
+    // Python's class does not count its hundred languages, though texts have their ids.
+    const languages = kind.name.startsWith("m2m") ? 100 : 0;
+    expect([tokenizer.size - languages, tokenizer.padding_side]).toEqual([kind.size, kind.padding_side]);
     for (const [i, [ids, plain, decoded, skipped]] of kind.encoded.entries()) {
       const text = texts[i]!;
       expect([text, tokenizer.encode(text)]).toEqual([text, ids]);

@@ -124,11 +124,15 @@ describe("losses of tasks", () => {
     await device.close();
   });
 
-  // The ops have tests on all devices; here one model with attention to padding, and one with relative biases.
-  const also: Readonly<Record<string, string>> = { "bert-answers single": "reference", "t5 own": "wasm" };
+  // The ops have tests on all devices; here a model with attention to padding, and models with relative positions.
+  const also: Readonly<Record<string, readonly string[]>> = {
+    "bert-answers single": ["reference"],
+    "t5 own": ["wasm"],
+    "deberta-v2 batch": ["reference", "wasm", "webgpu"],
+  };
   const runs = CASES.flatMap((one, n) => {
-    const more = also[`${one.model} ${one.own ? "own" : one.inputs}`];
-    const names = ["cpu", ...ALL_DEVICES.filter((name) => name === more)];
+    const more = also[`${one.model} ${one.own ? "own" : one.inputs}`] ?? [];
+    const names = ["cpu", ...ALL_DEVICES.filter((name) => more.includes(name))];
     return names.map((name) => [name, `${n} ${one.model} ${one.kind} ${Object.keys(one.config)}`, one] as const);
   });
   test.each(runs)("%s: %s", async (name, _, one) => {

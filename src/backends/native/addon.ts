@@ -211,7 +211,9 @@ function open(file: string, origin: AddonOrigin): Loaded {
     process.dlopen(module, resolve(file));
   } catch (error) {
     const { name, message, code } = error as Error & { code?: string };
-    throw new DeviceError(`the native add-on ${file} cannot be loaded: ${message}`, {
+    // Windows says it in two lines.
+    const said = message.replace(/\s*[\r\n]+/g, " ").trim();
+    throw new DeviceError(`the native add-on ${file} cannot be loaded: ${said}`, {
       hint: name === "NotCapable" ? "deno run --allow-read --allow-env --allow-ffi" : (FORBIDDEN[code!] ?? addonHint()),
       cause: error,
     });

@@ -21,6 +21,12 @@ function besideOctavo(name: string): string | undefined {
       return fileURLToPath(import.meta.resolve("@octavo/linux-arm64-gnu/octavo.node"));
     case "@octavo/linux-arm64-musl":
       return fileURLToPath(import.meta.resolve("@octavo/linux-arm64-musl/octavo.node"));
+    case "@octavo/win32-x64":
+      return fileURLToPath(import.meta.resolve("@octavo/win32-x64/octavo.node"));
+    case "@octavo/darwin-arm64":
+      return fileURLToPath(import.meta.resolve("@octavo/darwin-arm64/octavo.node"));
+    case "@octavo/darwin-x64":
+      return fileURLToPath(import.meta.resolve("@octavo/darwin-x64/octavo.node"));
   }
   return undefined;
 }

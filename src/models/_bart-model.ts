@@ -1,0 +1,180 @@
+// What BART and its descendants share around their layers: the embeddings of both stacks, and the head. They differ in where the norms
+// stand, in what tells positions apart, and in what their files name.
+
+import * as z from "zod";
+import { scope, type Tensor } from "../core/tensor.js";
+import type { Architecture, ConfigJson } from "../nn/architecture.js";
+import type { DecoderGeometry } from "../nn/decoder.js";
+import type { Vocabulary } from "../nn/model.js";
+import { Embedding, Linear, Module, Parameter } from "../nn/module.js";
+import { LayerNorm } from "../nn/norm.js";
+import { type Pass, runBlocks } from "../nn/pass.js";
+import { Seq2SeqLM } from "../nn/seq2seq.js";
+import { add } from "../ops/add.js";
+import { scale } from "../ops/scale.js";
+import { BartDecoderLayer, BartEncoderLayer, type BartLayerOptions, EPSILON } from "./_bart.js";
+import { activationName, count, headSize, readConfig } from "./_config.js";
+
+/** Fields of config.json that they share, with BART's defaults. */
+export const bartFields = {
+  vocab_size: count,
+  d_model: count,
+  encoder_layers: count.max(1024),
+  encoder_attention_heads: count,
+  encoder_ffn_dim: count,
+  decoder_layers: count.max(1024),
+  decoder_attention_heads: count,
+  decoder_ffn_dim: count,
+  activation_function: activationName.default("gelu"),
+  max_position_embeddings: count.default(1024),
+  scale_embedding: z.boolean().default(false),
+  tie_word_embeddings: z.boolean().default(true),
+  pad_token_id: z.int().nullable().default(1),
+};
+
+const shared = z.object(bartFields);
+export type BartConfig = z.infer<typeof shared>;
+
+const ALIASES = {
+  d_model: ["hidden_size"],
+  encoder_layers: ["num_hidden_layers"],
+  encoder_attention_heads: ["num_attention_heads"],
+};
+
+/** What distinguishes an architecture from another. */
+export interface BartKind {
+  readonly model_type: string;
+  readonly class_name: string;
+  readonly schema: z.ZodObject & z.ZodType<BartConfig>;
+  /** LayerNorm before each part, and one after the last layer of a stack; else after each part. */
+  readonly norm_before: boolean;
+  /** A LayerNorm of the embeddings. */
+  readonly norm_embedding: boolean;
+  /** The head has a bias, of zeros in most files, which some lack. */
+  readonly head_bias: boolean;
+  /** What is added for positions i32[B,T] that count from 0: [B,T,hidden]. */
+  readonly positions: (config: BartConfig) => Module & { forward(positions: Tensor): Tensor };
+  /** The encoder's positions count the tokens that are not this id, wherever padding stands. */
+  readonly counts_tokens?: boolean;
+  /** Tensors of files that are known and not needed. */
+  readonly ignore: RegExp;
+}
+
+/** An encoder's or a decoder's layers, with the embeddings before them. */
+class BartStack<L extends Module & { forward(x: Tensor, pass: Pass): Tensor }> extends Module {
+  embed_tokens: Embedding;
+  embed_positions: Module & { forward(positions: Tensor): Tensor };
+  layers: L[];
+  layernorm_embedding: LayerNorm | undefined;
+  layer_norm: LayerNorm | undefined;
+  readonly #scale: number;
+
+  constructor(c: BartConfig, kind: BartKind, words: Embedding, layers: L[]) {
+    super();
+    this.embed_tokens = words;
+    this.embed_positions = kind.positions(c);
+    this.layers = layers;
+    this.layernorm_embedding = kind.norm_embedding ? new LayerNorm(c.d_model, EPSILON) : undefined;
+    this.layer_norm = kind.norm_before ? new LayerNorm(c.d_model, EPSILON) : undefined;
+    this.#scale = c.scale_embedding ? Math.sqrt(c.d_model) : 1;
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return scope(() => {
+      const words = this.embed_tokens.forward(ids);
+      const scaled = this.#scale === 1 ? words : scale(words, this.#scale);
+      const placed = add(scaled, this.embed_positions.forward(pass.input.positions));
+      const embedded = this.layernorm_embedding?.forward(placed) ?? placed;
+      const h = runBlocks(this.layers, embedded, pass, (layer, x) => layer.forward(x, pass));
+      return this.layer_norm?.forward(h) ?? h;
+    });
+  }
+}
+
+export class BartModel extends Module {
+  shared: Embedding;
+  encoder: BartStack<BartEncoderLayer>;
+  decoder: BartStack<BartDecoderLayer>;
+
+  constructor(c: BartConfig, kind: BartKind) {
+    super();
+    const both = { width: c.d_model, act: c.activation_function, norm_before: kind.norm_before, key_bias: true };
+    const encoder: BartLayerOptions = { ...both, heads: c.encoder_attention_heads, inner: c.encoder_ffn_dim };
+    const decoder: BartLayerOptions = { ...both, heads: c.decoder_attention_heads, inner: c.decoder_ffn_dim };
+    const layers = Array.from({ length: c.encoder_layers }, () => new BartEncoderLayer(encoder));
+    const decoding = Array.from({ length: c.decoder_layers }, (_, layer) => new BartDecoderLayer(decoder, layer));
+    this.shared = new Embedding(c.vocab_size, c.d_model, c.pad_token_id);
+    this.encoder = new BartStack(c, kind, this.shared, layers);
+    this.decoder = new BartStack(c, kind, this.shared, decoding);
+  }
+}
+
+class BartForConditionalGeneration extends Seq2SeqLM {
+  model: BartModel;
+  lm_head: Linear;
+  final_logits_bias: Parameter | undefined;
+  readonly geometry: DecoderGeometry;
+  override readonly encoder_positions: number;
+  override readonly padding_idx: number | undefined;
+
+  readonly #class_name: string;
+
+  constructor(c: BartConfig, kind: BartKind) {
+    super();
+    this.#class_name = kind.class_name;
+    this.model = new BartModel(c, kind);
+    this.lm_head = new Linear(c.d_model, c.vocab_size);
+    if (c.tie_word_embeddings) this.lm_head.tie(this.model.shared.weight);
+    this.final_logits_bias = kind.head_bias ? new Parameter(1, c.vocab_size) : undefined;
+    if (this.final_logits_bias) this.final_logits_bias.optional = true;
+    this.padding_idx = kind.counts_tokens ? (c.pad_token_id ?? undefined) : undefined;
+    this.encoder_positions = c.max_position_embeddings;
+    this.geometry = {
+      layers: c.decoder_layers,
+      heads: c.decoder_attention_heads,
+      groups: c.decoder_attention_heads,
+      head_dim: headSize(c.d_model, c.decoder_attention_heads),
+      hidden: c.d_model,
+      vocab: c.vocab_size,
+      max_positions: c.max_position_embeddings,
+    };
+  }
+
+  override get class_name(): string {
+    return this.#class_name;
+  }
+
+  get stacks(): Seq2SeqLM["stacks"] {
+    return this.model;
+  }
+
+  override vocabulary(): Vocabulary {
+    return { words: this.model.shared, geometry: this.geometry, offsets: this.final_logits_bias };
+  }
+
+  output_embeddings(): Linear {
+    return this.lm_head;
+  }
+
+  override head(hidden: Tensor): Tensor {
+    const { lm_head, final_logits_bias: bias } = this;
+    if (!bias?.filled) return lm_head.forward(hidden);
+    return lm_head.weight.weight.linear(hidden, { bias: bias.value.view(-1) });
+  }
+}
+
+/** The fields of a config.json of a kind. @throws ConfigError */
+export function readBart(json: ConfigJson, kind: BartKind): BartConfig {
+  return readConfig(json, kind.schema, ALIASES);
+}
+
+/** The architecture of a kind. */
+export function bartAs(kind: BartKind): Architecture {
+  return {
+    model_type: kind.model_type,
+    tasks: {
+      "seq2seq-lm": (json) => new BartForConditionalGeneration(readBart(json, kind), kind).name_tree(),
+    },
+    names: [{ ignore: kind.ignore }, { prefix: "model." }],
+  };
+}

@@ -1,0 +1,30 @@
+// Marian (Junczys-Dowmunt et al. 2018), the translators of OPUS-MT: BART's layers with sinusoids for positions, and no norm of the
+// embeddings.
+
+import * as z from "zod";
+import type { Architecture } from "../nn/architecture.js";
+import { type BartConfig, bartAs, bartFields } from "./_bart-model.js";
+import { count } from "./_config.js";
+import { marianSinusoids } from "./_sinusoids.js";
+
+export const marian: Architecture = bartAs({
+  model_type: "marian",
+  class_name: "MarianMTModel",
+  schema: z.object({
+    ...bartFields,
+    pad_token_id: z.int().nullable().default(58_100),
+    share_encoder_decoder_embeddings: z.literal(true).default(true),
+    /** Without effect where both stacks have one table. */
+    decoder_vocab_size: count.nullish(),
+    // Of files from before there was a class of its own; all are Marian as it is.
+    normalize_before: z.literal(false).default(false),
+    normalize_embedding: z.literal(false).default(false),
+    add_final_layer_norm: z.literal(false).default(false),
+    static_position_embeddings: z.literal(true).default(true),
+  }),
+  norm_before: false,
+  norm_embedding: false,
+  head_bias: true,
+  positions: (c: BartConfig) => marianSinusoids(c.max_position_embeddings, c.d_model),
+  ignore: /^model\.(encoder|decoder)\.(version|embed_positions\.weight)$/,
+});

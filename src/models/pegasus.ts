@@ -1,0 +1,25 @@
+// Pegasus (Zhang et al. 2020), for summaries: BART's layers with the norms before each part, and sinusoids for positions.
+
+import * as z from "zod";
+import type { Architecture } from "../nn/architecture.js";
+import { type BartConfig, bartAs, bartFields } from "./_bart-model.js";
+import { marianSinusoids } from "./_sinusoids.js";
+
+export const pegasus: Architecture = bartAs({
+  model_type: "pegasus",
+  class_name: "PegasusForConditionalGeneration",
+  schema: z.object({
+    ...bartFields,
+    pad_token_id: z.int().nullable().default(0),
+    // Of files from before there was a class of its own; all are Pegasus as it is.
+    normalize_before: z.literal(true).default(true),
+    normalize_embedding: z.literal(false).default(false),
+    add_final_layer_norm: z.literal(true).default(true),
+    static_position_embeddings: z.literal(true).default(true),
+  }),
+  norm_before: true,
+  norm_embedding: false,
+  head_bias: true,
+  positions: (c: BartConfig) => marianSinusoids(c.max_position_embeddings, c.d_model),
+  ignore: /^model\.(encoder|decoder)\.(version|embed_positions\.weight)$/,
+});

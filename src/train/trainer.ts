@@ -228,7 +228,7 @@ export class Trainer {
         from,
         signal: signal as AbortSignal | undefined,
         evaluate: eval_dataset === undefined ? undefined : () => this.#evaluate(eval_dataset, "eval"),
-        log: (logs) => this.#note(logs),
+        log: (logs) => this.#logged(logs),
         begin: (state, optimizer, lr_scheduler) => {
           this.state = state;
           this.#handler.context = { ...this.#handler.context, optimizer, lr_scheduler };
@@ -279,7 +279,7 @@ export class Trainer {
     const all: Logs = {};
     for (const [name, one] of this.#evaluated(dataset, prefix)) {
       const { metrics } = await this.#over(one, name, false);
-      Object.assign(all, await this.#note(metrics));
+      Object.assign(all, await this.#logged(metrics));
     }
     await this.#handler.tell("on_evaluate", this.args, this.state, { metrics: all });
     return all;
@@ -313,17 +313,21 @@ export class Trainer {
 
   /** Adds numbers to the history, with epoch and step, and tells callbacks. @throws OptionError */
   async log(logs: Logs): Promise<void> {
-    await this.#note(logs);
-  }
-
-  /** @returns the numbers with those of the run, as Python adds them to what it is given */
-  async #note(logs: Logs): Promise<Logs> {
     const numbers = Object.fromEntries(entriesOf("log", logs)) as Logs;
     if (this.state.max_steps > 0) numbers.epoch = this.state.epoch;
     const { include_num_input_tokens_seen: counts } = this.args;
     if (counts !== false && counts !== "no") numbers.num_input_tokens_seen = this.state.num_input_tokens_seen;
     this.state.log_history.push({ ...numbers, step: this.state.global_step });
     await this.#handler.tell("on_log", this.args, this.state, { logs: numbers });
+  }
+
+  /** Logs numbers; gives them with what `log` has added, as Python's changes what it is given. */
+  async #logged(logs: Logs): Promise<Logs> {
+    const { log_history: history } = this.state;
+    const before = history.length;
+    await this.log(logs);
+    if (history.length === before) return logs; // a log of the user's own that keeps nothing
+    const { step: _, ...numbers } = history.at(-1)!;
     return numbers;
   }
 

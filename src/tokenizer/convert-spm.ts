@@ -12,7 +12,6 @@ import {
   type Vocabulary,
 } from "./convert.js";
 import { fail, type Json, type JsonObject } from "./json-file.js";
-import { M2M_100 } from "./languages.js";
 import { PIECE, type SentencePieceModel } from "./sentencepiece.js";
 
 const MARK = "\u2581";
@@ -51,11 +50,11 @@ interface Rules {
   readonly model?: (model: SentencePieceModel, options: ConvertOptions) => JsonObject;
 }
 
-function metaspace(prepend_scheme: "always" | "first" | "never", split = true): JsonObject {
+export function metaspace(prepend_scheme: "always" | "first" | "never", split = true): JsonObject {
   return { type: "Metaspace", replacement: MARK, prepend_scheme, split };
 }
 
-function sequence(key: "pretokenizers" | "normalizers" | "decoders", items: Json[]): JsonObject {
+export function sequence(key: "pretokenizers" | "normalizers" | "decoders", items: Json[]): JsonObject {
   return { type: "Sequence", [key]: items };
 }
 
@@ -315,7 +314,7 @@ export function isSentencePiece(name: string | undefined): boolean {
 /**
  * Pairs of pieces that together are a piece, in the order of the pieces they make, the shortest left part first.
  */
-function mergesOf(ids: ReadonlyMap<string, number>): [string, string][] {
+export function mergesOf(ids: ReadonlyMap<string, number>): [string, string][] {
   const merges: [string, string][] = [];
   for (const piece of ids.keys()) {
     for (let at = 1; at < piece.length; at++) {
@@ -336,7 +335,7 @@ function base64(bytes: Uint8Array): string {
 }
 
 /** The table of characters that the model's text is normalized by. */
-function tableOf({ charsmap }: SentencePieceModel): Json[] {
+export function tableOf({ charsmap }: SentencePieceModel): Json[] {
   return charsmap.length > 0 ? [{ type: "Precompiled", precompiled_charsmap: base64(charsmap) }] : [];
 }
 
@@ -407,77 +406,5 @@ export function convertSentencePiece(model: SentencePieceModel, options: Convert
             byte_fallback: name === undefined && model.byte_fallback,
             vocab: scores.map(([token, score]) => [token, score]),
           },
-  };
-}
-
-/** A class whose pieces have the ids of a vocab.json beside the model. */
-interface VocabularyRules {
-  /** Tokens that are cut out of texts, beside the named ones. */
-  readonly added: (vocabulary: Vocabulary) => Json[];
-  /** What is written after a special token. */
-  readonly after: string;
-}
-
-/** What is white space beside spaces, the model's table says. */
-const SPACES = { type: "Split", pattern: { String: " " }, behavior: "Removed", invert: false };
-
-const WITH_VOCABULARY: Readonly<Record<string, VocabularyRules>> = {
-  MarianTokenizer: {
-    // A language at the beginning of a text, which is no special token.
-    added: ({ ids }) =>
-      Object.keys(ids)
-        .filter((token) => /^>>.+<<$/.test(token))
-        .map((content) => ({ id: Number(ids[content]), content, special: false, normalized: false })),
-    after: " ",
-  },
-  M2M100Tokenizer: {
-    added: ({ ids }) => {
-      const first = Object.keys(ids).length;
-      return M2M_100.split(" ").map((code, i) => {
-        // Special where a file lists them, as those of published models do.
-        return { id: first + i, content: `__${code}__`, special: false, normalized: false };
-      });
-    },
-    after: "",
-  },
-};
-
-/** True for classes with a vocabulary beside the SentencePiece model. */
-export function hasVocabulary(name: string | undefined): boolean {
-  return name !== undefined && Object.hasOwn(WITH_VOCABULARY, name);
-}
-
-/**
- * A tokenizer from a SentencePiece model and a vocabulary, which need not have the same pieces.
- * @throws FormatError when the vocabulary lacks the unknown token or what ends a text
- */
-export function convertWithVocabulary(
-  model: SentencePieceModel,
-  vocabulary: Vocabulary,
-  options: ConvertOptions,
-): JsonObject {
-  const pieces = model.pieces.filter(({ type }) => type !== PIECE.control);
-  const ids = new Map(pieces.map(({ piece }, id) => [piece, id]));
-  const [unk_token] = tokenWithId(vocabulary, options, "unk_token");
-  const eos = tokenWithId(vocabulary, options, "eos_token");
-  const bpe = { type: "BPE", unk_token: model.names.unk, fuse_unk: true, byte_fallback: model.byte_fallback };
-  const inner =
-    model.model_type === "bpe"
-      ? { ...bpe, vocab: Object.fromEntries(ids), merges: mergesOf(ids) }
-      : {
-          type: "Unigram",
-          unk_id: ids.get(model.names.unk) ?? null,
-          vocab: pieces.map(({ piece, score }) => [piece, score]),
-        };
-  const [table = null] = tableOf(model);
-  const rules = WITH_VOCABULARY[options.tokenizer_class!]!;
-  return {
-    version: "1.0",
-    added_tokens: rules.added(vocabulary),
-    normalizer: table,
-    pre_tokenizer: sequence("pretokenizers", [SPACES, metaspace("always")]),
-    post_processor: template([["A"], [eos]], [["A"], ["B"], [eos]]),
-    decoder: { type: "Pieces", after: rules.after },
-    model: { type: "Pieces", unk_token, vocab: vocabulary.ids, inner },
   };
 }

@@ -10,8 +10,7 @@ import type { EncoderModel, EncoderOutputs } from "../nn/encoder.js";
 import type { Pass, PassInput } from "../nn/pass.js";
 import { TextLengths } from "../nn/text-lengths.js";
 import { contiguous, copyInto } from "../ops/copy.js";
-import { embedding as lookUp } from "../ops/embedding.js";
-import { pool, unitLength } from "../ops/pool.js";
+import { pool, rowsAt, unitLength } from "../ops/pool.js";
 import { type After, type Inputs, readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
 import { type Batch, placesOf, readBatch, textLengths } from "./inputs.js";
@@ -180,13 +179,6 @@ export function lastOf({ rows, steps, mask }: Pick<Batch, "rows" | "steps" | "ma
   });
 }
 
-/** The states [B,hidden] of one token of each row of hidden[B,T,hidden]. */
-export function tokensOf(hidden: Tensor, columns: readonly number[]): Tensor {
-  const [rows = 0, steps = 0, width = 0] = hidden.shape;
-  const at = Int32Array.from(columns, (column, row) => row * steps + column);
-  return lookUp(hidden.view(-1, width), Tensor.from(hidden.device, at, [rows]));
-}
-
 /**
  * One vector for each text, [B,hidden], or as many hidden sizes wide as there are poolings.
  * @param last the last token of each text
@@ -197,10 +189,12 @@ export function embedding(
   { pooling, normalize }: SentenceEmbedding,
   last: readonly number[],
 ): Tensor {
-  const [rows = 0, , width = 0] = hidden.shape;
+  const [rows = 0, steps = 0, width = 0] = hidden.shape;
   const parts = pooling.map((kind) => {
     if (kind === "cls") return contiguous(hidden.select(1, 0));
-    return kind === "lasttoken" ? tokensOf(hidden, last) : pool(hidden, mask, kind);
+    if (kind !== "lasttoken") return pool(hidden, mask, kind);
+    const at = Int32Array.from(last, (column, row) => row * steps + column);
+    return rowsAt(hidden, Tensor.from(hidden.device, at, [rows]));
   });
   let whole = parts[0]!;
   if (parts.length > 1) {

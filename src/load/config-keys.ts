@@ -11,23 +11,23 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   loading: "model_type architectures dtype torch_dtype quantization_config transformers_weights _name_or_path",
   // Read by generate(), or by the tokenizer.
   tokens: `bos_token_id eos_token_id pad_token_id decoder_start_token_id unk_token_id sep_token_id cls_token_id mask_token_id
-    forced_bos_token_id forced_eos_token_id tokenizer_class prefix`,
+    forced_bos_token_id forced_eos_token_id tokenizer_class model_max_length prefix`,
   generation: `max_length max_new_tokens min_length min_new_tokens do_sample early_stopping num_beams num_beam_groups
     diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate suppress_tokens
     begin_suppress_tokens forced_decoder_ids exponential_decay_length_penalty remove_invalid_values use_cache task_specific_params
     cache_implementation`,
   // Of classifiers: what has an effect on their shape they read themselves.
-  labels: "id2label label2id num_labels problem_type finetuning_task",
-  training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop
-    activation_dropout classifier_dropout dropout dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob layerdrop
-    resid_pdrop qa_dropout seq_classif_dropout embedding_dropout residual_dropout mlp_dropout initializer_cutoff_factor feat_proj_dropout
-    feat_quantizer_dropout feat_extract_dropout final_dropout drop_path_rate ctc_loss_reduction ctc_zero_infinity
-    layerscale_value use_mask_token logit_scale_init_value encoder_layerdrop decoder_layerdrop apply_spec_augment
-    mask_time_prob mask_time_length
-    mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks summary_first_dropout summary_last_dropout classifier_dropout_prob pooler_dropout cls_dropout router_aux_loss_coef router_jitter_noise gradient_checkpointing`,
+  labels: "id2label label2id num_labels _num_labels problem_type finetuning_task",
+  training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop activation_dropout
+    classifier_dropout dropout dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob layerdrop resid_pdrop qa_dropout
+    seq_classif_dropout embedding_dropout residual_dropout mlp_dropout initializer_cutoff_factor feat_proj_dropout
+    feat_quantizer_dropout feat_extract_dropout final_dropout drop_path_rate ctc_loss_reduction ctc_zero_infinity layerscale_value
+    use_mask_token logit_scale_init_value encoder_layerdrop decoder_layerdrop apply_spec_augment mask_time_prob mask_time_length
+    mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks summary_first_dropout summary_last_dropout
+    classifier_dropout_prob pooler_dropout cls_dropout router_aux_loss_coef router_jitter_noise gradient_checkpointing classif_dropout`,
   // Other ways to the same numbers: sums in f32 are exact enough for all of them.
-  numerics: `pretraining_tp slow_but_exact reorder_and_upcast_attn attention_softmax_in_fp32 masked_softmax_fusion
+  numerics: `pretraining_tp slow_but_exact reorder_and_upcast_attn attention_softmax_in_fp32 scale_attention_softmax_in_fp32 masked_softmax_fusion
     bias_dropout_fusion skip_bias_add skip_bias_add_qkv offset_alibi chunk_size_feed_forward use_bfloat16 _attn_implementation
     attn_implementation _attn_implementation_autoset _experts_implementation deterministic_flash_attn reference_compile repad_logits_with_grad`,
   // Of heads and classes that these files may also serve.
@@ -41,12 +41,15 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   mpt: "init_config init_device emb_pdrop embedding_fraction learned_pos_emb verbose tokenizer_name",
   // What files say of themselves.
   notes: `n_ctx n_positions transformers_version _commit_hash model_name_or_path output_past auto_map unsloth_fixed unsloth_version
-    is_encoder_decoder language languages license tags _sliding_window_pattern`,
+    is_encoder_decoder language languages license tags save_step _sliding_window_pattern`,
 };
 
 /** Keys that change nothing at these values, which files often spell out. */
 const NEUTRAL: Readonly<Record<string, unknown>> = {
+  add_bias_logits: false,
   add_cross_attention: false,
+  force_bos_token_to_be_generated: false,
+  scale_attn_weights: true,
   is_decoder: false,
   tie_encoder_decoder: false,
   tie_weights_: true,

@@ -8,7 +8,7 @@ import { type EncoderGeometry, EncoderModel, type EncoderOutputs } from "../nn/e
 import type { Vocabulary } from "../nn/model.js";
 import { Linear, Module } from "../nn/module.js";
 import { Pass } from "../nn/pass.js";
-import { embedding } from "../ops/embedding.js";
+import { rowsAt } from "../ops/pool.js";
 import { type BartKind, BartModel, readBart } from "./_bart-model.js";
 import { labelCount, readConfig } from "./_config.js";
 
@@ -93,8 +93,7 @@ export class BartForSequenceClassification extends EncoderModel {
       const { attention, place, checkpoint } = pass;
       using decoding = new Pass({ positions, encoded: { hidden, mask } }, { attention, place, checkpoint });
       const states = this.model.decoder.forward(decoding, decoder_ids);
-      const { hidden: width } = this.geometry;
-      return embedding(states.view(-1, width), chosen).view(-1, 1, width);
+      return rowsAt(states, chosen).view(-1, 1, this.geometry.hidden);
     });
   }
 

@@ -12,25 +12,31 @@ import { type Pass, runBlocks } from "../nn/pass.js";
 import { Seq2SeqLM } from "../nn/seq2seq.js";
 import { add } from "../ops/add.js";
 import { scale } from "../ops/scale.js";
-import { BartDecoderLayer, BartEncoderLayer, type BartLayerOptions, EPSILON } from "./_bart.js";
-import { activationName, count, headSize, readConfig } from "./_config.js";
+import { BartDecoderLayer, BartEncoderLayer, type BartLayerOptions, EPSILON, stackFields } from "./_bart.js";
+import { count, headSize, readConfig } from "./_config.js";
 
 /** Fields of config.json that they share, with BART's defaults. */
 export const bartFields = {
   vocab_size: count,
-  d_model: count,
-  encoder_layers: count.max(1024),
-  encoder_attention_heads: count,
-  encoder_ffn_dim: count,
-  decoder_layers: count.max(1024),
-  decoder_attention_heads: count,
-  decoder_ffn_dim: count,
-  activation_function: activationName.default("gelu"),
+  ...stackFields,
   max_position_embeddings: count.default(1024),
   scale_embedding: z.boolean().default(false),
   tie_word_embeddings: z.boolean().default(true),
   pad_token_id: z.int().nullable().default(1),
 };
+
+/**
+ * What early files of descendants with sinusoids for positions say of their class, from before there was one for each: nothing but what it
+ * is, else they are refused.
+ */
+export const sinusoidFields = (norm_before: boolean) => ({
+  normalize_before: z.literal(norm_before).default(norm_before),
+  normalize_embedding: z.literal(false).default(false),
+  add_final_layer_norm: z.literal(norm_before).default(norm_before),
+  static_position_embeddings: z.literal(true).default(true),
+  /** Read by nothing: sinusoids have no rows to spare. */
+  extra_pos_embeddings: z.int().nullish(),
+});
 
 const shared = z.object(bartFields);
 export type BartConfig = z.infer<typeof shared>;

@@ -8,7 +8,19 @@ import { LayerNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
 import type { CrossAttention } from "../nn/seq2seq.js";
 import type { Act } from "../ops/activation.js";
-import { headSize } from "./_config.js";
+import { activationName, count, headSize } from "./_config.js";
+
+/** Fields of config.json that say how deep and wide both stacks are. */
+export const stackFields = {
+  d_model: count,
+  encoder_layers: count.max(1024),
+  encoder_attention_heads: count,
+  encoder_ffn_dim: count,
+  decoder_layers: count.max(1024),
+  decoder_attention_heads: count,
+  decoder_ffn_dim: count,
+  activation_function: activationName.default("gelu"),
+};
 
 /** What distinguishes the layers of one stack from those of another. */
 export interface BartLayerOptions {

@@ -3,9 +3,8 @@
 // side behind one norm.
 
 import * as z from "zod";
-import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { ConfigJson, NameRule } from "../nn/architecture.js";
+import type { ConfigJson } from "../nn/architecture.js";
 import { type AttendOptions, attend } from "../nn/attend.js";
 import { clip } from "../nn/clip.js";
 import { DecoderForCausalLM } from "../nn/decoder.js";
@@ -19,23 +18,8 @@ import type { Act } from "../ops/activation.js";
 import { gated } from "../ops/gated.js";
 import { rope } from "../ops/rope.js";
 import { scale } from "../ops/scale.js";
-import { activationName, count, headSize } from "./_config.js";
-
-/** Fields of config.json that they share. */
-export const decoderFields = {
-  vocab_size: count,
-  hidden_size: count,
-  intermediate_size: count,
-  num_hidden_layers: count.max(1024),
-  num_attention_heads: count,
-  num_key_value_heads: count.nullish(),
-  head_dim: count.nullish(),
-  hidden_act: activationName.default("silu"),
-  tie_word_embeddings: z.boolean().default(false),
-};
-
-/** Names of tensors in their files. */
-export const decoderNames: readonly NameRule[] = [{ ignore: /rotary_emb\.inv_freq$/ }, { prefix: "model." }];
+import { headSize } from "./_config.js";
+import { decoderFields, groupsOf } from "./_decoder.js";
 
 const shared = z.object(decoderFields);
 
@@ -59,12 +43,7 @@ export function resolveDecoder<F extends Omit<Fields, "head_dim"> & Partial<Pick
   { share = 1, theta }: { share?: number; theta?: number } = {},
 ): Omit<F, "head_dim"> & DecoderConfig {
   const heads = fields.num_attention_heads;
-  const groups = fields.num_key_value_heads ?? heads;
-  if (heads % groups !== 0) {
-    throw new ConfigError(`config.json: ${heads} attention heads cannot share ${groups} key-value heads`, {
-      hint: CONFIG_HINT,
-    });
-  }
+  const groups = groupsOf(heads, fields.num_key_value_heads);
   const head_dim = fields.head_dim ?? headSize(fields.hidden_size, heads);
   const own = ropeFields(json, theta);
   const dim = rotaryDims(own.scaling, share, head_dim, "partial_rotary_factor");

@@ -5,7 +5,7 @@ import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
-import type { ConfigJson, NameRule } from "../nn/architecture.js";
+import type { ConfigJson } from "../nn/architecture.js";
 import { type AttendOptions, attend } from "../nn/attend.js";
 import { DecoderForCausalLM } from "../nn/decoder.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
@@ -17,26 +17,18 @@ import type { Act } from "../ops/activation.js";
 import { gated } from "../ops/gated.js";
 import { rope } from "../ops/rope.js";
 import { scale } from "../ops/scale.js";
-import { activationName, count, epsilon, headSize } from "./_config.js";
+import { count, epsilon, headSize } from "./_config.js";
+import { decoderFields, decoderNames, groupsOf } from "./_decoder.js";
 
 /** Fields of config.json that they share. */
 export const llamaFields = {
-  vocab_size: count,
-  hidden_size: count,
-  intermediate_size: count,
-  num_hidden_layers: count.max(1024),
-  num_attention_heads: count,
-  num_key_value_heads: count.nullish(),
-  head_dim: count.nullish(),
-  hidden_act: activationName.default("silu"),
+  ...decoderFields,
   max_position_embeddings: count.default(2048),
   rms_norm_eps: epsilon.default(1e-6),
-  tie_word_embeddings: z.boolean().default(false),
   attention_bias: z.boolean().default(false),
 };
 
-/** Names of tensors in their files. */
-export const llamaNames: readonly NameRule[] = [{ ignore: /rotary_emb\.inv_freq$/ }, { prefix: "model." }];
+export { decoderNames as llamaNames };
 
 /** A bias that files of an architecture name and never have. */
 export const never: z.ZodType<boolean, boolean | undefined> = z.literal(false).default(false);
@@ -90,12 +82,7 @@ export function resolveLlama<F extends Fields>(
   rotation: (head_dim: number) => RopeFrequencies = (dim) => ropeFrequencies({ ...ropeFields(json), dim }),
 ): LlamaConfig<F> {
   const heads = fields.num_attention_heads;
-  const groups = fields.num_key_value_heads ?? heads;
-  if (heads % groups !== 0) {
-    throw new ConfigError(`config.json: ${heads} attention heads cannot share ${groups} key-value heads`, {
-      hint: CONFIG_HINT,
-    });
-  }
+  const groups = groupsOf(heads, fields.num_key_value_heads);
   const head_dim = fields.head_dim ?? headSize(fields.hidden_size, heads);
   if (head_dim % 2 !== 0) {
     throw new ConfigError(`config.json: rotary positions need an even head_dim, got ${head_dim}`, {

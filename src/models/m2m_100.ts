@@ -3,7 +3,7 @@
 
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
-import { type BartConfig, bartAs, bartFields } from "./_bart-model.js";
+import { type BartConfig, bartAs, bartFields, sinusoidFields } from "./_bart-model.js";
 import { activationName } from "./_config.js";
 import { fairseqSinusoids } from "./_sinusoids.js";
 
@@ -15,11 +15,7 @@ export const m2m_100: Architecture = bartAs({
     activation_function: activationName.default("relu"),
     scale_embedding: z.boolean().default(true),
     pad_token_id: z.int().min(0).max(1024).default(1),
-    // Of early files; all are M2M-100 as it is.
-    normalize_before: z.literal(true).default(true),
-    normalize_embedding: z.literal(false).default(false),
-    add_final_layer_norm: z.literal(true).default(true),
-    static_position_embeddings: z.literal(true).default(true),
+    ...sinusoidFields(true),
   }),
   norm_before: true,
   norm_embedding: false,

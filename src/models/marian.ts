@@ -3,7 +3,7 @@
 
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
-import { type BartConfig, bartAs, bartFields } from "./_bart-model.js";
+import { type BartConfig, bartAs, bartFields, sinusoidFields } from "./_bart-model.js";
 import { count } from "./_config.js";
 import { marianSinusoids } from "./_sinusoids.js";
 
@@ -16,11 +16,7 @@ export const marian: Architecture = bartAs({
     share_encoder_decoder_embeddings: z.literal(true).default(true),
     /** Without effect where both stacks have one table. */
     decoder_vocab_size: count.nullish(),
-    // Of files from before there was a class of its own; all are Marian as it is.
-    normalize_before: z.literal(false).default(false),
-    normalize_embedding: z.literal(false).default(false),
-    add_final_layer_norm: z.literal(false).default(false),
-    static_position_embeddings: z.literal(true).default(true),
+    ...sinusoidFields(false),
   }),
   norm_before: false,
   norm_embedding: false,

@@ -4,13 +4,12 @@ import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { readConfig } from "./_config.js";
+import { decoderFields, decoderNames } from "./_decoder.js";
 import {
   DecoderAttention,
   DecoderLayer,
   DecoderMLP,
-  decoderFields,
   decoderForCausalLM,
-  decoderNames,
   resolveDecoder,
 } from "./_layer-norm-decoder.js";
 

@@ -2,7 +2,7 @@
 
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
-import { type BartConfig, bartAs, bartFields } from "./_bart-model.js";
+import { type BartConfig, bartAs, bartFields, sinusoidFields } from "./_bart-model.js";
 import { marianSinusoids } from "./_sinusoids.js";
 
 export const pegasus: Architecture = bartAs({
@@ -11,11 +11,7 @@ export const pegasus: Architecture = bartAs({
   schema: z.object({
     ...bartFields,
     pad_token_id: z.int().nullable().default(0),
-    // Of files from before there was a class of its own; all are Pegasus as it is.
-    normalize_before: z.literal(true).default(true),
-    normalize_embedding: z.literal(false).default(false),
-    add_final_layer_norm: z.literal(true).default(true),
-    static_position_embeddings: z.literal(true).default(true),
+    ...sinusoidFields(true),
   }),
   norm_before: true,
   norm_embedding: false,

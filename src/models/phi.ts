@@ -5,15 +5,8 @@ import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { activationName, epsilon, readConfig } from "./_config.js";
-import {
-  DecoderAttention,
-  DecoderLayer,
-  decoderFields,
-  decoderForCausalLM,
-  decoderNames,
-  PlainMLP,
-  resolveDecoder,
-} from "./_layer-norm-decoder.js";
+import { decoderFields, decoderNames } from "./_decoder.js";
+import { DecoderAttention, DecoderLayer, decoderForCausalLM, PlainMLP, resolveDecoder } from "./_layer-norm-decoder.js";
 
 const schema = z.object({
   ...decoderFields,

@@ -5,14 +5,13 @@ import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { epsilon, readConfig } from "./_config.js";
+import { decoderFields, decoderNames } from "./_decoder.js";
 import { NormPerHead } from "./_head-norms.js";
 import {
   DecoderAttention,
   DecoderLayer,
   DecoderMLP,
-  decoderFields,
   decoderForCausalLM,
-  decoderNames,
   resolveDecoder,
 } from "./_layer-norm-decoder.js";
 

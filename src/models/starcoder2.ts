@@ -4,15 +4,8 @@ import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { activationName, count, epsilon, readConfig } from "./_config.js";
-import {
-  DecoderAttention,
-  DecoderLayer,
-  decoderFields,
-  decoderForCausalLM,
-  decoderNames,
-  PlainMLP,
-  resolveDecoder,
-} from "./_layer-norm-decoder.js";
+import { decoderFields, decoderNames } from "./_decoder.js";
+import { DecoderAttention, DecoderLayer, decoderForCausalLM, PlainMLP, resolveDecoder } from "./_layer-norm-decoder.js";
 
 const schema = z.object({
   ...decoderFields,
@@ -25,6 +18,9 @@ const schema = z.object({
   // Of the files, which transformers' class does not read.
   norm_type: z.literal("layer_norm").default("layer_norm"),
   mlp_type: z.literal("default").default("default"),
+  /** Read by nothing: `hidden_act` and `norm_epsilon` count. */
+  activation_function: z.string().nullish(),
+  layer_norm_epsilon: z.number().nullish(),
 });
 
 export const starcoder2: Architecture = {

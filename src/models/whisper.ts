@@ -14,20 +14,13 @@ import { type Pass, runBlocks } from "../nn/pass.js";
 import { Seq2SeqLM } from "../nn/seq2seq.js";
 import { add } from "../ops/add.js";
 import { contiguous } from "../ops/copy.js";
-import { BartDecoderLayer, BartEncoderLayer, type BartLayerOptions, EPSILON } from "./_bart.js";
-import { activationName, count, headSize, readConfig } from "./_config.js";
+import { BartDecoderLayer, BartEncoderLayer, type BartLayerOptions, EPSILON, stackFields } from "./_bart.js";
+import { count, headSize, readConfig } from "./_config.js";
 
 const schema = z.object({
   vocab_size: count,
   num_mel_bins: count.default(80),
-  d_model: count,
-  encoder_layers: count.max(1024),
-  encoder_attention_heads: count,
-  encoder_ffn_dim: count,
-  decoder_layers: count.max(1024),
-  decoder_attention_heads: count,
-  decoder_ffn_dim: count,
-  activation_function: activationName.default("gelu"),
+  ...stackFields,
   max_source_positions: count.default(1500),
   max_target_positions: count.default(448),
   /** Read by nothing: transformers has the field and never scales. */

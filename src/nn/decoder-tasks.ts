@@ -3,7 +3,7 @@
 
 import { ConfigError, OptionError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
-import { embedding } from "../ops/embedding.js";
+import { rowsAt } from "../ops/pool.js";
 import type { Architecture, ConfigJson } from "./architecture.js";
 import { type CausalLM, DecoderForCausalLM } from "./decoder.js";
 import { type BatchIds, EncoderForTask, type EncoderModel } from "./encoder.js";
@@ -26,11 +26,6 @@ function lastTokens({ ids, rows, steps }: BatchIds, pad: unknown): Int32Array {
     if (typeof pad === "number") while (at > 0 && ids[row * steps + at] === pad) at--;
     return row * steps + at;
   });
-}
-
-/** The states [B,hidden] of the chosen tokens. */
-function chosenOf(hidden: Tensor, pass: Pass): Tensor {
-  return embedding(hidden.view(-1, hidden.shape.at(-1)!), pass.input.judged!.chosen);
 }
 
 /**
@@ -75,7 +70,7 @@ export function decoderTasks(
       return new EncoderForTask({
         ...{ ...shared, name: `${name}ForSequenceClassification`, prefix, heads: { score }, unquantized: ["score"] },
         beside: (batch) => ({ chosen: lastTokens(batch, json.pad_token_id) }),
-        outputs: (hidden, pass) => ({ logits: score.forward(chosenOf(hidden, pass)) }),
+        outputs: (hidden, pass) => ({ logits: score.forward(rowsAt(hidden, pass.input.judged!.chosen)) }),
       });
     },
     "token-classification": (json): EncoderModel => {

@@ -2,6 +2,7 @@
 
 import type { Tensor } from "../core/tensor.js";
 import { attention } from "./attention.js";
+import { embedding } from "./embedding.js";
 import { filled } from "./fill.js";
 import { maxRows } from "./max-rows.js";
 import { rmsNorm } from "./rms-norm.js";
@@ -24,6 +25,11 @@ export function pool(x: Tensor, mask: Tensor | undefined, kind: Pooling): Tensor
   const heads = x.view(batch, steps, width / size, size).permute(0, 2, 1, 3); // [B,G,T,D]
   const query = heads.narrow(2, 0, 1).permute(0, 2, 1, 3); // [B,1,G,D]; any query will do
   return attention(query, heads, heads, { scale: 0, mask, causal: false }).view(batch, width);
+}
+
+/** The rows of `x[B,T,K]` that `at` i32[B] numbers among all B * T: [B,K]. */
+export function rowsAt(x: Tensor, at: Tensor): Tensor {
+  return embedding(x.view(-1, x.shape.at(-1)!), at);
 }
 
 /** Keeps a vector of zeros from being divided by zero; too small to change any other. */

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
 import { ignoredKeys, useOf, watched } from "../../src/load/config-keys.js";
-import { architectureOf, MODEL_TYPES } from "../../src/models/index.js";
+import { architectureOf, MODEL_TYPES, taskFor, taskOf } from "../../src/models/index.js";
 import type { ConfigJson } from "../../src/nn/architecture.js";
 import { FIXTURES, readJson } from "../support/fixtures.js";
 import { STORYTELLER } from "../support/models.js";
@@ -82,6 +82,16 @@ describe.each(Object.keys(CLASSES))("%s", (name) => {
     expect(warning).toMatch(/^config\.json: ignored: my_scale 3, my_list \[1,2\], my_text "x+\.\.\."$/);
     expect(warning.length).toBeLessThan(250);
   });
+});
+
+const PUBLISHED = readJson<Record<string, { config: ConfigJson }>>("published_configs.json");
+
+test.each(Object.keys(PUBLISHED))("the published config of %s gives no warning", async (name) => {
+  const { config } = PUBLISHED[name]!;
+  const architecture = await architectureOf(config);
+  const read = new Set<string>();
+  taskOf(architecture, taskFor(config, architecture))(watched(config, read));
+  expect(ignoredKeys(config, read)).toBeUndefined();
 });
 
 test("keys within an object that is read key by key", async () => {

@@ -1,9 +1,10 @@
 // What modes of decoding and processors of scores cost: time of a step on random weights of a shape in int8, beside the plain step.
-// node bench/modes.mjs [--shape M] [--tokens 32] [--runs 5] [--json]
+// node bench/modes.mjs [--shape M] [--vocab 32000] [--only PATTERN] [--tokens 32] [--runs 5] [--json]
 //
-// Beams stand beside a plain batch of as many rows; all else beside greedy decoding of one text. Medians; ways take turns in each run.
+// Beams stand beside a plain batch of as many rows; all else beside decoding of one text. Medians; ways take turns in each run. What a text
+// must be (a JSON Schema, a regular expression) is told by a tokenizer of as many random words as the vocabulary has.
 
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -11,12 +12,14 @@ import { parseArgs } from "node:util";
 const { values } = parseArgs({
   options: {
     shape: { type: "string", default: "M" },
+    vocab: { type: "string", default: "32000" },
+    only: { type: "string", default: "" },
     tokens: { type: "string", default: "32" },
     runs: { type: "string", default: "5" },
     json: { type: "boolean", default: false },
   },
 });
-const [tokens, runs] = [Number(values.tokens), Number(values.runs)];
+const [tokens, runs, vocab] = [Number(values.tokens), Number(values.runs), Number(values.vocab)];
 const library = (file) => import(new URL(`../dist/${file}`, import.meta.url).href);
 const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
 
@@ -25,8 +28,51 @@ const [ONE, FOUR] = [[prompt(0)], [0, 1, 2, 3].map(prompt)];
 const GREEDY = { input_ids: ONE, do_sample: false };
 const SAMPLED = { input_ids: ONE, do_sample: true, seed: 1, top_k: 0, top_p: 1 };
 
+/** A tokenizer of bytes, and of words of letters, digits and marks that are drawn. */
+function tokenizerJson() {
+  // The letters that stand for bytes in files of byte-level tokenizers: printable ones for themselves, others from 256 on.
+  const printable = (byte) => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
+  let beyond = 256;
+  const letters = Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(printable(byte) ? byte : beyond++));
+  let state = 1;
+  const draw = (n) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * n);
+  };
+  const from = (set, most) => Array.from({ length: 1 + draw(most) }, () => set[draw(set.length)]).join("");
+  const pieces = new Set(letters);
+  while (pieces.size < vocab - 1) {
+    const kind = draw(10);
+    const word = from("abcdefghijklmnopqrstuvwxyzetaoinshr", 9);
+    if (kind === 0) pieces.add(from("0123456789", 3));
+    else if (kind === 1) pieces.add(from('{}[]",:.-_()', 4));
+    else if (kind === 2) pieces.add(from(letters.slice(128), 4));
+    else pieces.add(kind < 7 ? letters[32] + word : word);
+  }
+  const ids = [...pieces, "</s>"].map((piece, id) => [piece, id]);
+  const special = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+  return {
+    version: "1.0",
+    added_tokens: [{ id: vocab - 1, content: "</s>", ...special }],
+    normalizer: null,
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true },
+    post_processor: null,
+    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
+    model: { type: "BPE", vocab: Object.fromEntries(ids), merges: [] },
+  };
+}
+const SCHEMA = {
+  type: "object",
+  properties: {
+    numbers: { type: "array", items: { type: "integer" }, minItems: 3, maxItems: 3 },
+    kind: { enum: ["cat", "dog", "horse"] },
+    text: { type: "string", minLength: 2000 },
+  },
+  required: ["numbers", "kind", "text"],
+};
+
 /** Each way, and the one that it stands beside. */
-const WAYS = {
+const ALL = {
   "greedy, 1 text": [GREEDY],
   "greedy, 4 texts": [{ input_ids: FOUR, do_sample: false }],
   "4 beams": [{ ...GREEDY, num_beams: 4, early_stopping: false }, "greedy, 4 texts"],
@@ -48,25 +94,34 @@ const WAYS = {
       min_new_tokens: { min_new_tokens: 20 },
       watermark: { watermarking_config: {} },
       "a host processor": { logits_processor: [{ process: () => undefined }] },
+      json_schema: { json_schema: SCHEMA },
+      regex: { regex: "([a-z]+ ){800}" },
     }).map(([name, option]) => [name, [{ ...SAMPLED, ...option }, "sampled"]]),
   ),
 };
 
+const wanted = ([name, [, beside]]) => !values.only || new RegExp(values.only).test(name) || beside === undefined;
+const WAYS = Object.fromEntries(Object.entries(ALL).filter((way) => wanted(way) || way[0] === "sampled"));
+
 const folder = mkdtempSync(join(tmpdir(), "octavo-modes-"));
 const times = Object.fromEntries(Object.keys(WAYS).map((name) => [name, []]));
 try {
-  const { AutoModelForCausalLM } = await library("index.js");
+  const { AutoModelForCausalLM, AutoTokenizer } = await library("index.js");
   const { writeRandomCheckpoint } = await library("eval/checkpoint.js");
   const { shapeConfig } = await library("eval/shapes.js");
-  await writeRandomCheckpoint(folder, shapeConfig(values.shape));
+  await writeRandomCheckpoint(folder, { ...shapeConfig(values.shape), vocab_size: vocab });
+  writeFileSync(join(folder, "tokenizer.json"), JSON.stringify(tokenizerJson()));
+  writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify({ eos_token: "</s>" }));
+  const tokenizer = await AutoTokenizer.from_pretrained(folder);
   const model = await AutoModelForCausalLM.from_pretrained(folder, {
     device: "cpu",
     dtype: "bfloat16",
     quantization_config: { load_in_8bit: true },
   });
   const seconds = async (options, max_new_tokens) => {
+    const words = options.json_schema || options.regex ? { tokenizer } : {};
     const begin = performance.now();
-    const rows = await model.generate({ ...options, max_new_tokens, eos_token_id: 31999 });
+    const rows = await model.generate({ ...options, ...words, max_new_tokens, eos_token_id: vocab - 1 });
     if (rows[0].length !== 48 + max_new_tokens) throw new Error("a text ended early");
     return performance.now() - begin;
   };

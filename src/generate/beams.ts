@@ -8,52 +8,31 @@ import { OptionError, throwIfAborted } from "../core/errors.js";
 import type { CacheDType, CrossCache } from "../nn/cache.js";
 import type { Decoder } from "../nn/decoder.js";
 import type { AttentionChoice } from "../nn/pass.js";
-import { philoxUniform } from "../ops/sample.js";
 import type { BeamConfig } from "./beam-config.js";
-import {
-  Best,
-  type Candidate,
-  canImprove,
-  drawn,
-  finish,
-  type Item,
-  isClosed,
-  itemsOf,
-  proceed,
-  type Slot,
-} from "./beam-items.js";
+import { type Candidate, canImprove, finish, type Item, isClosed, itemsOf, proceed, type Slot } from "./beam-items.js";
+import { continuations, type ScoreOptions, StepLogits } from "./beam-scores.js";
 import { type GenerationConfig, GREEDY } from "./config.js";
-import { ConstrainedBeams, type Continuations } from "./constrained-beams.js";
+import { ConstrainedBeams } from "./constrained-beams.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import type { GenerateOutput } from "./options.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
-import { logSoftmax } from "./processors/host/base.js";
-import type { HostProcessor, HostState } from "./processors/host-processor.js";
 import type { Kept } from "./scores.js";
 import { DecodeSession } from "./session.js";
 
-export interface BeamOptions {
-  readonly config: GenerationConfig;
-  readonly beams: BeamConfig;
+export interface BeamOptions extends ScoreOptions {
   readonly cache_dtype: CacheDType;
   /** What ends texts beside their length and the ids that end them. */
   readonly ends?: Ends | undefined;
   readonly signal?: AbortSignal;
   /** Hears how far the prompts are; what it throws ends the search. */
   readonly progress?: (event: PromptProgress) => void;
-  /** Called for the log-probabilities of each beam, in this order. */
-  readonly processors: readonly HostProcessor[];
   /** Encoder-decoders: the encoder's output for each beam. */
   readonly cross?: CrossCache;
   /** The adapters of the session's rows, where they have adapters of their own. */
   readonly adapters?: RowAdapters | undefined;
   /** How attention is computed; by default as the model has it. */
   readonly attention?: AttentionChoice | undefined;
-  /** Numbers of the prompts, by which their random numbers are drawn; their places by default. */
-  readonly numbers?: readonly number[];
-  /** Gets the scores of each step. */
-  readonly kept?: Kept | undefined;
   /** With guidance: the text in place of each prompt where there is no condition. */
   readonly unconditional?: readonly (readonly number[])[] | undefined;
 }
@@ -67,17 +46,6 @@ export interface BeamResult {
   readonly rows: readonly (readonly number[])[];
   /** Steps that were taken. */
   readonly steps: number;
-}
-
-/** Keeps the logits of all rows of a step, which are the same array until the next one. */
-class Tap implements HostProcessor {
-  readonly rows = new Map<number, Float32Array>();
-  readonly unconditional = new Map<number, Float32Array>();
-
-  process(logits: Float32Array, { row, unconditional }: HostState): void {
-    this.rows.set(row, logits.slice());
-    if (unconditional) this.unconditional.set(row, unconditional.slice());
-  }
 }
 
 /**
@@ -97,12 +65,13 @@ export async function beamSearch(
   const texts = [...prompts, ...(options.unconditional ?? [])];
   const guided = texts.length > prompts.length;
   const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
-  const tap = new Tap();
   const shape = { rows: texts.length * num_beams, capacity: longest + config.max_new_tokens };
+  const step = new StepLogits(shape.rows, guided);
   using session = new DecodeSession(device, model, {
     ...shape,
     cache_dtype,
-    processors: [tap],
+    scores: true,
+    watch: (logits) => step.see(logits),
     cross,
     attention,
     guided,
@@ -124,7 +93,7 @@ export async function beamSearch(
   for (const item of items) constrained?.begin(item, prompts[item.prompt]!);
   let length = 1;
   for (; ; length++) {
-    await session.step();
+    step.take((await session.step())!);
     if (length === 1) progress?.(promptProgress("done", total, total));
     throwIfAborted(signal, "generation");
     const parents: number[] = [];
@@ -146,7 +115,7 @@ export async function beamSearch(
         }
         continue;
       }
-      const found = await continuations(item, prompt, chosen, tap, options);
+      const found = await continuations(item, prompt, chosen, step, options);
       const { list: candidates } = found;
       const ends = ({ from, id }: Candidate): boolean =>
         options.ends?.([...prompt, ...item.running[from]!.ids, id]) !== undefined;
@@ -195,50 +164,6 @@ function bestOf(items: readonly Item[], prompt: number, { num_return_sequences }
           .sort((a, b) => a.score - b.score)
           .reverse();
   return all.slice(0, num_return_sequences);
-}
-
-/**
- * Continuations of an item's beams, enough for `num_beams` that do not end: the best, the best first, or drawn by their
- * probabilities without replacement, as drawn.
- */
-async function continuations(
-  { running, first, prompt: item }: Item,
-  prompt: readonly number[],
-  chosen: readonly number[],
-  tap: Tap,
-  { config, beams, processors, numbers, kept }: BeamOptions,
-): Promise<Continuations> {
-  const count = Math.max(2, 1 + config.eos_token_ids.length) * running.length;
-  const sums: Float32Array[] = [];
-  for (const [from, beam] of running.entries()) {
-    const row = first + from;
-    const step = beam.ids.length;
-    const scores = tap.rows.get(row)!;
-    kept?.logits?.add(step, row, scores);
-    logSoftmax(scores);
-    const ids = [...prompt, ...beam.ids];
-    const at = { row, ids, prompt: prompt.length, step, unconditional: tap.unconditional.get(row) };
-    for (const processor of processors) await processor.process(scores, at);
-    diversify(scores, chosen, beams.diversity_penalty);
-    kept?.scores?.add(step, row, scores);
-    for (let id = 0; id < scores.length; id++) scores[id] = scores[id]! + beam.score;
-    sums.push(scores);
-  }
-  if (config.do_sample) {
-    const step = running[0]!.ids.length;
-    const random = (n: number): number => philoxUniform(config.seed, step * count + n, numbers?.[item] ?? item);
-    return { list: drawn(sums, count, random), sums };
-  }
-  const best = new Best(count);
-  for (const [from, row] of sums.entries()) for (let id = 0; id < row.length; id++) best.offer(from, id, row[id]!);
-  return { list: best.list, sums };
-}
-
-/** Lowers the scores of what earlier groups have chosen, by each who did (Vijayakumar et al. 2018, Hamming diversity). */
-function diversify(scores: Float32Array, chosen: readonly number[], penalty: number): void {
-  const counts = new Map<number, number>();
-  for (const id of chosen) counts.set(id, (counts.get(id) ?? 0) + 1);
-  for (const [id, count] of counts) scores[id] = scores[id]! - Math.fround(penalty * count);
 }
 
 /** The result of `generate`: prompts, each for every text that is returned, with the new tokens, filled with the padding id. */

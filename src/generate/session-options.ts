@@ -15,6 +15,8 @@ export interface SessionOptions {
   readonly cache_dtype: CacheDType;
   /** Called for each row of each step, in this order. They disable pipelining. */
   readonly processors?: readonly HostProcessor[];
+  /** Gets the logits f32[R,V] of each step, an array of its own; the choice of tokens does not wait for it. */
+  readonly watch?: (logits: Float32Array) => void;
   /**
    * Which tokens may follow each text. A step's forward pass runs while the host makes the masks, for which it needs the tokens of the step
    * before.

@@ -31,6 +31,7 @@ export class DecodeSession implements Disposable {
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
   readonly #masks: TokenMasks | undefined;
+  readonly #watch: SessionOptions["watch"];
   readonly #keep: boolean;
   /** Rows that choose tokens. */
   readonly #choosing: number;
@@ -51,6 +52,7 @@ export class DecodeSession implements Disposable {
     this.capacity = capacity;
     this.#processors = options.processors ?? [];
     this.#masks = options.masks;
+    this.#watch = options.watch;
     this.#keep = options.keep ?? options.held !== undefined;
     this.#choosing = options.guided ? rows / 2 : rows;
     this.#counts = new Array<number>(rows).fill(0);
@@ -188,8 +190,17 @@ export class DecodeSession implements Disposable {
     }
     if (this.#masks) return this.#masked(this.#masks);
     const live = this.#forwardStep();
+    const seen = this.#watch && this.#recordings.forward.logits.readFloats();
     for (const recording of this.#recordings.choice) recording.replay();
-    return this.#read(live);
+    const read = this.#read(live);
+    return seen ? this.#watched(seen, read) : read;
+  }
+
+  /** A step whose logits are read before the choice changes them. */
+  async #watched(seen: Promise<Float32Array>, read: Promise<RowToken[]>): Promise<RowToken[]> {
+    const [logits, taken] = await Promise.all([seen, read]);
+    this.#watch!(logits);
+    return taken;
   }
 
   /**

@@ -13,6 +13,7 @@ import { taping } from "../ops/tape.js";
 import { cacheShape } from "./cache-options.js";
 import type { FlatChunk } from "./prefill.js";
 import type { HeldTexts } from "./session-options.js";
+import { ShortPasses } from "./short-passes.js";
 
 export interface RowOptions {
   readonly rows: number;
@@ -44,6 +45,10 @@ export class RowForward implements Disposable {
   readonly #how: Pick<PassOptions, "attention">;
   readonly #owns: boolean;
   readonly #adapters: RowAdapters | undefined;
+  readonly #short = new ShortPasses(
+    () => this.devices,
+    (ids, lanes) => plain(() => this.#run(ids, lanes)),
+  );
 
   /** @throws OutOfMemoryError */
   constructor(device: Device, model: Decoder, options: RowOptions) {
@@ -64,9 +69,15 @@ export class RowForward implements Disposable {
     return this.#model.placement?.devices ?? [this.device];
   }
 
-  /** Records the hidden states [1,N,hidden] of a chunk. Here and below, its room in the cache must be reserved. */
+  /**
+   * Records the hidden states [1,N,hidden] of a chunk, which the next pass may overwrite. Here and below, its room in the cache must be
+   * reserved.
+   */
   hidden({ ids, lanes }: FlatChunk): Tensor {
     return this.#recorded(lanes.subarray(0, ids.length), () => {
+      // Adapters of rows depend on whose the tokens are.
+      const kept = this.#adapters ? undefined : this.#short.run(this.device, ids, lanes);
+      if (kept) return kept;
       const shape = [1, ids.length];
       return this.#run(Tensor.from(this.device, ids, shape), Tensor.from(this.device, lanes, [2, ...shape], "i32"));
     });
@@ -125,6 +136,7 @@ export class RowForward implements Disposable {
   }
 
   dispose(): void {
+    this.#short.dispose();
     if (!this.#owns) return;
     this.cache.dispose();
     this.lengths.dispose();

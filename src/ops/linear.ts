@@ -28,10 +28,11 @@ export const linearOp = new Op({
   check: (_, [, compute]) => checkCompute("linear", compute!, 2),
   reference({ x, weight, bias, residual, y }, { act }) {
     const [outputs = 0, inputs = 0] = weight!.shape;
+    const [a, b] = [x!.data, weight!.data];
     for (let m = 0; m < rowsOf(x!.shape); m++) {
       for (let n = 0; n < outputs; n++) {
         let sum = bias ? bias.data[n]! : 0;
-        for (let k = 0; k < inputs; k++) sum += x!.data[m * inputs + k]! * weight!.data[n * inputs + k]!;
+        for (let k = 0; k < inputs; k++) sum += a[m * inputs + k]! * b[n * inputs + k]!;
         y!.data[m * outputs + n] = activate(act!, sum) + (residual ? residual.data[m * outputs + n]! : 0);
       }
     }

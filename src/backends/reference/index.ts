@@ -114,44 +114,58 @@ export function openReference(ops: readonly Op[], budget = 4 * 2 ** 30): Backend
 
 /** Calls `visit` with the element offset of each element, in row order. */
 function walk(shape: readonly number[], strides: readonly number[], visit: (i: number, at: number) => void): void {
+  const last = Math.max(0, shape.length - 1);
+  const [count, step] = [shape[last] ?? 1, strides[last] ?? 0]; // a scalar is one element
   let i = 0;
   const go = (d: number, at: number): void => {
-    if (d === shape.length) visit(i++, at);
+    if (d === last) for (let n = 0; n < count; n++) visit(i++, at + n * step);
     else for (let n = 0; n < shape[d]!; n++) go(d + 1, at + n * strides[d]!);
   };
   go(0, 0);
 }
 
+/** Elements as they lie in memory, whose blocks begin at multiples of eight bytes. */
+type Stored = Float32Array | Int32Array | Uint16Array | Int8Array | Uint8Array;
+
+function storedAs(dtype: DType, { buffer, byteOffset, byteLength }: Uint8Array): Stored {
+  const count = byteLength / bytesOf(dtype, 1);
+  switch (dtype) {
+    case "f32":
+      return new Float32Array(buffer, byteOffset, count);
+    case "i32":
+      return new Int32Array(buffer, byteOffset, count);
+    case "f16":
+    case "bf16":
+      return new Uint16Array(buffer, byteOffset, count);
+    case "i8":
+      return new Int8Array(buffer, byteOffset, count);
+    default:
+      return new Uint8Array(buffer, byteOffset, count);
+  }
+}
+
+/** True if elements lie in row order without gaps. */
+function isDense(shape: readonly number[], strides: readonly number[]): boolean {
+  return rowStrides(shape).every((step, d) => step === strides[d] || shape[d] === 1);
+}
+
 function gather(bytes: Uint8Array, dtype: DType, shape: readonly number[], strides: readonly number[]): HostArray {
   if (dtype === "u4") return bytes.slice();
+  const stored = storedAs(dtype, bytes);
+  const decode = dtype === "f16" ? fromF16 : dtype === "bf16" ? fromBf16 : undefined;
+  if (!decode && isDense(shape, strides)) return stored.slice() as HostArray;
   const count = shape.reduce((n, size) => n * size, 1);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const out =
-    dtype === "i32"
-      ? new Int32Array(count)
-      : dtype === "i8"
-        ? new Int8Array(count)
-        : dtype === "u8"
-          ? new Uint8Array(count)
-          : new Float32Array(count);
-  walk(shape, strides, (i, at) => {
-    switch (dtype) {
-      case "f32":
-        out[i] = view.getFloat32(at * 4, true);
-        break;
-      case "i32":
-        out[i] = view.getInt32(at * 4, true);
-        break;
-      case "f16":
-        out[i] = fromF16(view.getUint16(at * 2, true));
-        break;
-      case "bf16":
-        out[i] = fromBf16(view.getUint16(at * 2, true));
-        break;
-      default:
-        out[i] = bytes[at]!;
-    }
-  });
+  const out = decode ? new Float32Array(count) : new (stored.constructor as new (count: number) => HostArray)(count);
+  if (!decode) {
+    walk(shape, strides, (i, at) => {
+      out[i] = stored[at]!;
+    });
+  } else if (isDense(shape, strides)) for (let i = 0; i < count; i++) out[i] = decode(stored[i]!);
+  else {
+    walk(shape, strides, (i, at) => {
+      out[i] = decode(stored[at]!);
+    });
+  }
   return out;
 }
 
@@ -161,24 +175,13 @@ function scatter({ host, memory, strides }: Operand): void {
     memory.set(data as Uint8Array);
     return;
   }
-  const view = new DataView(memory.buffer, memory.byteOffset, memory.byteLength);
+  const stored = storedAs(dtype, memory);
+  const encode = dtype === "f16" ? toF16 : dtype === "bf16" ? toBf16 : undefined;
+  if (!encode && isDense(shape, strides)) {
+    stored.set(data);
+    return;
+  }
   walk(shape, strides, (i, at) => {
-    const value = data[i]!;
-    switch (dtype) {
-      case "f32":
-        view.setFloat32(at * 4, value, true);
-        break;
-      case "i32":
-        view.setInt32(at * 4, value, true);
-        break;
-      case "f16":
-        view.setUint16(at * 2, toF16(value), true);
-        break;
-      case "bf16":
-        view.setUint16(at * 2, toBf16(value), true);
-        break;
-      default:
-        memory[at] = value;
-    }
+    stored[at] = encode ? encode(data[i]!) : data[i]!;
   });
 }

@@ -41,7 +41,8 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   mpt: "init_config init_device emb_pdrop embedding_fraction learned_pos_emb verbose tokenizer_name",
   // What files say of themselves.
   notes: `n_ctx n_positions seq_length transformers_version _commit_hash model_name_or_path output_past auto_map unsloth_fixed unsloth_version
-    is_encoder_decoder language languages license tags save_step _sliding_window_pattern`,
+    is_encoder_decoder language languages license tags save_step _sliding_window_pattern
+    scalable_attention`,
 };
 
 /** Keys that change nothing at these values, which files often spell out. */

@@ -34,7 +34,7 @@ import { checkStored, type Plan, plan } from "./plan.js";
 import type { Origin } from "./save.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
 import { type StorageOptions, settle, unknownModules, untieHead, wantsOwnHead } from "./storage.js";
-import { ownHead } from "./tied.js";
+import { ownHead, shareMissingHead } from "./tied.js";
 
 export interface LoadOptions {
   /** Where the whole model goes; or what spreads a prepared one over devices. */
@@ -249,6 +249,7 @@ export async function prepareModel<T extends Task>(
     stored:
       agreed && storedSchemes(agreed, exact, storedExact(config.quantization_config), compute ?? computeFor(dtype)),
   };
+  shareMissingHead(model, architecture, checkpoint, asked);
   const apart = wantsOwnHead(model, selective, dtype);
   const own = apart ? undefined : await ownHead(model, architecture, checkpoint, asked);
   const storage: StorageOptions = { ...asked, shared: head || own || apart ? untieHead(model) : undefined };

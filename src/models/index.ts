@@ -55,6 +55,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["stablelm", async () => (await import("./stablelm.js")).stablelm],
   ["starcoder2", async () => (await import("./starcoder2.js")).starcoder2],
   ["t5", async () => (await import("./t5.js")).t5],
+  ["umt5", async () => (await import("./t5.js")).umt5],
   ["vit", async () => (await import("./vit.js")).vit],
   ["wav2vec2", async () => (await import("./wav2vec2.js")).wav2vec2],
   ["whisper", async () => (await import("./whisper.js")).whisper],
@@ -138,7 +139,9 @@ const CLASSES: readonly (readonly [ending: RegExp, ...tasks: Task[]])[] = [
   [/ForQuestionAnswering$/, "question-answering"],
   [/ForImageClassification$/, "image-classification"],
   [/ForCTC$/, "ctc"],
-  [/Model$/, "base"],
+  [/EncoderModel$/, "base"],
+  // Of an encoder-decoder both stacks, which its language model has.
+  [/Model$/, "seq2seq-lm", "base"],
 ];
 
 /** The task that a config.json names by its class, or the first one that its architecture offers. */

@@ -70,7 +70,7 @@ export function decoderTasks(
       return new EncoderForTask({
         ...{ ...shared, name: `${name}ForSequenceClassification`, prefix, heads: { score }, unquantized: ["score"] },
         beside: (batch) => ({ chosen: lastTokens(batch, json.pad_token_id) }),
-        outputs: (hidden, pass) => ({ logits: score.forward(rowsAt(hidden, pass.input.judged!.chosen)) }),
+        outputs: (hidden, pass) => ({ logits: score.forward(rowsAt(hidden, pass.input.judged!.chosen!)) }),
       });
     },
     "token-classification": (json): EncoderModel => {

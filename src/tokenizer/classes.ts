@@ -154,6 +154,7 @@ const OF_MODEL: Readonly<Record<string, string>> = {
   qwen3_moe: "Qwen2Tokenizer",
   roberta: "RobertaTokenizer",
   t5: "T5Tokenizer",
+  umt5: "T5Tokenizer",
   wav2vec2: "Wav2Vec2CTCTokenizer",
   whisper: "WhisperTokenizer",
   "xlm-roberta": "XLMRobertaTokenizer",

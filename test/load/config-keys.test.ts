@@ -50,6 +50,7 @@ const ALSO: Readonly<Record<string, readonly string[]>> = {
   qwen3_moe: ["output_router_logits"],
   roberta: ["add_cross_attention"],
   t5: ["is_decoder"],
+  umt5: ["is_decoder"],
   "xlm-roberta": ["add_cross_attention"],
 };
 /** Fixtures with other names than their architectures. */

@@ -1,4 +1,4 @@
-// BART, its descendants and mT5 against the real library: logits and hidden states of both stacks, greedy ids of a padded batch, 8 bits, and
+// BART, its descendants, mT5 and UMT5 against the real library: logits and hidden states of both stacks, greedy ids of a padded batch, 8 bits, and
 // files without the head's bias.
 
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
@@ -24,12 +24,12 @@ interface Expected {
   generation: { max_new_tokens: number; greedy: { sequences: number[][] } };
 }
 
-describe.each(["bart", "mbart", "marian", "pegasus", "m2m_100", "mt5"])("%s", (name) => {
+describe.each(["bart", "mbart", "marian", "pegasus", "m2m_100", "mt5", "umt5"])("%s", (name) => {
   const folder = join(FIXTURES, "models", name);
   const expected = readJson<Expected>("models", name, "expected.json");
   const arrays = readArrays("models", name, "expected.safetensors");
-  // mT5 has as many layers on both sides, and no end of positions.
-  const [deep, limited] = name === "mt5" ? [2, false] : [3, true];
+  // mT5 and UMT5 have as many layers on both sides, and no end of positions.
+  const [deep, limited] = name.endsWith("mt5") ? [2, false] : [3, true];
   const worst = async (tensor: Tensor, key: string): Promise<number> =>
     difference(await tensor.readFloats(), arrays.get(key)!.values).max;
 

@@ -55,7 +55,10 @@ export abstract class VocabularyMethods {
     this.checkIdle(method);
     const vocabulary = this.module.vocabulary();
     if (!vocabulary) {
-      throw new OctavoError("ERR_UNSUPPORTED", `${method}: ${this.module.class_name} has no table of tokens`);
+      throw new OctavoError(
+        "ERR_UNSUPPORTED",
+        `${method}: ${this.module.class_name} has no table of tokens, or more than one`,
+      );
     }
     const { words, geometry } = vocabulary;
     const tokens = Math.ceil((given ?? geometry.vocab) / multiple) * multiple;

@@ -30,7 +30,14 @@ function withJudges(kind: BartKind, classes: string, firstOf: FirstOf): Architec
     const model = new BartModel(c, kind);
     const { eos_token_id, decoder_start_token_id } = readEnds(json, { eos: 2, start: 2 });
     return {
-      ...{ classes, tree: model, words: model.shared, encoder: model.encoder, decoder: model.decoder, eos_token_id },
+      ...{
+        classes,
+        tree: model,
+        words: model.encoder.embed_tokens,
+        encoder: model.encoder,
+        decoder: model.decoder,
+        eos_token_id,
+      },
       geometry: {
         layers: c.encoder_layers + c.decoder_layers,
         hidden: c.d_model,

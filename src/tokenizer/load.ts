@@ -35,6 +35,7 @@ import {
   usualToken,
 } from "./settings-files.js";
 import { type AddedToken, checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
+import { TwoVocabularies } from "./two-vocabularies.js";
 
 /** A tokenizer.json, checked, with where it came from. */
 interface Structure {
@@ -46,6 +47,8 @@ interface Structure {
   readonly own: Readonly<Record<string, string | undefined>>;
   /** How texts that a model is to write are cut, where that is another way. */
   readonly target?: TokenizerJson;
+  /** What a model writes has the ids of `target`. */
+  readonly separate?: boolean;
 }
 
 async function readStructure(files: Files, options: LoadTokenizerOptions): Promise<Structure> {
@@ -65,6 +68,7 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     file: made,
     special,
     target,
+    separate = false,
   } = await readOlderFiles(source, names, {
     tokenizer_class: files.convertedAs,
     config,
@@ -76,7 +80,7 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     added: addedIds(files),
   });
   const checked = checkTokenizerJson(json, made, true);
-  const writing = target && { target: checkTokenizerJson(target, made, true) };
+  const writing = target && { target: checkTokenizerJson(target, made, true), separate };
   return { checked, json, converted: true, own: special ?? {}, ...writing };
 }
 
@@ -256,7 +260,10 @@ export async function loadTokenizer(
   const state = stateOf(files, structure, options, { chat_template, additional_special_tokens });
   const inFiles = stateOf(files, structure, {}, { chat_template, additional_special_tokens });
   const { model_input_names: inputs } = config;
-  const { target } = structure;
+  const { target, separate } = structure;
+  const special = json.added_tokens.filter((token) => !separate || token.special);
+  const writing = target && new JsonTokenizer({ ...target, added_tokens: special });
+  const reading = new JsonTokenizer(json);
   const settings: TokenizerSettings = {
     ...state,
     return_token_type_ids: Array.isArray(inputs)
@@ -265,11 +272,11 @@ export async function loadTokenizer(
     model_special_tokens: ofModel,
     name_or_path: source.location,
     init_kwargs: config,
-    ...(target ? { target: new JsonTokenizer({ ...target, added_tokens: json.added_tokens }) } : {}),
+    ...(writing ? { target: writing } : {}),
     languages: languageRule(files.convertedAs, config),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
-  return new PreTrainedTokenizer(new JsonTokenizer(json), settings);
+  return new PreTrainedTokenizer(writing && separate ? new TwoVocabularies(reading, writing) : reading, settings);
 }
 
 function isNamed(named: ReadonlyMap<SpecialName, NamedToken>, token: string): boolean {

@@ -10,7 +10,7 @@ import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js
 import { convertTiktoken, isTiktoken } from "./convert-tiktoken.js";
 import { type JsonObject, readBytes, readJsonObject, readText } from "./json-file.js";
 import { readSentencePiece } from "./sentencepiece.js";
-import { MODELS, OLDER, SOURCE_MODEL, TARGET_MODEL, TIKTOKEN } from "./settings-files.js";
+import { MODELS, OLDER, SOURCE_MODEL, TARGET_MODEL, TARGET_VOCABULARY, TIKTOKEN } from "./settings-files.js";
 
 /** What a folder without tokenizer.json holds. */
 export interface Converted {
@@ -22,6 +22,8 @@ export interface Converted {
   readonly special?: Readonly<Record<string, string | undefined>>;
   /** The same for texts that a model is to write, where they are cut in another way (Marian). */
   readonly target?: JsonObject;
+  /** What a model writes has the ids of `target`. */
+  readonly separate?: boolean;
 }
 
 /** Lines of a text file without line ends, and without the empty one at its end. */
@@ -95,14 +97,19 @@ export async function readOlderFiles(
   const model = [...MODELS, ...TIKTOKEN].find((name) => names.has(name));
   if (hasVocabulary(options.tokenizer_class) && names.has("vocab.json")) {
     const two = options.tokenizer_class === "MarianTokenizer";
+    const separate = two && options.config.separate_vocabs === true;
     const [first, second] = two ? [SOURCE_MODEL, TARGET_MODEL] : [model, undefined];
-    for (const name of [first ?? MODELS[0]!, ...(second ? [second] : [])]) {
+    const beside = [first ?? MODELS[0]!, ...(second ? [second] : []), ...(separate ? [TARGET_VOCABULARY] : [])];
+    for (const name of beside) {
       if (!names.has(name)) throw notThere(source, names, `${name} beside vocab.json`);
     }
     const vocab = await vocabulary("vocab.json");
-    const convert = async (name: string) =>
-      convertWithVocabulary(readSentencePiece(await readBytes(source, path(name)), path(name)), vocab, options);
-    return { json: await convert(first!), file: vocab.file, ...(second ? { target: await convert(second) } : {}) };
+    const convert = async (name: string, ids = vocab) =>
+      convertWithVocabulary(readSentencePiece(await readBytes(source, path(name)), path(name)), ids, options, vocab);
+    const json = await convert(first!);
+    if (!second) return { json, file: vocab.file };
+    const target = await convert(second, separate ? await vocabulary(TARGET_VOCABULARY) : vocab);
+    return { json, file: vocab.file, target, separate };
   }
   if (
     model !== undefined &&

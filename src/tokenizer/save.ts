@@ -16,6 +16,7 @@ import {
   namedToken,
   SOURCE_MODEL,
   TARGET_MODEL,
+  TARGET_VOCABULARY,
   templateFiles,
   usualToken,
 } from "./settings-files.js";
@@ -35,7 +36,7 @@ const NO_LIMIT = 1e30;
 /** Classes whose tokenizer.json would be no other program's: their own files are written. */
 const AS_THEY_WERE: Readonly<Record<string, readonly string[]>> = {
   Wav2Vec2CTCTokenizer: ["vocab.json"],
-  MarianTokenizer: ["vocab.json", SOURCE_MODEL, TARGET_MODEL],
+  MarianTokenizer: ["vocab.json", TARGET_VOCABULARY, SOURCE_MODEL, TARGET_MODEL],
   M2M100Tokenizer: ["vocab.json", ...MODELS],
 };
 const UTF8 = new TextEncoder();

@@ -24,7 +24,7 @@ interface Expected {
   generation: { max_new_tokens: number; greedy: { sequences: number[][] } };
 }
 
-describe.each(["bart", "mbart", "marian", "pegasus", "m2m_100", "mt5", "umt5"])("%s", (name) => {
+describe.each(["bart", "mbart", "marian", "marian-two", "pegasus", "m2m_100", "mt5", "umt5"])("%s", (name) => {
   const folder = join(FIXTURES, "models", name);
   const expected = readJson<Expected>("models", name, "expected.json");
   const arrays = readArrays("models", name, "expected.safetensors");
@@ -98,6 +98,18 @@ describe.each(["bart", "mbart", "marian", "pegasus", "m2m_100", "mt5", "umt5"])(
     for (const tensor of [logits, encoder_last_hidden_state]) tensor.dispose();
     model.dispose();
   });
+});
+
+test("each stack of Marian has its own vocabulary", async () => {
+  const model = await AutoModelForSeq2SeqLM.from_pretrained(join(FIXTURES, "models", "marian-two"), { device: "cpu" });
+  const { logits, encoder_last_hidden_state } = model.forward({ input_ids: [[63, 0]], decoder_input_ids: [[63, 79]] });
+  expect(logits.shape).toEqual([1, 2, 80]);
+  for (const tensor of [logits, encoder_last_hidden_state]) tensor.dispose();
+  const wrong = { input_ids: [[64, 0]], decoder_input_ids: [[63, 79]] };
+  expect(() => model.forward(wrong)).toThrow(/input_ids\[0\]\[0\] is 64; the vocabulary has ids 0 to 63/);
+  expect(() => model.forward({ ...wrong, input_ids: [[1]], decoder_input_ids: [[80]] })).toThrow(/ids 0 to 79/);
+  expect(() => model.resize_token_embeddings(90)).toThrow(/has no table of tokens, or more than one/);
+  model.dispose();
 });
 
 test("a file without final_logits_bias has none", async () => {

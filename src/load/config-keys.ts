@@ -34,8 +34,7 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   otherHeads: `summary_activation summary_proj_to_labels summary_type summary_use_proj encoder_stride classifier_proj_size
     use_weighted_layer_sum median_filter_width sparse_prediction sparse_pred_ignore_index
     num_codevectors_per_group num_codevector_groups contrastive_logits_temperature num_negatives codevector_dim
-    proj_codevector_dim diversity_loss_weight tdnn_dim tdnn_kernel tdnn_dilation xvector_output_dim adapter_kernel_size
-    adapter_stride num_adapter_layers output_hidden_size apply_layernorm reshape_hidden_states out_features out_indices
+    proj_codevector_dim diversity_loss_weight tdnn_dim tdnn_kernel tdnn_dilation xvector_output_dim apply_layernorm reshape_hidden_states out_features out_indices
     stage_names _out_features _out_indices`,
   // Of MPT: how the original starts, trains and prints.
   mpt: "init_config init_device emb_pdrop embedding_fraction learned_pos_emb verbose tokenizer_name",

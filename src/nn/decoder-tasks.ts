@@ -11,7 +11,7 @@ import { Linear } from "./module.js";
 import type { Pass } from "./pass.js";
 
 /** Types whose judges of tokens call their head "classifier"; it is "score" in all others. */
-const CLASSIFIERS = new Set(["gpt2", "gpt_neox", "bloom", "falcon", "mpt"]);
+const CLASSIFIERS = new Set(["gpt2", "gpt_neo", "gpt_neox", "bloom", "falcon", "mpt"]);
 
 /** The last token of each row that is no padding, among all tokens of the batch. @throws OptionError */
 function lastTokens({ ids, rows, steps }: BatchIds, pad: unknown): Int32Array {

@@ -3,7 +3,7 @@
 
 import type { FolderWriter } from "../checkpoints/folder.js";
 import { OptionError } from "../core/errors.js";
-import { readOptions } from "../core/options.js";
+import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
 import { PreTrainedTokenizer } from "./api.js";
@@ -49,6 +49,8 @@ interface Structure {
   readonly target?: TokenizerJson;
   /** What a model writes has the ids of `target`. */
   readonly separate?: boolean;
+  /** The same in another language of the file. @throws OptionError */
+  readonly inLanguage?: (target_lang: string) => TokenizerJson;
 }
 
 async function readStructure(files: Files, options: LoadTokenizerOptions): Promise<Structure> {
@@ -69,9 +71,10 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     special,
     target,
     separate = false,
+    inLanguage,
   } = await readOlderFiles(source, names, {
     tokenizer_class: files.convertedAs,
-    config,
+    config: options.target_lang === undefined ? config : { ...config, target_lang: options.target_lang },
     special: (name) => {
       const known = SPECIAL_NAMES.find((one) => one === name);
       if (known === undefined) return undefined;
@@ -81,7 +84,10 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
   });
   const checked = checkTokenizerJson(json, made, true);
   const writing = target && { target: checkTokenizerJson(target, made, true), separate };
-  return { checked, json, converted: true, own: special ?? {}, ...writing };
+  const others = inLanguage && {
+    inLanguage: (target_lang: string) => checkTokenizerJson(inLanguage(target_lang), made, true),
+  };
+  return { checked, json, converted: true, own: special ?? {}, ...writing, ...others };
 }
 
 /** A pre-tokenizer whose ByteLevel parts add a space before the text, or do not. */
@@ -185,6 +191,17 @@ function languagesOf({ source, config, convertedAs }: Files, options: LoadTokeni
   return { src_lang: named("src_lang") ?? rule?.usual ?? null, tgt_lang: named("tgt_lang") };
 }
 
+/** The language of a file that has several vocabularies. @throws OptionError for one asked of another file */
+function targetLanguage({ config }: Files, { inLanguage }: Structure, options: LoadTokenizerOptions): string | null {
+  if (!inLanguage && options.target_lang !== undefined) {
+    throw new OptionError("target_lang: this tokenizer has one vocabulary, not one for each language", {
+      details: { option: "target_lang" },
+    });
+  }
+  const { target_lang } = { ...config, ...pick({ target_lang: LOAD_TOKENIZER.target_lang }, options) };
+  return inLanguage && typeof target_lang === "string" ? target_lang : null;
+}
+
 /** What can change after loading, as the caller and then the files say it. */
 function stateOf(
   files: Files,
@@ -204,6 +221,7 @@ function stateOf(
     chat_template,
     additional_special_tokens,
     ...languagesOf(files, options),
+    target_lang: targetLanguage(files, structure, options),
   };
 }
 
@@ -218,7 +236,13 @@ async function readAll(source: Source, options: LoadTokenizerOptions) {
     if (!specials.has(content) || flags !== undefined) specials.set(content, flags);
   }
   for (const content of [...ofModel, ...extra]) if (!specials.has(content)) specials.set(content, undefined);
-  return { files, structure, named, extra, ofModel, json: withAddedTokens(structure, files, specials) };
+  const json = withAddedTokens(structure, files, specials);
+  const { inLanguage } = structure;
+  const speaking = inLanguage && {
+    in_language: (target_lang: string) =>
+      new JsonTokenizer(withAddedTokens({ ...structure, checked: inLanguage(target_lang) }, files, specials)),
+  };
+  return { files, structure, named, extra, ofModel, json, speaking };
 }
 
 /** Writes the tokenizer of `origin` as it is now. */
@@ -251,7 +275,7 @@ export async function loadTokenizer(
   origin?: TokenizerOrigin,
 ): Promise<PreTrainedTokenizer> {
   const options = readOptions("loadTokenizer", LOAD_TOKENIZER, given);
-  const { files, structure, named, extra, ofModel, json } = await readAll(source, options);
+  const { files, structure, named, extra, ofModel, json, speaking } = await readAll(source, options);
   const { config, className } = files;
   const own = structure.converted ? structure.checked.added_tokens.map(({ content }) => content) : [];
   const chat_template = await chatTemplate(files);
@@ -273,6 +297,7 @@ export async function loadTokenizer(
     name_or_path: source.location,
     init_kwargs: config,
     ...(writing ? { target: writing } : {}),
+    ...speaking,
     languages: languageRule(files.convertedAs, config),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };

@@ -1,10 +1,17 @@
 // Reads the files of tokenizers without tokenizer.json and has them converted: vocab.json + merges.txt, vocab.txt, SentencePiece
 // models, tiktoken's files, and vocab.json alone for CTC models. Not here: settings files (load.ts).
 
-import { FormatError, NotFoundError } from "../core/errors.js";
-import { show } from "../core/show.js";
+import { FormatError, NotFoundError, OptionError } from "../core/errors.js";
+import { listed, show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
-import { type ConvertOptions, convertBpe, convertCtc, convertWordPiece, type Vocabulary } from "./convert.js";
+import {
+  type ConvertOptions,
+  convertBpe,
+  convertCtc,
+  convertWordPiece,
+  type Vocabulary,
+  vocabularyLanguages,
+} from "./convert.js";
 import { convertWithVocabulary, hasVocabulary } from "./convert-pieces.js";
 import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js";
 import { convertTiktoken, isTiktoken } from "./convert-tiktoken.js";
@@ -24,6 +31,8 @@ export interface Converted {
   readonly target?: JsonObject;
   /** What a model writes has the ids of `target`. */
   readonly separate?: boolean;
+  /** The same in another language of the file. @throws OptionError */
+  readonly inLanguage?: (target_lang: string) => JsonObject;
 }
 
 /** Lines of a text file without line ends, and without the empty one at its end. */
@@ -92,7 +101,17 @@ export async function readOlderFiles(
   });
   if (options.tokenizer_class === "Wav2Vec2CTCTokenizer" && names.has("vocab.json")) {
     const vocab = await vocabulary("vocab.json");
-    return { json: convertCtc(vocab, options), file: vocab.file };
+    const languages = vocabularyLanguages(vocab);
+    if (!languages) return { json: convertCtc(vocab, options), file: vocab.file };
+    const inLanguage = (target_lang: unknown): JsonObject => {
+      if (typeof target_lang === "string" && languages.includes(target_lang)) {
+        return convertCtc(vocab, { ...options, config: { ...options.config, target_lang } });
+      }
+      throw new OptionError(`${show(target_lang)} does not exist. Choose one of ${listed(languages, 20)}.`, {
+        details: { option: "target_lang", file: vocab.file },
+      });
+    };
+    return { json: convertCtc(vocab, options), file: vocab.file, inLanguage };
   }
   const model = [...MODELS, ...TIKTOKEN].find((name) => names.has(name));
   if (hasVocabulary(options.tokenizer_class) && names.has("vocab.json")) {

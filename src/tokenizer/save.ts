@@ -85,7 +85,8 @@ function changes(tokenizer: TokenizerToSave): Record<string, unknown> {
   if (now.clean_up_tokenization_spaces !== loaded.clean_up_tokenization_spaces) {
     changed.clean_up_tokenization_spaces = now.clean_up_tokenization_spaces;
   }
-  for (const key of ["src_lang", "tgt_lang"] as const) if (now[key] !== loaded[key]) changed[key] = now[key];
+  for (const key of ["src_lang", "tgt_lang", "target_lang"] as const)
+    if (now[key] !== loaded[key]) changed[key] = now[key];
   if (typeof files.config.tokenizer_class !== "string" && built !== undefined) {
     changed.tokenizer_class = files.convertedAs ?? "PreTrainedTokenizerFast";
   }

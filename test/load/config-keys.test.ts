@@ -35,6 +35,7 @@ const REPORTED = ["output_attentions", "output_hidden_states", "return_dict"];
 /** Those of some classes. */
 const ALSO: Readonly<Record<string, readonly string[]>> = {
   bart: ["is_decoder"],
+  blenderbot: ["is_decoder"],
   bert: ["add_cross_attention"],
   camembert: ["add_cross_attention"],
   electra: ["add_cross_attention"],

@@ -8,7 +8,7 @@ import { OctavoError, OptionError, ShapeError } from "../core/errors.js";
 import { flag, readOptions } from "../core/options.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
-import { hasLanguages, setLanguage } from "../load/language.js";
+import { setLanguage } from "../load/language.js";
 import type { FeatureModel, Outputs } from "../nn/features.js";
 import type { PassInput } from "../nn/pass.js";
 import type { LoadAdapterOptions } from "./adapter-options.js";
@@ -102,7 +102,7 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
     name?: string | LoadAdapterOptions,
     options?: LoadAdapterOptions,
   ): Promise<this> {
-    const speaks = this.task === "ctc" && hasLanguages(this.config);
+    const speaks = this.task === "ctc" && (this.config.adapter_attn_dim ?? null) !== null;
     if (!speaks || !isVariant(which)) return super.load_adapter(which, name, options);
     const given = readOptions("load_adapter", LANGUAGE, typeof name === "string" ? options : (name ?? options));
     this.checkUsable();

@@ -23,7 +23,7 @@ interface FileChoice {
 }
 
 /** True for the config of a model whose layers have parts for a language. */
-export function hasLanguages({ adapter_attn_dim }: ConfigJson): boolean {
+function hasLanguages({ adapter_attn_dim }: ConfigJson): boolean {
   return adapter_attn_dim !== undefined && adapter_attn_dim !== null;
 }
 

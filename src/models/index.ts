@@ -43,6 +43,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["mpnet", async () => (await import("./mpnet.js")).mpnet],
   ["mpt", async () => (await import("./mpt.js")).mpt],
   ["mt5", async () => (await import("./t5.js")).mt5],
+  ["nomic_bert", async () => (await import("./nomic_bert.js")).nomicBert],
   ["olmo", async () => (await import("./olmo.js")).olmo],
   ["olmo2", async () => (await import("./olmo2.js")).olmo2],
   ["olmo3", async () => (await import("./olmo3.js")).olmo3],

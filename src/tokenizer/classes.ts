@@ -149,6 +149,7 @@ const OF_MODEL: Readonly<Record<string, string>> = {
   mbart: "MBartTokenizer",
   mpnet: "MPNetTokenizer",
   mt5: "T5Tokenizer",
+  nomic_bert: "BertTokenizer",
   opt: "GPT2Tokenizer",
   pegasus: "PegasusTokenizer",
   qwen2: "Qwen2Tokenizer",

@@ -9,7 +9,7 @@ import type { Source } from "../sources/source.js";
 import { PreTrainedTokenizer } from "./api.js";
 import { classFacts } from "./classes.js";
 import type { Components } from "./components.js";
-import { JsonTokenizer } from "./engine.js";
+import { JsonTokenizer, type Tokenizer } from "./engine.js";
 import { fail, type JsonObject, readJsonObject } from "./json-file.js";
 import { languageRule } from "./languages.js";
 import {
@@ -35,7 +35,6 @@ import {
   usualToken,
 } from "./settings-files.js";
 import { type AddedToken, checkTokenizerJson, type TokenizerJson } from "./tokenizer-json.js";
-import { TwoVocabularies } from "./two-vocabularies.js";
 
 /** A tokenizer.json, checked, with where it came from. */
 interface Structure {
@@ -47,8 +46,8 @@ interface Structure {
   readonly own: Readonly<Record<string, string | undefined>>;
   /** How texts that a model is to write are cut, where that is another way. */
   readonly target?: TokenizerJson;
-  /** What a model writes has the ids of `target`. */
-  readonly separate?: boolean;
+  /** Joins the tokenizers of both, where what a model writes has the ids of `target`. */
+  readonly join?: (read: Tokenizer, written: Tokenizer) => Tokenizer;
   /** The same in another language of the file. @throws OptionError */
   readonly inLanguage?: (target_lang: string) => TokenizerJson;
 }
@@ -70,7 +69,7 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     file: made,
     special,
     target,
-    separate = false,
+    join,
     inLanguage,
   } = await readOlderFiles(source, names, {
     tokenizer_class: files.convertedAs,
@@ -83,7 +82,7 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     added: addedIds(files),
   });
   const checked = checkTokenizerJson(json, made, true);
-  const writing = target && { target: checkTokenizerJson(target, made, true), separate };
+  const writing = target && { target: checkTokenizerJson(target, made, true), ...(join ? { join } : {}) };
   const others = inLanguage && {
     inLanguage: (target_lang: string) => checkTokenizerJson(inLanguage(target_lang), made, true),
   };
@@ -284,8 +283,8 @@ export async function loadTokenizer(
   const state = stateOf(files, structure, options, { chat_template, additional_special_tokens });
   const inFiles = stateOf(files, structure, {}, { chat_template, additional_special_tokens });
   const { model_input_names: inputs } = config;
-  const { target, separate } = structure;
-  const special = json.added_tokens.filter((token) => !separate || token.special);
+  const { target, join } = structure;
+  const special = json.added_tokens.filter((token) => !join || token.special);
   const writing = target && new JsonTokenizer({ ...target, added_tokens: special });
   const reading = new JsonTokenizer(json);
   const settings: TokenizerSettings = {
@@ -301,7 +300,7 @@ export async function loadTokenizer(
     languages: languageRule(files.convertedAs, config),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
-  return new PreTrainedTokenizer(writing && separate ? new TwoVocabularies(reading, writing) : reading, settings);
+  return new PreTrainedTokenizer(writing && join ? join(reading, writing) : reading, settings);
 }
 
 function isNamed(named: ReadonlyMap<SpecialName, NamedToken>, token: string): boolean {

@@ -15,9 +15,11 @@ import {
 import { convertWithVocabulary, hasVocabulary } from "./convert-pieces.js";
 import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js";
 import { convertTiktoken, isTiktoken } from "./convert-tiktoken.js";
+import type { Tokenizer } from "./engine.js";
 import { type JsonObject, readBytes, readJsonObject, readText } from "./json-file.js";
 import { readSentencePiece } from "./sentencepiece.js";
 import { MODELS, OLDER, SOURCE_MODEL, TARGET_MODEL, TARGET_VOCABULARY, TIKTOKEN } from "./settings-files.js";
+import { TwoVocabularies } from "./two-vocabularies.js";
 
 /** What a folder without tokenizer.json holds. */
 export interface Converted {
@@ -29,8 +31,8 @@ export interface Converted {
   readonly special?: Readonly<Record<string, string | undefined>>;
   /** The same for texts that a model is to write, where they are cut in another way (Marian). */
   readonly target?: JsonObject;
-  /** What a model writes has the ids of `target`. */
-  readonly separate?: boolean;
+  /** Joins the tokenizers of both, where what a model writes has the ids of `target`. */
+  readonly join?: (read: Tokenizer, written: Tokenizer) => Tokenizer;
   /** The same in another language of the file. @throws OptionError */
   readonly inLanguage?: (target_lang: string) => JsonObject;
 }
@@ -128,7 +130,8 @@ export async function readOlderFiles(
     const json = await convert(first!);
     if (!second) return { json, file: vocab.file };
     const target = await convert(second, separate ? await vocabulary(TARGET_VOCABULARY) : vocab);
-    return { json, file: vocab.file, target, separate };
+    const join = (read: Tokenizer, written: Tokenizer): Tokenizer => new TwoVocabularies(read, written);
+    return { json, file: vocab.file, target, ...(separate ? { join } : {}) };
   }
   if (
     model !== undefined &&

@@ -55,6 +55,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["qwen3", async () => (await import("./qwen3.js")).qwen3],
   ["qwen3_moe", async () => (await import("./qwen3_moe.js")).qwen3_moe],
   ["roberta", async () => (await import("./roberta.js")).roberta],
+  ["siglip", async () => (await import("./siglip.js")).siglip],
   ["smollm3", async () => (await import("./smollm3.js")).smollm3],
   ["stablelm", async () => (await import("./stablelm.js")).stablelm],
   ["starcoder2", async () => (await import("./starcoder2.js")).starcoder2],

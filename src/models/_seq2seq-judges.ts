@@ -6,7 +6,7 @@ import { OptionError, ShapeError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type BatchIds, type EncoderBase, EncoderForTask, type EncoderGeometry, startAndEnd } from "../nn/encoder.js";
-import { type Embedding, Linear, Module } from "../nn/module.js";
+import { type Embedding, Linear, Module, Parameter } from "../nn/module.js";
 import { Pass } from "../nn/pass.js";
 import type { Stack } from "../nn/seq2seq.js";
 import { rowsAt } from "../ops/pool.js";
@@ -112,6 +112,32 @@ export function textJudgeOf(stacks: ReadingStacks, json: ConfigJson, prefix: str
       return { logits: out_proj.forward(dense.forward(hidden.view(-1, width), { act: "tanh" })) };
     },
   });
+}
+
+/**
+ * Scores for what each place of a text holds: `logits` [B,T,vocab], by the decoder's state before it.
+ * @param prefix the stacks' field in checkpoints
+ * @param tied the head multiplies with the words' matrix
+ */
+export function maskedOf(stacks: ReadingStacks, name: string, prefix: string, tied: boolean): EncoderForTask {
+  const { hidden, vocab } = stacks.geometry;
+  const lm_head = new Linear(hidden, vocab);
+  if (tied) lm_head.tie(stacks.words.weight);
+  const offsets = new Parameter(1, vocab); // zeros in most files, which some lack
+  offsets.optional = true;
+  const model = new EncoderForTask({
+    ...partsOf(stacks, (pass, ids) => statesOf(stacks, pass, ids)),
+    ...{ name, prefix, heads: { lm_head }, output_embeddings: lm_head },
+    unquantized: ["lm_head"],
+    beside: (batch) => ({ decoder_ids: shifted(batch, stacks.first) }),
+    outputs: (states) => {
+      const bias = offsets.filled ? { bias: offsets.value.view(-1) } : {};
+      return { logits: lm_head.weight.weight.linear(states, bias) };
+    },
+  });
+  Object.assign(model, { final_logits_bias: offsets });
+  model.name_tree();
+  return model;
 }
 
 /** Where an answer starts and ends: `start_logits` and `end_logits` [B,T]. @param prefix the stacks' field in checkpoints, if they are one */

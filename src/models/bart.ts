@@ -4,7 +4,7 @@ import * as z from "zod";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type BartConfig, type BartKind, BartModel, bartAs, bartFields, readBart } from "./_bart-model.js";
 import { OffsetPositions } from "./_offset-positions.js";
-import { answersOf, type ReadingStacks, readEnds, textJudgeOf } from "./_seq2seq-judges.js";
+import { answersOf, maskedOf, type ReadingStacks, readEnds, textJudgeOf } from "./_seq2seq-judges.js";
 
 const shared = {
   schema: z.object({
@@ -53,6 +53,8 @@ function withJudges(kind: BartKind, classes: string, firstOf: FirstOf): Architec
     ...generating,
     tasks: {
       ...tasks,
+      "masked-lm": (json) =>
+        maskedOf(reading(json), kind.class_name, "model", readBart(json, kind).tie_word_embeddings),
       "sequence-classification": (json) => textJudgeOf(reading(json), json, "model"),
       "question-answering": (json) => answersOf(reading(json), "model"),
     },

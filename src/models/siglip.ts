@@ -6,7 +6,7 @@ import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type DualGeometry, DualModel } from "../nn/dual.js";
-import type { FeatureInput } from "../nn/features.js";
+import { type FeatureInput, FeatureModel, type Logits } from "../nn/features.js";
 import { Embedding, Linear, Module, Parameter, Scalar } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
@@ -16,8 +16,9 @@ import { contiguous } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
 import { filled } from "../ops/fill.js";
 import { linear } from "../ops/linear.js";
+import { pool } from "../ops/pool.js";
 import { CLIPEncoder } from "./_clip.js";
-import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";
+import { activationName, count, epsilon, headSize, labelCount, readConfig } from "./_config.js";
 import { area, checkImage, gridOf, PatchConv, pixelInput, VisionMLP } from "./_vit.js";
 
 const tower = {
@@ -42,7 +43,8 @@ const vision = z.object({
   num_channels: count.default(3),
   image_size: area.default([224, 224]),
   patch_size: area.default([16, 16]),
-  vision_use_head: z.literal(true).default(true),
+  /** Some judges of images have nothing that gathers them. */
+  vision_use_head: z.boolean().default(true),
 });
 
 const schema = z.object({
@@ -172,7 +174,7 @@ class VisionTransformer extends Module {
   embeddings: VisionEmbeddings;
   encoder: CLIPEncoder;
   post_layernorm: LayerNorm;
-  head: GatheringHead;
+  head: GatheringHead | undefined;
   readonly image: readonly [number, number];
 
   constructor(c: VisionConfig) {
@@ -180,16 +182,14 @@ class VisionTransformer extends Module {
     this.embeddings = new VisionEmbeddings(c);
     this.encoder = new CLIPEncoder(c, false);
     this.post_layernorm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
-    this.head = new GatheringHead(c);
+    this.head = c.vision_use_head ? new GatheringHead(c) : undefined;
     this.image = c.image_size;
   }
 
+  /** States of the patches after the last norm, [B,N,hidden]. */
   forward(pass: Pass, pixels: Tensor): Tensor {
     checkImage(pixels, this.image);
-    return scope(() => {
-      const h = this.encoder.forward(this.embeddings.forward(pixels), pass);
-      return this.head.forward(this.post_layernorm.forward(h));
-    });
+    return scope(() => this.post_layernorm.forward(this.encoder.forward(this.embeddings.forward(pixels), pass)));
   }
 }
 
@@ -205,6 +205,11 @@ class SiglipModel extends DualModel {
     super();
     headSize(t.hidden_size, t.num_attention_heads);
     headSize(v.hidden_size, v.num_attention_heads);
+    if (!v.vision_use_head) {
+      throw new ConfigError("config.json: images are not gathered to one vector (vision_use_head: false)", {
+        hint: "it is the config of a judge of images",
+      });
+    }
     const width = t.projection_size ?? t.hidden_size;
     if (width !== v.hidden_size) {
       throw new ConfigError(`config.json: texts have ${width} features, and images ${v.hidden_size}`, {
@@ -244,7 +249,7 @@ class SiglipModel extends DualModel {
   }
 
   image(pass: Pass, pixels: Tensor): Tensor {
-    return this.vision_model.forward(pass, pixels);
+    return scope(() => this.vision_model.head!.forward(this.vision_model.forward(pass, pixels)));
   }
 
   override similarities(one: Tensor, other: Tensor): Tensor {
@@ -255,10 +260,45 @@ class SiglipModel extends DualModel {
   }
 }
 
+/** Labels for images, by the mean of the patches' states. */
+class SiglipForImageClassification extends FeatureModel<Logits> {
+  vision_model: VisionTransformer;
+  classifier: Linear;
+  readonly input: FeatureInput;
+
+  constructor({ vision_config: v }: z.infer<typeof schema>, labels: number) {
+    super();
+    headSize(v.hidden_size, v.num_attention_heads);
+    this.vision_model = new VisionTransformer(v);
+    this.classifier = new Linear(v.hidden_size, labels, { bias: true });
+    this.input = pixelInput(v.num_channels);
+  }
+
+  get blocks(): readonly (readonly Module[])[] {
+    return [this.vision_model.encoder.layers];
+  }
+
+  override modules_not_quantized(): readonly string[] {
+    return ["vision_model.head", "classifier"];
+  }
+
+  outputs(pass: Pass, pixels: Tensor): Logits {
+    return scope(() => ({
+      logits: this.classifier.forward(pool(this.vision_model.forward(pass, pixels), undefined, "mean")),
+    }));
+  }
+}
+
 const build = (json: ConfigJson): SiglipModel => new SiglipModel(readConfig(json, schema)).name_tree();
 
 export const siglip: Architecture = {
   model_type: "siglip",
-  tasks: { clip: build, base: build },
-  names: [{ ignore: /\.position_ids$/ }],
+  tasks: {
+    clip: build,
+    base: build,
+    "image-classification": (json) =>
+      new SiglipForImageClassification(readConfig(json, schema), labelCount(json)).name_tree(),
+  },
+  // A judge of images may be made of the whole model.
+  names: [{ ignore: /\.position_ids$/ }, { spare: /^(text_model\.|logit_(scale|bias)$)/ }],
 };

@@ -2,12 +2,13 @@
 // (fixtures/make_seq2seq_tasks.py).
 
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { describe, expect, test } from "vitest";
 import { OptionError } from "../../src/core/errors.js";
 import type { Tensor } from "../../src/core/tensor.js";
 import {
   AutoModel,
+  AutoModelForMaskedLM,
   AutoModelForQuestionAnswering,
   AutoModelForSeq2SeqLM,
   AutoModelForSequenceClassification,
@@ -18,7 +19,7 @@ import type { PreTrainedEncoder } from "../../src/generate/encoder-model.js";
 import { architectureOf, taskFor } from "../../src/models/index.js";
 import { copyOf, editJson } from "../support/checkpoints.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { difference, FIXTURES, largest, readJson } from "../support/fixtures.js";
+import { difference, FIXTURES, largest, readArrays, readJson } from "../support/fixtures.js";
 import { expectQuantized, QUANTIZED, type Tolerance } from "../support/golden.js";
 import { type HeadTensor, withHead } from "../support/heads.js";
 import { temporary } from "../support/temporary.js";
@@ -202,6 +203,38 @@ test.each(judges.map((one) => [one.class, one] as const))("%s refuses texts with
   const input_ids = one.inputs.single.input_ids.map((ids) => ids.map((id) => (id <= 2 ? 5 : id)));
   expect(() => model.forward({ input_ids })).toThrow(OptionError);
   model.dispose();
+});
+
+// The fixtures of these have the logits of both stacks; what the decoder of a judge reads, the tests above say.
+test.each(["bart", "mbart"])("%s fills masks by the decoder's state before them", async (name) => {
+  const folder = join(FIXTURES, "models", name);
+  const { single, batch } = readJson<{ inputs: Record<"single" | "batch", Inputs> }>(
+    "models",
+    name,
+    "expected.json",
+  ).inputs;
+  const pad = 1;
+  const seq2seq = await AutoModelForSeq2SeqLM.from_pretrained(folder, { device: "cpu" });
+  const masked = await AutoModelForMaskedLM.from_pretrained(folder, { device: "cpu" });
+  expect([masked.module.class_name, masked.warnings]).toEqual([seq2seq.module.class_name, []]);
+  for (const { input_ids, attention_mask } of [single, batch]) {
+    const decoder_input_ids = input_ids.map((ids) => {
+      const first = name === "bart" ? 2 : ids.filter((id) => id !== pad).at(-1)!;
+      return [first, ...ids.slice(0, -1)];
+    });
+    const given = { input_ids, ...(attention_mask ? { attention_mask } : {}) };
+    const want = seq2seq.forward({ ...given, decoder_input_ids });
+    const got = masked.forward(given);
+    expect(got.logits.shape).toEqual(want.logits.shape);
+    expect(difference(await got.logits.readFloats(), await want.logits.readFloats()).max).toBeLessThan(1e-5);
+    for (const tensor of [want.logits, want.encoder_last_hidden_state, got.logits]) tensor.dispose();
+  }
+  const saved = temporary("masked");
+  await masked.save_pretrained(saved);
+  const stored = (at: string) => readArrays(relative(FIXTURES, at), "model.safetensors");
+  expect(stored(saved)).toEqual(stored(folder));
+  masked.dispose();
+  seq2seq.dispose();
 });
 
 describe("class names in config.json", () => {

@@ -5,12 +5,20 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { PreTrainedClipModel } from "../../src/generate/clip-model.js";
-import { AutoImageProcessor, AutoModel, AutoTokenizer, type FromPretrainedOptions, pipeline } from "../../src/index.js";
+import {
+  AutoImageProcessor,
+  AutoModel,
+  AutoModelForImageClassification,
+  AutoTokenizer,
+  type FromPretrainedOptions,
+  pipeline,
+} from "../../src/index.js";
 import { buildModel } from "../../src/models/index.js";
 import { copyOf, editJson } from "../support/checkpoints.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, readArrays, readJson } from "../support/fixtures.js";
 import { expectQuantized, QUANTIZED, type Tolerance } from "../support/golden.js";
+import { type HeadTensor, withHead } from "../support/heads.js";
 import { temporary } from "../support/temporary.js";
 
 const FOLDER = join(FIXTURES, "models", "siglip");
@@ -20,6 +28,7 @@ const expected = readJson<{
   quantized_modules: string[];
   quantized: Record<string, { suggested_tolerance?: Record<string, Tolerance> }>;
   parameters: number;
+  judge: { heads: Record<string, HeadTensor>; logits: number[]; loss: number; labels: number[] };
 }>("models", "siglip", "expected.json");
 const arrays = readArrays("models", "siglip", "expected.safetensors");
 const golden = (key: string) => arrays.get(key)!.values;
@@ -81,6 +90,33 @@ test("parameters are counted as in transformers", async () => {
   const shared = new Set([...model.named_parameters()].map(([, parameter]) => parameter));
   const count = [...shared].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
   expect(count).toBe(expected.parameters);
+});
+
+test("images are judged by their patches", async () => {
+  const { heads, logits: want, loss: wanted, labels } = expected.judge;
+  const folder = withHead("siglip", heads, { id2label: { 0: "A", 1: "B", 2: "C" } });
+  const { values, shape } = arrays.get("inputs.batch.pixel_values")!;
+  for (const options of [{}, { load_in_8bit: true }]) {
+    const model = await AutoModelForImageClassification.from_pretrained(folder, { device: "cpu", ...options });
+    expect([model.module.class_name, model.warnings]).toEqual(["SiglipForImageClassification", []]);
+    expect(model.quantized_modules.filter((path) => /head|classifier/.test(path))).toEqual([]);
+    const { logits, loss } = model.forward({ pixel_values: { data: values as Float32Array, shape }, labels });
+    const got = await logits.readFloats();
+    if (options.load_in_8bit) expect(difference(got, want).max).toBeGreaterThan(0);
+    else {
+      expect(difference(got, want).max).toBeLessThan(1e-4);
+      expect((await loss!.readFloats())[0]).toBeCloseTo(wanted, 4);
+    }
+    for (const tensor of [logits, loss!]) tensor.dispose();
+    const saved = temporary("judge");
+    await model.save_pretrained(saved);
+    model.dispose();
+    const again = await AutoModelForImageClassification.from_pretrained(saved, { device: "cpu" });
+    const same = again.forward({ pixel_values: { data: values as Float32Array, shape } });
+    expect(await same.logits.readFloats()).toEqual(got);
+    same.logits.dispose();
+    again.dispose();
+  }
 });
 
 test("towers of different widths are refused", async () => {

@@ -1,7 +1,7 @@
 // The parts of a model of many languages (MMS, Pratap et al. 2023) that are a language's own: a part of each layer, and the head. A file
 // beside the weights holds those of each language, adapter.LANGUAGE.safetensors or .bin.
 
-import { type Checkpoint, openCheckpoint } from "../checkpoints/checkpoint.js";
+import { type Checkpoint, languageFiles, openCheckpoint } from "../checkpoints/checkpoint.js";
 import type { StoredTensor } from "../checkpoints/stored.js";
 import { convertBytes } from "../checkpoints/values.js";
 import { CheckpointError, NotFoundError, OctavoError, OptionError } from "../core/errors.js";
@@ -31,10 +31,8 @@ function hasLanguages({ adapter_attn_dim }: ConfigJson): boolean {
  * Opens the file of a language.
  * @throws NotFoundError if there is none; FormatError, NetworkError
  */
-async function openLanguage(source: Source, language: string, { use_safetensors }: FileChoice): Promise<Checkpoint> {
-  const names = [".safetensors", ".bin"]
-    .filter((end) => use_safetensors === undefined || use_safetensors === (end === ".safetensors"))
-    .map((end) => `adapter.${language}${end}`);
+async function openLanguage(source: Source, language: string, choice: FileChoice): Promise<Checkpoint> {
+  const names = languageFiles(language, choice);
   const there = await source.names(names);
   const named = names.find((name) => there.has(name));
   if (named !== undefined) return openCheckpoint(source, { named });

@@ -9,8 +9,10 @@ import {
   AutoModel,
   AutoModelForAudioClassification,
   AutoModelForCTC,
+  AutoProcessor,
   AutoTokenizer,
   type FromPretrainedOptions,
+  pipeline,
 } from "../../src/index.js";
 import { copyOf, editHeader, editJson } from "../support/checkpoints.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
@@ -197,6 +199,25 @@ describe("languages", () => {
     expect(JSON.parse(readFileSync(join(out, "vocab.json"), "utf8"))).toEqual(vocab);
     const again = await AutoTokenizer.from_pretrained(out);
     expect([again.target_lang, again(texts).input_ids]).toEqual(["fra", tokenizer(texts).input_ids]);
+  });
+
+  test("a pipeline and a processor have the language of the model", async () => {
+    const whole = copyOf("models", NAME);
+    for (const [name, text] of [
+      ["vocab.json", JSON.stringify(vocab)],
+      ["tokenizer_config.json", JSON.stringify({ tokenizer_class: "Wav2Vec2CTCTokenizer", target_lang: "eng" })],
+      ["preprocessor_config.json", readFileSync(join(FIXTURES, "processors", "wav2vec2", "preprocessor_config.json"))],
+    ] as const) {
+      writeFileSync(join(whole, name), text);
+    }
+    const pipe = await pipeline("automatic-speech-recognition", whole, { device: "cpu", target_lang: "fra" });
+    const { tokenizer } = pipe as unknown as { tokenizer: { target_lang: string } };
+    expect([tokenizer.target_lang, pipe.model.config.vocab_size]).toEqual(["fra", 14]);
+    const { text } = await pipe(Float32Array.from({ length: 4000 }, (_, t) => Math.sin(t * t)));
+    expect(text).toContain("ch"); // one token, of this language alone
+    await pipe[Symbol.asyncDispose]();
+    const processor = await AutoProcessor.from_pretrained(whole, { target_lang: "fra" });
+    expect(processor.tokenizer!.target_lang).toBe("fra");
   });
 
   test("one vocabulary has no languages", async () => {

@@ -1,10 +1,10 @@
 // Tokenizers of translators: ids of texts and of what is written for them are those of transformers (fixtures/make_languages.py).
 
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { NotFoundError, OptionError } from "../../src/core/errors.js";
-import { AutoTokenizer } from "../../src/generate/auto.js";
+import { AutoModelForSeq2SeqLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
 import { MemorySource } from "../fuzz/support/memory-source.js";
 import { readJson } from "../support/fixtures.js";
@@ -60,6 +60,19 @@ describe.each(
       expect([tensors.labels!.shape[0], tensors.input_ids.shape[0]]).toEqual([texts.length, texts.length]);
     }
   });
+});
+
+it("Marian's models are saved beside the weights", async () => {
+  const two = written(cases.find(({ config }) => config.separate_vocabs)!);
+  for (const name of ["config.json", "model.safetensors"]) {
+    cpSync(new URL(`../fixtures/models/marian-two/${name}`, import.meta.url), join(two, name));
+  }
+  const model = await AutoModelForSeq2SeqLM.from_pretrained(two, { device: "reference" });
+  const out = temporary("whole");
+  const { files } = await model.save_pretrained(out);
+  model.dispose();
+  expect(files).toEqual(expect.arrayContaining(["vocab.json", "target_vocab.json", "source.spm", "target.spm"]));
+  expect((await AutoTokenizer.from_pretrained(out))("a").input_ids.length).toBeGreaterThan(1);
 });
 
 it("languages have ids, and those that nobody knows are refused", async () => {

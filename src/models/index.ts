@@ -101,7 +101,12 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
     const near = suggestion(type, MODEL_TYPES);
     throw new UnsupportedModelError(
       `architecture ${show(type)} is not supported${near ? `; did you mean "${near}"?` : ""}`,
-      { hint: `supported: ${MODEL_TYPES.join(", ")}`, details: { model_type: type } },
+      {
+        hint:
+          `${MODEL_TYPES.length} kinds are supported, such as bert, gemma3_text, gpt2, llama, mistral, modernbert, qwen3, t5 and ` +
+          "whisper; the README and details.supported of this error name all",
+        details: { model_type: type, supported: MODEL_TYPES },
+      },
     );
   }
   const architecture = await load();

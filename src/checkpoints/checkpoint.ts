@@ -97,6 +97,11 @@ export function weightFiles(choice: Choice = {}): string[][] {
   return formatsOf(choice).map((format) => namesOf([format], choice.variant));
 }
 
+/** Names of the file with a language's parts of a model of many, the preferred one first. */
+export function languageFiles(language: string, { use_safetensors }: Pick<Choice, "use_safetensors"> = {}): string[] {
+  return formatsOf({ use_safetensors }).map(({ end }) => `adapter.${language}${end}`);
+}
+
 /**
  * Files of a folder, and of those below it where the source knows them, that hold weights in any format. A source that cannot
  * list a folder is asked for the usual names.

@@ -19,6 +19,11 @@ export const WEIGHTS = {
     help: "read weights in safetensors only",
     help_off: "read weights in .bin files of PyTorch only",
   }),
+  /**
+   * Of a model with parts for each language (MMS): the language whose parts are read, by the code in the name of their file,
+   * `adapter.fra.safetensors` or `.bin`; by default that of the weights themselves. The tokenizer takes the same option.
+   */
+  target_lang: such<string>(isVariant, 'a code such as "fra"'),
 };
 
 export interface WeightsOptions extends Options<typeof WEIGHTS> {}

@@ -47,7 +47,8 @@ export async function decodeTime(
   how: { batch: number; steps: number; cache_dtype: CacheDType; patience?: number; encoded?: number },
 ): Promise<number> {
   const { batch, cache_dtype, encoded = ENCODED } = how;
-  const ids = Int32Array.from({ length: batch * encoded }, (_, i) => (i * 7919 + 13) % model.geometry.vocab);
+  const vocab = (model instanceof Seq2SeqLM ? model.encoder_vocab : undefined) ?? model.geometry.vocab;
+  const ids = Int32Array.from({ length: batch * encoded }, (_, i) => (i * 7919 + 13) % vocab);
   const text = { rows: batch, steps: encoded, ids, mask: undefined };
   const cross = model instanceof Seq2SeqLM ? encodeInto(device, model, text, cache_dtype) : undefined;
   try {

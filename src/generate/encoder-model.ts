@@ -106,7 +106,7 @@ export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Load
         : { mask };
       const judged = beside && {
         ...(beside.decoder_ids ? { decoder_ids: ints(beside.decoder_ids) } : {}),
-        chosen: Tensor.from(device, beside.chosen, [rows]),
+        ...(beside.chosen ? { chosen: Tensor.from(device, beside.chosen, [rows]) } : {}),
       };
       const told = { ...(judged ? { judged } : {}), lengths: reach };
       const texts = ragged && hides.segments;

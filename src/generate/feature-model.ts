@@ -1,18 +1,29 @@
 // Loaded models of images and sound as users hold them: classifiers, CTC recognizers and plain features. One forward pass, no
 // generation.
 
+import { isVariant } from "../checkpoints/checkpoint.js";
+import type { Files } from "../checkpoints/folder-in-memory.js";
 import type { Device } from "../core/device.js";
-import { OptionError, ShapeError } from "../core/errors.js";
+import { OctavoError, OptionError, ShapeError } from "../core/errors.js";
+import { flag, readOptions } from "../core/options.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Loaded } from "../load/index.js";
+import { setLanguage } from "../load/language.js";
 import type { FeatureModel, Outputs } from "../nn/features.js";
 import type { PassInput } from "../nn/pass.js";
+import type { LoadAdapterOptions } from "./adapter-options.js";
 import { readCall } from "./arguments.js";
 import { LoadedModel } from "./base.js";
 import { type FeatureValues, readFeatures } from "./features.js";
 import { readMask } from "./inputs.js";
 import { FEATURE_FORWARD, type FeatureForwardOptions } from "./options.js";
 import { featureLoss } from "./task-loss.js";
+
+/** Options of load_adapter with a language. */
+const LANGUAGE = {
+  /** True: only safetensors. False: only a `.bin` file. By default safetensors where there are any. */
+  use_safetensors: flag(),
+};
 
 type Result<O> = O & {
   /** With labels: f32[1]. */
@@ -59,7 +70,7 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
     const loss = featureLoss(this, options, rows, () => {
       const each = module.frames(features.shape[1]!) ?? 0;
       return Array.from({ length: rows }, (_, r) =>
-        hides ? hides.subarray(r * each, (r + 1) * each).reduce((sum, one) => sum + one, 0) : each,
+        module.outputFrames(hides ? hides.subarray(r * each, (r + 1) * each).reduce((sum, one) => sum + one, 0) : each),
       );
     });
     const record = (): Result<Outputs> => {
@@ -78,6 +89,37 @@ export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedM
       } as Outputs;
     };
     return scope(record as () => never);
+  }
+
+  /**
+   * Of a model with parts for each language (MMS), with the language's code, "fra": the language's parts and head, from
+   * `adapter.fra.safetensors` or `.bin` beside the model's weights, as in transformers; what the tokenizer reads and writes,
+   * `tokenizer.set_target_lang("fra")` says. With all else, and a path such as "./folder": an adapter, as every model takes it.
+   * @throws as every model's load_adapter; OctavoError while something uses the model, or it has adapters or is offloaded
+   */
+  override async load_adapter(
+    which: string | URL | Files,
+    name?: string | LoadAdapterOptions,
+    options?: LoadAdapterOptions,
+  ): Promise<this> {
+    const speaks = this.task === "ctc" && (this.config.adapter_attn_dim ?? null) !== null;
+    if (!speaks || !isVariant(which)) return super.load_adapter(which, name, options);
+    const given = readOptions("load_adapter", LANGUAGE, typeof name === "string" ? options : (name ?? options));
+    this.checkUsable();
+    this.checkPlain("load_adapter");
+    const reopen = this.adapterHost?.origin.reopen;
+    if (!reopen) {
+      throw new OctavoError("ERR_UNSUPPORTED", "load_adapter needs a model that was loaded by from_pretrained");
+    }
+    await this.users.alone("load_adapter", async () => {
+      const source = await reopen();
+      try {
+        this.retokened(await setLanguage(this.module, source, which as string, given));
+      } finally {
+        await source.close();
+      }
+    });
+    return this;
   }
 
   /** The mask of positions for one of samples [B,T]: 1 for positions of real samples; undefined if all are. */

@@ -25,6 +25,7 @@ import { type JsonObject, readJsonFile } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer, type TokenizerOrigin } from "../tokenizer/load.js";
+import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import { TOKENIZER_FROM_PRETRAINED, type TokenizerOptions } from "./options.js";
 import { nameOf } from "./pretrained.js";
 
@@ -42,7 +43,7 @@ interface Opened {
   readonly config: JsonObject;
   readonly model_type: unknown;
   readonly reader: MediaReader;
-  readonly padding_side: TokenizerOptions["padding_side"];
+  readonly asked: Pick<TokenizerOptions, "padding_side" | "target_lang">;
   readonly origin: TokenizerOrigin;
 }
 
@@ -60,7 +61,11 @@ function auto<P>(platform: Platform, make: (opened: Opened) => Promise<P>): Auto
         const { model_type } = await modelConfig(source);
         const reopen = reopening(platform, model, source, options);
         const origin: TokenizerOrigin = { reopen, folders: platform.folders };
-        return await make({ source, config, model_type, reader: media, padding_side: options.padding_side, origin });
+        const asked = pick(
+          { padding_side: LOAD_TOKENIZER.padding_side, target_lang: LOAD_TOKENIZER.target_lang },
+          options,
+        );
+        return await make({ source, config, model_type, reader: media, asked, origin });
       } finally {
         await source.close();
       }
@@ -163,17 +168,17 @@ function need<P>(part: P | undefined, kind: string): P {
 }
 
 /** Processors of these classes, by what `preprocessor_config.json` holds. */
-const SOUND: ReadonlySet<unknown> = new Set(["whisper", "wav2vec2"]);
+const SOUND: ReadonlySet<unknown> = new Set(["whisper", "wav2vec2", "hubert"]);
 
 export function autoProcessor(platform: Platform): AutoProcessors<Processor> {
-  return auto(platform, async ({ source, config, model_type, reader, padding_side, origin }) => {
+  return auto(platform, async ({ source, config, model_type, reader, asked, origin }) => {
     const type = config.feature_extractor_type;
     const hears = SOUND.has(model_type) || (typeof type === "string" && /^(Whisper|Wav2Vec2)/.test(type));
     const parts = hears
       ? { feature_extractor: new FeatureExtractor(config, model_type, reader) }
       : { image_processor: new ImageProcessor(config, model_type, reader) };
     try {
-      return new Processor({ ...parts, tokenizer: await loadTokenizer(source, { padding_side }, origin) });
+      return new Processor({ ...parts, tokenizer: await loadTokenizer(source, asked, origin) });
     } catch (error) {
       // Models of images alone have none, and those of CTC one of another kind.
       if (error instanceof NotFoundError || error instanceof UnsupportedModelError) return new Processor(parts);

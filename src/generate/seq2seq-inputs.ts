@@ -15,11 +15,11 @@ import { type SpeechOptions, type SpeechStart, speechStart } from "./speech.js";
 
 /** What the encoder reads. @throws ShapeError, OptionError */
 export function readEncoderInput(
-  { features, geometry, encoder_positions }: Seq2SeqLM,
+  { features, geometry, encoder_positions, encoder_vocab }: Seq2SeqLM,
   options: { readonly input_ids?: Ids | undefined; readonly attention_mask?: Ids | undefined },
 ): EncoderInput {
   if (features) return readFeatures((options as Record<string, unknown>)[features.name], features);
-  const batch = readBatch(options.input_ids, options.attention_mask, geometry.vocab);
+  const batch = readBatch(options.input_ids, options.attention_mask, encoder_vocab ?? geometry.vocab);
   if (batch.steps <= (encoder_positions ?? batch.steps)) return batch;
   throw new OptionError(
     `${batch.steps} tokens are more than the ${encoder_positions} positions of this model's encoder`,

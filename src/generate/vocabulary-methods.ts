@@ -36,6 +36,12 @@ export abstract class VocabularyMethods {
     return this.#resized;
   }
 
+  /** From here on the model has another number of tokens than its files. */
+  protected retokened(tokens: number): void {
+    this.#resized = tokens;
+    Object.assign(this.config, { vocab_size: tokens });
+  }
+
   /**
    * Gives the embeddings, the output embeddings and their biases one row for each of `new_num_tokens` tokens; tied ones stay tied. Rows
    * that stay keep their values, and new ones are drawn as in transformers (`manual_seed` seeds them).
@@ -55,7 +61,10 @@ export abstract class VocabularyMethods {
     this.checkIdle(method);
     const vocabulary = this.module.vocabulary();
     if (!vocabulary) {
-      throw new OctavoError("ERR_UNSUPPORTED", `${method}: ${this.module.class_name} has no table of tokens`);
+      throw new OctavoError(
+        "ERR_UNSUPPORTED",
+        `${method}: ${this.module.class_name} has no table of tokens, or more than one`,
+      );
     }
     const { words, geometry } = vocabulary;
     const tokens = Math.ceil((given ?? geometry.vocab) / multiple) * multiple;
@@ -64,8 +73,7 @@ export abstract class VocabularyMethods {
     const { initializer_range, init_std } = this.config;
     const deviation = [initializer_range, init_std].find((value) => typeof value === "number") ?? DEVIATION;
     resizeVocabulary(this.module, vocabulary, tokens, { mean, deviation });
-    this.#resized = tokens;
-    Object.assign(this.config, { vocab_size: tokens });
+    this.retokened(tokens);
     return words;
   }
 }

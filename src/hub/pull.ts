@@ -1,6 +1,6 @@
 // Brings a whole model into the cache: what Octavo can use of it, and nothing beside it.
 
-import { allWeights, noWeights, openCheckpoint, weightFiles } from "../checkpoints/checkpoint.js";
+import { allWeights, languageFiles, noWeights, openCheckpoint, weightFiles } from "../checkpoints/checkpoint.js";
 import { WEIGHTS } from "../checkpoints/options.js";
 import { NotFoundError, OptionError } from "../core/errors.js";
 import { callback, flag, number, type Options, readOptions, signal, such, text } from "../core/options.js";
@@ -75,7 +75,7 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
   }
   const source = await openModel(id, options);
   try {
-    const { variant, use_safetensors } = options;
+    const { variant, use_safetensors, target_lang } = options;
     const [first, ...others] = weightFiles({ variant, use_safetensors });
     let there = await source.names([...NAMES, ...first!]);
     let lacking = !first!.some((name) => there.has(name));
@@ -87,13 +87,26 @@ export async function pull(id: string, given: PullOptions = {}): Promise<Pulled>
     }
     if (lacking) await checkOthers(source, there, id, { variant, use_safetensors });
     if (!there.has("tokenizer.json")) there = new Set([...there, ...(await source.names(OLDER))]);
-    await source.bring?.([...neededFiles(there), ...(await filesBelow(source, there, options.warn ?? (() => {})))]);
+    const spoken = target_lang === undefined ? [] : await languageOf(source, id, languageFiles(target_lang, options));
+    await source.bring?.([
+      ...neededFiles(there),
+      ...spoken,
+      ...(await filesBelow(source, there, options.warn ?? (() => {}))),
+    ]);
     const named = there.has("config.json") ? await weightsName(source) : undefined;
     if (named !== undefined || !lacking) await openCheckpoint(source, { named, variant, use_safetensors });
     return { folder: source.location, received: source.network ?? 0 };
   } finally {
     await source.close();
   }
+}
+
+/** The first of these files that there is, which has a language's parts of the model. @throws NotFoundError */
+async function languageOf(source: Source, id: string, names: readonly string[]): Promise<string[]> {
+  const there = await source.names([...names]);
+  const found = names.find((name) => there.has(name));
+  if (found !== undefined) return [found];
+  throw new NotFoundError(`model ${quote(id)} has no ${names.join(" or ")}`, { details: { id, got: [...names] } });
 }
 
 /**

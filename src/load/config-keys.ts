@@ -20,36 +20,40 @@ const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   // Of classifiers: what has an effect on their shape they read themselves.
   labels: "id2label label2id num_labels _num_labels problem_type finetuning_task",
   training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop activation_dropout
-    classifier_dropout dropout dropout_rate embd_pdrop hidden_dropout hidden_dropout_prob layerdrop resid_pdrop qa_dropout
+    classifier_dropout dropout dropout_rate embd_pdrop embed_dropout resid_dropout hidden_dropout hidden_dropout_prob layerdrop resid_pdrop qa_dropout
     seq_classif_dropout embedding_dropout residual_dropout mlp_dropout initializer_cutoff_factor feat_proj_dropout
     feat_quantizer_dropout feat_extract_dropout final_dropout drop_path_rate ctc_loss_reduction ctc_zero_infinity layerscale_value
     use_mask_token logit_scale_init_value encoder_layerdrop decoder_layerdrop apply_spec_augment mask_time_prob mask_time_length
-    mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks summary_first_dropout summary_last_dropout
+    mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks mask_time_min_space mask_time_other
+    mask_time_selection mask_channel_length mask_channel_min_space mask_channel_other mask_channel_prob mask_channel_selection summary_first_dropout summary_last_dropout
     classifier_dropout_prob pooler_dropout cls_dropout router_aux_loss_coef router_jitter_noise gradient_checkpointing classif_dropout`,
   // Other ways to the same numbers: sums in f32 are exact enough for all of them.
   numerics: `pretraining_tp slow_but_exact reorder_and_upcast_attn attention_softmax_in_fp32 scale_attention_softmax_in_fp32 masked_softmax_fusion
     bias_dropout_fusion skip_bias_add skip_bias_add_qkv offset_alibi chunk_size_feed_forward use_bfloat16 _attn_implementation
-    attn_implementation _attn_implementation_autoset _experts_implementation deterministic_flash_attn reference_compile repad_logits_with_grad`,
+    attn_implementation _attn_implementation_autoset _experts_implementation deterministic_flash_attn reference_compile repad_logits_with_grad
+    use_flash_attn use_xentropy fused_bias_fc fused_dropout_add_ln dense_seq_output`,
   // Of heads and classes that these files may also serve.
   otherHeads: `summary_activation summary_proj_to_labels summary_type summary_use_proj encoder_stride classifier_proj_size
     use_weighted_layer_sum median_filter_width sparse_prediction sparse_pred_ignore_index
     num_codevectors_per_group num_codevector_groups contrastive_logits_temperature num_negatives codevector_dim
-    proj_codevector_dim diversity_loss_weight tdnn_dim tdnn_kernel tdnn_dilation xvector_output_dim adapter_kernel_size
-    adapter_stride num_adapter_layers output_hidden_size apply_layernorm reshape_hidden_states out_features out_indices
+    proj_codevector_dim diversity_loss_weight tdnn_dim tdnn_kernel tdnn_dilation xvector_output_dim apply_layernorm reshape_hidden_states out_features out_indices
     stage_names _out_features _out_indices`,
   // Of MPT: how the original starts, trains and prints.
   mpt: "init_config init_device emb_pdrop embedding_fraction learned_pos_emb verbose tokenizer_name",
   // What files say of themselves.
   notes: `n_ctx n_positions seq_length transformers_version _commit_hash model_name_or_path output_past auto_map unsloth_fixed unsloth_version
-    is_encoder_decoder language languages license tags save_step _sliding_window_pattern`,
+    is_encoder_decoder language languages license tags save_step _sliding_window_pattern
+    scalable_attention do_blenderbot_90_layernorm max_trained_positions pad_vocab_size_multiple parallel_block_tied_norm`,
 };
 
 /** Keys that change nothing at these values, which files often spell out. */
 const NEUTRAL: Readonly<Record<string, unknown>> = {
   add_bias_logits: false,
+  extra_layer_norm: false,
   add_cross_attention: false,
   force_bos_token_to_be_generated: false,
   scale_attn_weights: true,
+  scale_attn_by_inverse_layer_idx: false,
   is_decoder: false,
   tie_encoder_decoder: false,
   tie_weights_: true,

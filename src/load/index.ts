@@ -24,17 +24,19 @@ import {
 } from "../quant/index.js";
 import { SelectiveConfig } from "../quant/selective.js";
 import { readJsonFile, readJsonText } from "../sources/json.js";
+import { editJson } from "../sources/json-edit.js";
 import type { Source } from "../sources/source.js";
 import { type AttnImplementation, checkFlash } from "./attn-implementation.js";
 import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent, type SpreadModel } from "./fill.js";
+import { withLanguage } from "./language.js";
 import { unusedPatterns } from "./linears.js";
 import type { WeightsOptions } from "./options.js";
 import { checkStored, type Plan, plan } from "./plan.js";
 import type { Origin } from "./save.js";
 import { type SentenceEmbedding, sentenceEmbedding } from "./sentence.js";
 import { type StorageOptions, settle, unknownModules, untieHead, wantsOwnHead } from "./storage.js";
-import { ownHead } from "./tied.js";
+import { ownHead, shareMissingHead } from "./tied.js";
 
 export interface LoadOptions {
   /** Where the whole model goes; or what spreads a prepared one over devices. */
@@ -183,9 +185,17 @@ export async function declareModel<T extends Task>(
   wanted: string,
   weights: WeightsOptions = {},
 ): Promise<Declared<T>> {
+  const { target_lang, ...files } = weights;
+  const named = { ...files, named: config.transformers_weights };
+  if (target_lang !== undefined) {
+    await declareTree(source, config, task); // what is wrong without a language comes first
+    const own = await withLanguage(await openCheckpoint(source, named), config, target_lang, files);
+    const tree = await declareTree(source, own.config, task);
+    return { ...tree, ...own, dtype: resolveDType(wanted, config, own.checkpoint), packed: undefined };
+  }
   const tree = await declareTree(source, config, task);
   const format = storedPacked(config.quantization_config, source.location);
-  const opened = await openCheckpoint(source, { ...weights, named: config.transformers_weights });
+  const opened = await openCheckpoint(source, named);
   if (!format) return { ...tree, checkpoint: opened, dtype: resolveDType(wanted, config, opened), packed: undefined };
   const { checkpoint, matrices } = unpackCheckpoint(opened, format);
   if (matrices === 0) throw notQuantized(source, format.name);
@@ -232,6 +242,8 @@ export async function prepareModel<T extends Task>(
   const oddities: string[] = [];
   const sentence = purpose === "base" ? await sentenceEmbedding(source, (oddity) => oddities.push(oddity)) : undefined;
   const declared = await declareModel(source, config, purpose, options.dtype, options.weights);
+  const { vocab_size } = declared.config;
+  const spelled = vocab_size === config.vocab_size ? config_text : editJson(config_text, { vocab_size });
   const { architecture, model, checkpoint, dtype, stored, ignored } = declared;
   if (attn_implementation === "flash_attention_2") {
     // transformers computes in f16 what is quantized, unless a dtype is asked for.
@@ -249,6 +261,7 @@ export async function prepareModel<T extends Task>(
     stored:
       agreed && storedSchemes(agreed, exact, storedExact(config.quantization_config), compute ?? computeFor(dtype)),
   };
+  shareMissingHead(model, architecture, checkpoint, asked);
   const apart = wantsOwnHead(model, selective, dtype);
   const own = apart ? undefined : await ownHead(model, architecture, checkpoint, asked);
   const storage: StorageOptions = { ...asked, shared: head || own || apart ? untieHead(model) : undefined };
@@ -282,7 +295,7 @@ export async function prepareModel<T extends Task>(
     ...declared,
     planned,
     quantization: chosen,
-    config_text,
+    config_text: spelled,
     generation_config,
     sentence,
     warnings,

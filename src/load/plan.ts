@@ -168,6 +168,17 @@ export function tensorsOf(
   });
 }
 
+/** True if a checkpoint stores a parameter, in whatever form. */
+export function isStored(
+  name: string,
+  model: Model,
+  architecture: Architecture,
+  checkpoint: Checkpoint,
+  { stored }: StorageOptions,
+): boolean {
+  return matchNames(new Map(model.named_parameters()), architecture, checkpoint, stored ?? []).candidates.has(name);
+}
+
 /** The scheme that keeps a packed matrix in its 4 bits, if nothing else was asked for. */
 function codesOf(
   { product }: Matrix,

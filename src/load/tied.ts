@@ -1,12 +1,13 @@
 // A file that stores an output head of its own although config.json says that it shares the embedding. Merged adapters and
-// fine-tunes of the head leave such files. As in transformers 5, equal tensors are one matrix, and others are not.
+// fine-tunes of the head leave such files. As in transformers 5, equal tensors are one matrix, and others are not. And files of T5's family
+// without a head, whose config.json says that there is one.
 
 import type { Checkpoint } from "../checkpoints/checkpoint.js";
 import type { StoredTensor } from "../checkpoints/stored.js";
 import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { type SourceFile, withFile } from "../sources/source.js";
-import { tensorsOf } from "./plan.js";
+import { isStored, tensorsOf } from "./plan.js";
 import { type StorageOptions, sharedWithHead } from "./storage.js";
 
 /** Bytes compared at a time. */
@@ -28,6 +29,19 @@ export async function ownHead(
   const [head, embedding] = tensorsOf([name, shared], model, architecture, checkpoint, storage);
   if (!head || !embedding || head === embedding) return undefined;
   return (await equal(checkpoint, head, embedding)) ? undefined : name;
+}
+
+/** Output embeddings of their own that a file does not have share a matrix, if the model says which. */
+export function shareMissingHead(
+  model: Model,
+  architecture: Architecture,
+  checkpoint: Checkpoint,
+  storage: StorageOptions,
+): void {
+  const matrix = model.matrix_without_head();
+  const head = model.output_embeddings();
+  if (!matrix || !head || head.weight === matrix) return;
+  if (!isStored(`${head.path}.weight`, model, architecture, checkpoint, storage)) head.tie(matrix);
 }
 
 /** Whether two tensors hold the same bytes of the same dtype. Reads up to the first difference. */

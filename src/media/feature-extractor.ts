@@ -32,6 +32,7 @@ type Fields = z.infer<typeof schema>;
 const BY_MODEL: ReadonlyMap<string, string> = new Map([
   ["whisper", "WhisperFeatureExtractor"],
   ["wav2vec2", "Wav2Vec2FeatureExtractor"],
+  ["hubert", "Wav2Vec2FeatureExtractor"],
 ]);
 const KINDS = [...BY_MODEL.values()];
 

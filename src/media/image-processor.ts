@@ -59,11 +59,14 @@ const VIT: Defaults = {
   std: [0.5, 0.5, 0.5],
 };
 
+const SIGLIP: Defaults = { ...VIT, filter: "bicubic" };
+
 /** What each processor does where its file says nothing. */
 const DEFAULTS: ReadonlyMap<string, Defaults> = new Map([
   ["ViTImageProcessor", VIT],
   ["CLIPImageProcessor", CLIP],
   ["BitImageProcessor", CLIP],
+  ["SiglipImageProcessor", SIGLIP],
 ]);
 
 /** The processor of files that name none. */
@@ -71,6 +74,7 @@ const BY_MODEL: ReadonlyMap<string, string> = new Map([
   ["vit", "ViTImageProcessor"],
   ["clip", "CLIPImageProcessor"],
   ["dinov2", "BitImageProcessor"],
+  ["siglip", "SiglipImageProcessor"],
 ]);
 
 /** Numbers with a shape, as the calls of models take them. */

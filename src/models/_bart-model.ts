@@ -62,6 +62,8 @@ export interface BartKind {
   readonly positions: (config: BartConfig) => Module & { forward(positions: Tensor): Tensor };
   /** The encoder's positions count the tokens that are not this id, wherever padding stands. */
   readonly counts_tokens?: boolean;
+  /** Tokens of the decoder, where it has a table and a vocabulary of its own. */
+  readonly target_vocab?: (config: ConfigJson) => number | undefined;
   /** Tensors of files that are known and not needed. */
   readonly ignore: RegExp;
 }
@@ -98,20 +100,24 @@ class BartStack<L extends Module & { forward(x: Tensor, pass: Pass): Tensor }> e
 }
 
 export class BartModel extends Module {
-  shared: Embedding;
+  /** Absent where each stack has its own table. */
+  shared: Embedding | undefined;
   encoder: BartStack<BartEncoderLayer>;
   decoder: BartStack<BartDecoderLayer>;
 
-  constructor(c: BartConfig, kind: BartKind) {
+  /** @param target tokens of the decoder's own table, if it has one */
+  constructor(c: BartConfig, kind: BartKind, target?: number) {
     super();
     const both = { width: c.d_model, act: c.activation_function, norm_before: kind.norm_before, key_bias: true };
     const encoder: BartLayerOptions = { ...both, heads: c.encoder_attention_heads, inner: c.encoder_ffn_dim };
     const decoder: BartLayerOptions = { ...both, heads: c.decoder_attention_heads, inner: c.decoder_ffn_dim };
     const layers = Array.from({ length: c.encoder_layers }, () => new BartEncoderLayer(encoder));
     const decoding = Array.from({ length: c.decoder_layers }, (_, layer) => new BartDecoderLayer(decoder, layer));
-    this.shared = new Embedding(c.vocab_size, c.d_model, c.pad_token_id);
-    this.encoder = new BartStack(c, kind, this.shared, layers);
-    this.decoder = new BartStack(c, kind, this.shared, decoding);
+    const words = new Embedding(c.vocab_size, c.d_model, c.pad_token_id);
+    this.shared = target === undefined ? words : undefined;
+    const written = target === undefined ? words : new Embedding(target, c.d_model, c.pad_token_id);
+    this.encoder = new BartStack(c, kind, words, layers);
+    this.decoder = new BartStack(c, kind, written, decoding);
   }
 }
 
@@ -121,17 +127,19 @@ class BartForConditionalGeneration extends Seq2SeqLM {
   final_logits_bias: Parameter | undefined;
   readonly geometry: DecoderGeometry;
   override readonly encoder_positions: number;
+  override readonly encoder_vocab: number | undefined;
   override readonly padding_idx: number | undefined;
 
   readonly #class_name: string;
 
-  constructor(c: BartConfig, kind: BartKind) {
+  constructor(c: BartConfig, kind: BartKind, target?: number) {
     super();
     this.#class_name = kind.class_name;
-    this.model = new BartModel(c, kind);
-    this.lm_head = new Linear(c.d_model, c.vocab_size);
-    if (c.tie_word_embeddings) this.lm_head.tie(this.model.shared.weight);
-    this.final_logits_bias = kind.head_bias ? new Parameter(1, c.vocab_size) : undefined;
+    this.model = new BartModel(c, kind, target);
+    const vocab = target ?? c.vocab_size;
+    this.lm_head = new Linear(c.d_model, vocab);
+    if (c.tie_word_embeddings) this.lm_head.tie(this.model.decoder.embed_tokens.weight);
+    this.final_logits_bias = kind.head_bias ? new Parameter(1, vocab) : undefined;
     if (this.final_logits_bias) this.final_logits_bias.optional = true;
     this.padding_idx = kind.counts_tokens ? (c.pad_token_id ?? undefined) : undefined;
     this.encoder_positions = c.max_position_embeddings;
@@ -141,9 +149,10 @@ class BartForConditionalGeneration extends Seq2SeqLM {
       groups: c.decoder_attention_heads,
       head_dim: headSize(c.d_model, c.decoder_attention_heads),
       hidden: c.d_model,
-      vocab: c.vocab_size,
+      vocab,
       max_positions: c.max_position_embeddings,
     };
+    this.encoder_vocab = target === undefined ? undefined : c.vocab_size;
   }
 
   override get class_name(): string {
@@ -154,8 +163,10 @@ class BartForConditionalGeneration extends Seq2SeqLM {
     return this.model;
   }
 
-  override vocabulary(): Vocabulary {
-    return { words: this.model.shared, geometry: this.geometry, offsets: this.final_logits_bias };
+  /** None where there are two. */
+  override vocabulary(): Vocabulary | undefined {
+    const { shared: words } = this.model;
+    return words && { words, geometry: this.geometry, offsets: this.final_logits_bias };
   }
 
   output_embeddings(): Linear {
@@ -179,7 +190,8 @@ export function bartAs(kind: BartKind): Architecture {
   return {
     model_type: kind.model_type,
     tasks: {
-      "seq2seq-lm": (json) => new BartForConditionalGeneration(readBart(json, kind), kind).name_tree(),
+      "seq2seq-lm": (json) =>
+        new BartForConditionalGeneration(readBart(json, kind), kind, kind.target_vocab?.(json)).name_tree(),
     },
     names: [{ ignore: kind.ignore }, { prefix: "model." }],
   };

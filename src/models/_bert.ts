@@ -5,7 +5,13 @@ import * as z from "zod";
 import { scope, Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";
-import { type EncoderBase, EncoderForTask, type EncoderGeometry, type EncoderOutputs } from "../nn/encoder.js";
+import {
+  type EncoderBase,
+  EncoderForTask,
+  type EncoderGeometry,
+  type EncoderOutputs,
+  startAndEnd,
+} from "../nn/encoder.js";
 import { Embedding, Linear, Module, optional, type Parameter } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -271,10 +277,7 @@ export function questionAnsweringOf(names: BertNames, base: EncoderBase): Encode
     ...{ name: `${names.classes}ForQuestionAnswering`, prefix: names.prefix, base, heads: { qa_outputs } },
     unquantized: ["qa_outputs"],
     per_token: true,
-    outputs: (hidden) => {
-      const both = qa_outputs.forward(hidden); // [B,T,2]
-      return { start_logits: contiguous(both.select(2, 0)), end_logits: contiguous(both.select(2, 1)) };
-    },
+    outputs: (hidden) => startAndEnd(qa_outputs.forward(hidden)),
   });
 }
 

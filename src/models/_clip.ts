@@ -1,4 +1,4 @@
-// What the two towers of CLIP share: their configs, and the layers.
+// What the two towers of CLIP (and of SigLIP) share: their configs, and the layers.
 
 import * as z from "zod";
 import { scope, type Tensor } from "../core/tensor.js";
@@ -45,7 +45,11 @@ export const schema = z.object({
 
 export type TextConfig = z.infer<typeof text>;
 export type VisionConfig = z.infer<typeof vision>;
-type Tower = TextConfig | VisionConfig;
+/** What layers are made of. */
+type Tower = Pick<
+  TextConfig,
+  "hidden_size" | "intermediate_size" | "num_hidden_layers" | "num_attention_heads" | "hidden_act" | "layer_norm_eps"
+>;
 
 /** The id of files before the end of a text had its own: there the largest id of a text ends it. */
 export const OLD_EOS = 2;

@@ -1,4 +1,4 @@
-// The config of T5, and its layers.
+// The config of T5 and of its descendants mT5 and UMT5, and their layers.
 
 import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
@@ -34,6 +34,19 @@ const schema = z.object({
   is_gated_act: z.boolean().nullish(),
 });
 
+/** What distinguishes T5's descendants. */
+export interface T5Kind {
+  readonly model_type: string;
+  /** How the names of its classes begin. */
+  readonly classes: string;
+  /** Of many languages: gated by default, as T5 1.1. */
+  readonly multilingual: boolean;
+  /** Each layer has its own biases for distances. */
+  readonly own_biases: boolean;
+  /** Hidden states are made smaller before the head: where it is shared, unless a file says otherwise; where it is shared; never. */
+  readonly scales: "unless said" | "shared" | "never";
+}
+
 const multilingualSchema = schema.extend({ feed_forward_proj: z.string().default("gated-gelu") });
 
 const ALIASES = {
@@ -48,10 +61,10 @@ export interface T5Config extends z.infer<typeof schema> {
   readonly gated: boolean;
 }
 
-/** @param multilingual mT5: gated by default, and without a factor on hidden states before a shared head */
-export function parse(json: ConfigJson, multilingual = false): T5Config {
+/** The fields of a config.json of a kind. @throws ConfigError */
+export function parse(json: ConfigJson, { multilingual, scales }: T5Kind): T5Config {
   const fields = readConfig(json, multilingual ? multilingualSchema : schema, ALIASES);
-  if (multilingual) fields.scale_decoder_outputs = false;
+  if (scales !== "unless said") fields.scale_decoder_outputs = scales === "shared" && fields.tie_word_embeddings;
   const [first, second] = fields.feed_forward_proj.split("-");
   const isGated = first === "gated" && second !== undefined;
   const given = isGated ? fields.feed_forward_proj.slice("gated-".length) : fields.feed_forward_proj;
@@ -71,7 +84,7 @@ class T5Attention extends Module implements CrossAttention {
   k: Linear;
   v: Linear;
   o: Linear;
-  /** Only in the first block of a stack; the others share its biases. */
+  /** Only in the first block of a stack, whose biases the others share; of UMT5 in each. */
   relative_attention_bias: Embedding | undefined;
   readonly size: number;
 
@@ -190,9 +203,10 @@ export class T5Block extends Module {
   readonly #cross: T5LayerCrossAttention | undefined;
   readonly #feed: T5LayerFF;
 
-  constructor(c: T5Config, decoder: boolean, first: boolean) {
+  /** @param biased has a table of biases of its own */
+  constructor(c: T5Config, decoder: boolean, biased: boolean) {
     super();
-    this.#self = new T5LayerSelfAttention(c, first);
+    this.#self = new T5LayerSelfAttention(c, biased);
     this.#cross = decoder ? new T5LayerCrossAttention(c) : undefined;
     this.#feed = new T5LayerFF(c);
     this.layer = [this.#self, ...(this.#cross ? [this.#cross] : []), this.#feed];

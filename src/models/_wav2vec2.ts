@@ -5,12 +5,15 @@ import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";
-import { Conv1d } from "../nn/conv.js";
+import { Conv1d, positionsOf } from "../nn/conv.js";
 import { Linear, Module } from "../nn/module.js";
 import { GroupNorm, LayerNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
 import { type Act, activation } from "../ops/activation.js";
+import { add } from "../ops/add.js";
 import { contiguous } from "../ops/copy.js";
+import { gated } from "../ops/gated.js";
+import { scale } from "../ops/scale.js";
 import { activationName, count, epsilon, readConfig } from "./_config.js";
 
 const sizes = z.array(count).min(1).max(64);
@@ -36,19 +39,42 @@ const schema = z.object({
   /** Of classifiers. */
   use_weighted_layer_sum: z.boolean().default(false),
   classifier_proj_size: count.default(256),
-  // Convolutions behind the encoder, which this model does not have.
-  add_adapter: z.literal(false).default(false),
+  /** Convolutions behind the encoder, which shorten its output. */
+  add_adapter: z.boolean().default(false),
+  num_adapter_layers: count.max(64).default(3),
+  adapter_kernel_size: count.max(1024).default(3),
+  adapter_stride: count.max(1024).default(2),
+  output_hidden_size: count.nullish(),
   /** Of models of many languages (MMS, Pratap et al. 2023): the width of a language's part of each layer. */
   adapter_attn_dim: count.nullish(),
 });
 
-export type Wav2Vec2Config = z.infer<typeof schema>;
+export interface Wav2Vec2Config extends z.infer<typeof schema> {
+  /** HuBERT may leave out the norm behind the convolutions. */
+  readonly feat_proj_layer_norm?: boolean;
+}
+
+const hubertSchema = z.object({
+  ...schema.shape,
+  add_adapter: z.literal(false).default(false),
+  feat_proj_layer_norm: z.boolean().default(true),
+  // Instead of normalised weights.
+  conv_pos_batch_norm: z.literal(false).default(false),
+});
 
 /** That of norms among the convolutions, whatever config.json says of the others. */
 const CONV_EPSILON = 1e-5;
 
 export function parse(json: ConfigJson): Wav2Vec2Config {
-  const c = readConfig(json, schema);
+  return checked(readConfig(json, schema));
+}
+
+export function parseHubert(json: ConfigJson): Wav2Vec2Config {
+  return checked(readConfig(json, hubertSchema));
+}
+
+/** @throws ConfigError for inconsistent sizes */
+function checked(c: Wav2Vec2Config): Wav2Vec2Config {
   const layers = c.num_feat_extract_layers ?? c.conv_dim.length;
   if (![c.conv_dim, c.conv_stride, c.conv_kernel].every(({ length }) => length === layers)) {
     throw new ConfigError(`config.json: conv_dim, conv_stride and conv_kernel must have ${layers} entries each`, {
@@ -106,13 +132,13 @@ export class FeatureExtractor extends Module {
 }
 
 export class FeatureProjection extends Module {
-  layer_norm: LayerNorm;
+  layer_norm: LayerNorm | undefined;
   projection: Linear;
 
   constructor(c: Wav2Vec2Config) {
     super();
     const channels = c.conv_dim.at(-1)!;
-    this.layer_norm = new LayerNorm(channels, c.layer_norm_eps);
+    this.layer_norm = c.feat_proj_layer_norm === false ? undefined : new LayerNorm(channels, c.layer_norm_eps);
     this.projection = new Linear(channels, c.hidden_size, { bias: true });
   }
 }
@@ -193,6 +219,63 @@ class AttentionAdapter extends Module {
   forward(x: Tensor): Tensor {
     return this.linear_2.forward(this.linear_1.forward(this.norm.forward(x), { act: "relu" }), { residual: x });
   }
+}
+
+/** A convolution half of whose channels let the others through. */
+class AdapterLayer extends Module {
+  conv: Conv1d;
+
+  constructor(width: number, size: number, stride: number) {
+    super();
+    this.conv = new Conv1d(width, 2 * width, size, { stride, padding: 1, bias: true });
+  }
+
+  forward(x: Tensor): Tensor {
+    return scope(() => {
+      const both = this.conv.forward(x);
+      const width = both.shape[2]! / 2;
+      const [through, gate] = [contiguous(both.narrow(2, 0, width)), contiguous(both.narrow(2, width, width))];
+      // The logistic function of g is half of 1 + tanh(g / 2).
+      return scale(add(through, gated(scale(gate, 0.5), through, "tanh")), 0.5);
+    });
+  }
+}
+
+/** Convolutions behind the encoder (`add_adapter`), of a width of their own. */
+export class Adapter extends Module {
+  proj: Linear | undefined;
+  proj_layer_norm: LayerNorm | undefined;
+  layers: AdapterLayer[];
+
+  constructor(c: Wav2Vec2Config) {
+    super();
+    const width = outputSize(c);
+    if (width !== c.hidden_size) {
+      this.proj = new Linear(c.hidden_size, width, { bias: true });
+      this.proj_layer_norm = new LayerNorm(width, CONV_EPSILON);
+    }
+    const layer = (): AdapterLayer => new AdapterLayer(width, c.adapter_kernel_size, c.adapter_stride);
+    this.layers = Array.from({ length: c.num_adapter_layers }, layer);
+  }
+
+  /** Frames that count as real of those that it makes of `length`, as transformers has it, whatever its kernels' size. */
+  counted(length: number): number {
+    return this.layers.reduce((n, { conv }) => (n < 1 ? 0 : positionsOf(n, 1, conv.stride, 0)), length);
+  }
+
+  /** [B,T,hidden] -> [B,T',width] */
+  forward(x: Tensor): Tensor {
+    const { proj, proj_layer_norm: norm } = this;
+    return scope(() => {
+      const first = proj && norm ? norm.forward(proj.forward(x)) : x;
+      return this.layers.reduce((h, layer) => layer.forward(h), first);
+    });
+  }
+}
+
+/** Width of the model's output. */
+export function outputSize(c: Wav2Vec2Config): number {
+  return c.add_adapter ? (c.output_hidden_size ?? c.hidden_size) : c.hidden_size;
 }
 
 export class EncoderLayer extends Module {

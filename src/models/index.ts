@@ -10,6 +10,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["albert", async () => (await import("./albert.js")).albert],
   ["bart", async () => (await import("./bart.js")).bart],
   ["bert", async () => (await import("./bert.js")).bert],
+  ["blenderbot", async () => (await import("./blenderbot.js")).blenderbot],
   ["bloom", async () => (await import("./bloom.js")).bloom],
   ["camembert", async () => (await import("./roberta.js")).camembert],
   ["clip", async () => (await import("./clip.js")).clip],
@@ -26,10 +27,12 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["gemma3_text", async () => (await import("./gemma3_text.js")).gemma3_text],
   ["glm4", async () => (await import("./glm4.js")).glm4],
   ["gpt2", async () => (await import("./gpt2.js")).gpt2],
+  ["gpt_neo", async () => (await import("./gpt_neo.js")).gptNeo],
   ["gpt_neox", async () => (await import("./gpt_neox.js")).gptNeox],
   ["gpt_oss", async () => (await import("./gpt_oss.js")).gpt_oss],
   ["gptj", async () => (await import("./gptj.js")).gptj],
   ["granite", async () => (await import("./granite.js")).granite],
+  ["hubert", async () => (await import("./wav2vec2.js")).hubert],
   ["llama", async () => (await import("./llama.js")).llama],
   ["m2m_100", async () => (await import("./m2m_100.js")).m2m_100],
   ["marian", async () => (await import("./marian.js")).marian],
@@ -40,6 +43,7 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["mpnet", async () => (await import("./mpnet.js")).mpnet],
   ["mpt", async () => (await import("./mpt.js")).mpt],
   ["mt5", async () => (await import("./t5.js")).mt5],
+  ["nomic_bert", async () => (await import("./nomic_bert.js")).nomicBert],
   ["olmo", async () => (await import("./olmo.js")).olmo],
   ["olmo2", async () => (await import("./olmo2.js")).olmo2],
   ["olmo3", async () => (await import("./olmo3.js")).olmo3],
@@ -51,10 +55,12 @@ const ARCHITECTURES: ReadonlyMap<string, () => Promise<Architecture>> = new Map(
   ["qwen3", async () => (await import("./qwen3.js")).qwen3],
   ["qwen3_moe", async () => (await import("./qwen3_moe.js")).qwen3_moe],
   ["roberta", async () => (await import("./roberta.js")).roberta],
+  ["siglip", async () => (await import("./siglip.js")).siglip],
   ["smollm3", async () => (await import("./smollm3.js")).smollm3],
   ["stablelm", async () => (await import("./stablelm.js")).stablelm],
   ["starcoder2", async () => (await import("./starcoder2.js")).starcoder2],
   ["t5", async () => (await import("./t5.js")).t5],
+  ["umt5", async () => (await import("./t5.js")).umt5],
   ["vit", async () => (await import("./vit.js")).vit],
   ["wav2vec2", async () => (await import("./wav2vec2.js")).wav2vec2],
   ["whisper", async () => (await import("./whisper.js")).whisper],
@@ -95,7 +101,12 @@ export async function architectureOf(config: ConfigJson): Promise<Architecture> 
     const near = suggestion(type, MODEL_TYPES);
     throw new UnsupportedModelError(
       `architecture ${show(type)} is not supported${near ? `; did you mean "${near}"?` : ""}`,
-      { hint: `supported: ${MODEL_TYPES.join(", ")}`, details: { model_type: type } },
+      {
+        hint:
+          `${MODEL_TYPES.length} kinds are supported, such as bert, gemma3_text, gpt2, llama, mistral, modernbert, qwen3, t5 and ` +
+          "whisper; the README and details.supported of this error name all",
+        details: { model_type: type, supported: MODEL_TYPES },
+      },
     );
   }
   const architecture = await load();
@@ -138,7 +149,9 @@ const CLASSES: readonly (readonly [ending: RegExp, ...tasks: Task[]])[] = [
   [/ForQuestionAnswering$/, "question-answering"],
   [/ForImageClassification$/, "image-classification"],
   [/ForCTC$/, "ctc"],
-  [/Model$/, "base"],
+  [/EncoderModel$/, "base"],
+  // Of an encoder-decoder both stacks, which its language model has.
+  [/Model$/, "seq2seq-lm", "base"],
 ];
 
 /** The task that a config.json names by its class, or the first one that its architecture offers. */

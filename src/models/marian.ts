@@ -4,8 +4,15 @@
 import * as z from "zod";
 import type { Architecture } from "../nn/architecture.js";
 import { type BartConfig, bartAs, bartFields, sinusoidFields } from "./_bart-model.js";
-import { count } from "./_config.js";
+import { count, readConfig } from "./_config.js";
 import { marianSinusoids } from "./_sinusoids.js";
+
+/** Where each stack has its own table, the decoder's may be of another size. */
+const two = z.object({
+  share_encoder_decoder_embeddings: z.boolean().default(true),
+  decoder_vocab_size: count.nullish(),
+  vocab_size: count,
+});
 
 export const marian: Architecture = bartAs({
   model_type: "marian",
@@ -13,11 +20,12 @@ export const marian: Architecture = bartAs({
   schema: z.object({
     ...bartFields,
     pad_token_id: z.int().nullable().default(58_100),
-    share_encoder_decoder_embeddings: z.literal(true).default(true),
-    /** Without effect where both stacks have one table. */
-    decoder_vocab_size: count.nullish(),
     ...sinusoidFields(false),
   }),
+  target_vocab: (json) => {
+    const { share_encoder_decoder_embeddings: shared, decoder_vocab_size, vocab_size } = readConfig(json, two);
+    return shared ? undefined : (decoder_vocab_size ?? vocab_size);
+  },
   norm_before: false,
   norm_embedding: false,
   head_bias: true,

@@ -5,7 +5,7 @@ import type { Device } from "../core/device.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";
-import { type EncoderBase, EncoderForTask, type EncoderGeometry } from "../nn/encoder.js";
+import { type EncoderBase, EncoderForTask, type EncoderGeometry, startAndEnd } from "../nn/encoder.js";
 import { Buffer, Embedding, Linear, Module } from "../nn/module.js";
 import type { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -200,6 +200,19 @@ function classifierOf(c: ModernBertConfig, name: string, labels: number, pooled:
   });
 }
 
+/** Where an answer starts and ends. */
+function answersOf(c: ModernBertConfig): EncoderForTask {
+  const base = new ModernBertModel(c);
+  const head = new ModernBertPredictionHead(c);
+  const classifier = new Linear(c.hidden_size, 2, { bias: true });
+  return new EncoderForTask({
+    ...{ name: "ModernBertForQuestionAnswering", prefix: "model", base, heads: { head, classifier } },
+    unquantized: ["classifier"],
+    per_token: true,
+    outputs: (hidden) => startAndEnd(classifier.forward(head.forward(hidden))),
+  });
+}
+
 export const modernbert: Architecture = {
   model_type: "modernbert",
   tasks: {
@@ -209,6 +222,7 @@ export const modernbert: Architecture = {
       classifierOf(read(json), "ModernBertForSequenceClassification", labelCount(json), true),
     "token-classification": (json) =>
       classifierOf(read(json), "ModernBertForTokenClassification", labelCount(json), false),
+    "question-answering": (json) => answersOf(read(json)),
   },
   names: [{ ignore: /rotary_emb\./ }, { prefix: "model." }],
 };

@@ -1,6 +1,7 @@
-// wav2vec 2.0 (Baevski et al. 2020): convolutions over a waveform, a convolution for positions with normalised weights, and an
+// wav2vec 2.0 (Baevski et al. 2020) and HuBERT (Hsu et al. 2021), which is the same model: convolutions over a waveform, a convolution for positions with normalised weights, and an
 // encoder with LayerNorm after each part, or before it (do_stable_layer_norm).
 
+import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { positionsOf } from "../nn/conv.js";
@@ -15,11 +16,14 @@ import { multiply } from "../ops/gated.js";
 import { pool } from "../ops/pool.js";
 import { headSize, labelCount } from "./_config.js";
 import {
+  Adapter,
   EncoderLayer,
   FeatureExtractor,
   FeatureProjection,
+  outputSize,
   PositionalConvEmbedding,
   parse,
+  parseHubert,
   type Wav2Vec2Config,
 } from "./_wav2vec2.js";
 
@@ -59,16 +63,26 @@ class Wav2Vec2Model extends FeatureModel<Features> {
   feature_extractor: FeatureExtractor;
   feature_projection: FeatureProjection;
   encoder: Encoder;
+  /** Convolutions behind the encoder. */
+  adapter: Adapter | undefined;
   readonly input: FeatureInput = { name: "input_values", dims: ["batch", "samples"], fixed: {} };
 
-  constructor(c: Wav2Vec2Config) {
+  readonly #kind: SpeechKind;
+
+  constructor(c: Wav2Vec2Config, kind: SpeechKind) {
     super();
+    this.#kind = kind;
     headSize(c.hidden_size, c.num_attention_heads);
     this.masked_spec_embed = new Parameter(c.hidden_size);
     this.masked_spec_embed.optional = true;
     this.feature_extractor = new FeatureExtractor(c);
     this.feature_projection = new FeatureProjection(c);
     this.encoder = new Encoder(c);
+    if (c.add_adapter) this.adapter = new Adapter(c);
+  }
+
+  override get class_name(): string {
+    return `${this.#kind.classes}Model`;
   }
 
   get blocks(): readonly (readonly Module[])[] {
@@ -84,13 +98,23 @@ class Wav2Vec2Model extends FeatureModel<Features> {
     this.checkLength(samples.shape[1]!);
     return scope((): Features => {
       const extract_features = this.#heard(samples);
-      return { last_hidden_state: this.#encoded(pass, extract_features, real), extract_features };
+      const encoded = this.#encoded(pass, extract_features, real);
+      const last_hidden_state = this.adapter?.forward(encoded) ?? encoded;
+      return this.#kind.extracts ? { last_hidden_state, extract_features } : { last_hidden_state };
     });
+  }
+
+  /** Of `frames` positions, those of the output. */
+  override outputFrames(frames: number): number {
+    return this.adapter?.counted(frames) ?? frames;
   }
 
   #heard(samples: Tensor): Tensor {
     const { layer_norm } = this.feature_projection;
-    return scope(() => layer_norm.forward(this.feature_extractor.forward(samples)));
+    return scope(() => {
+      const heard = this.feature_extractor.forward(samples);
+      return layer_norm?.forward(heard) ?? heard;
+    });
   }
 
   #encoded(pass: Pass, features: Tensor, real?: Tensor, also?: (h: Tensor, index: number) => void): Tensor {
@@ -115,34 +139,63 @@ class Wav2Vec2Model extends FeatureModel<Features> {
   }
 }
 
-/** The model behind a head. */
-abstract class Wav2Vec2WithHead extends FeatureModel<Logits> {
-  wav2vec2: Wav2Vec2Model;
+/** What distinguishes wav2vec 2.0 and HuBERT. */
+interface SpeechKind {
+  readonly model_type: string;
+  /** How the names of its classes begin. */
+  readonly classes: string;
+  /** What the convolutions make is among the results of the model itself. */
+  readonly extracts: boolean;
+}
 
-  constructor(c: Wav2Vec2Config) {
+const WAV2VEC2: SpeechKind = { model_type: "wav2vec2", classes: "Wav2Vec2", extracts: true };
+const HUBERT: SpeechKind = { model_type: "hubert", classes: "Hubert", extracts: false };
+
+/** The model behind a head. */
+abstract class SpeechWithHead extends FeatureModel<Logits> {
+  protected readonly model: () => Wav2Vec2Model;
+  readonly #class_name: string;
+
+  constructor(c: Wav2Vec2Config, kind: SpeechKind, task: string) {
     super();
-    this.wav2vec2 = new Wav2Vec2Model(c);
+    const model = new Wav2Vec2Model(c, kind);
+    this.model = () => model;
+    this.#class_name = `${kind.classes}${task}`;
+    Object.assign(this, { [kind.model_type]: model });
+  }
+
+  override get class_name(): string {
+    return this.#class_name;
   }
 
   get input(): FeatureInput {
-    return this.wav2vec2.input;
+    return this.model().input;
   }
 
   get blocks(): readonly (readonly Module[])[] {
-    return this.wav2vec2.blocks;
+    return this.model().blocks;
   }
 
   override frames(length: number): number {
-    return this.wav2vec2.frames(length);
+    return this.model().frames(length);
+  }
+
+  override outputFrames(frames: number): number {
+    return this.model().outputFrames(frames);
+  }
+
+  /** The model's last states. */
+  protected states(pass: Pass, samples: Tensor, real: Tensor | undefined): Tensor {
+    return this.model().outputs(pass, samples, real).last_hidden_state;
   }
 }
 
-class Wav2Vec2ForCTC extends Wav2Vec2WithHead {
+class SpeechForCTC extends SpeechWithHead {
   lm_head: Linear;
 
-  constructor(c: Wav2Vec2Config) {
-    super(c);
-    this.lm_head = new Linear(c.hidden_size, c.vocab_size, { bias: true });
+  constructor(c: Wav2Vec2Config, kind: SpeechKind) {
+    super(c, kind, "ForCTC");
+    this.lm_head = new Linear(outputSize(c), c.vocab_size, { bias: true });
   }
 
   override output_embeddings(): Linear {
@@ -150,20 +203,23 @@ class Wav2Vec2ForCTC extends Wav2Vec2WithHead {
   }
 
   outputs(pass: Pass, samples: Tensor, real?: Tensor): Logits {
-    return scope(() => ({
-      logits: this.lm_head.forward(this.wav2vec2.outputs(pass, samples, real).last_hidden_state),
-    }));
+    return scope(() => ({ logits: this.lm_head.forward(this.states(pass, samples, real)) }));
   }
 }
 
 /** One label for a whole sound: the mean over its frames, of the last layer's states or of all layers' in learned shares. */
-class Wav2Vec2ForSequenceClassification extends Wav2Vec2WithHead {
+class SpeechForSequenceClassification extends SpeechWithHead {
   layer_weights: Parameter | undefined;
   projector: Linear;
   classifier: Linear;
 
-  constructor(c: Wav2Vec2Config, labels: number) {
-    super(c);
+  constructor(c: Wav2Vec2Config, kind: SpeechKind, labels: number) {
+    super(c, kind, "ForSequenceClassification");
+    if (c.add_adapter) {
+      throw new ConfigError("config.json: a classifier of sounds does not have add_adapter, as in transformers", {
+        hint: CONFIG_HINT,
+      });
+    }
     if (c.use_weighted_layer_sum) this.layer_weights = new Parameter(c.num_hidden_layers + 1);
     this.projector = new Linear(c.hidden_size, c.classifier_proj_size, { bias: true });
     this.classifier = new Linear(c.classifier_proj_size, labels, { bias: true });
@@ -176,8 +232,8 @@ class Wav2Vec2ForSequenceClassification extends Wav2Vec2WithHead {
   outputs(pass: Pass, samples: Tensor, real?: Tensor): Logits {
     return scope(() => {
       const states = this.layer_weights
-        ? weightedSum(this.wav2vec2.layerStates(pass, samples, real), contiguous(this.layer_weights.value, "f32"))
-        : this.wav2vec2.outputs(pass, samples, real).last_hidden_state;
+        ? weightedSum(this.model().layerStates(pass, samples, real), contiguous(this.layer_weights.value, "f32"))
+        : this.states(pass, samples, real);
       const mean = pool(this.projector.forward(states), pass.input.mask, "mean");
       return { logits: this.classifier.forward(mean) };
     });
@@ -194,18 +250,23 @@ function weightedSum(states: Tensor, weights: Tensor): Tensor {
   return attention(query, rows, rows, { scale: 0, bias, causal: false }).view(batch, steps, width);
 }
 
-export const wav2vec2: Architecture = {
-  model_type: "wav2vec2",
-  tasks: {
-    ctc: (json: ConfigJson) => new Wav2Vec2ForCTC(parse(json)).name_tree(),
-    base: (json: ConfigJson) => new Wav2Vec2Model(parse(json)).name_tree(),
-    "audio-classification": (json: ConfigJson) =>
-      new Wav2Vec2ForSequenceClassification(parse(json), labelCount(json)).name_tree(),
-  },
-  names: [
-    { rename: /\.parametrizations\.weight\.original0$/, to: ".weight_g" },
-    { rename: /\.parametrizations\.weight\.original1$/, to: ".weight_v" },
-    { magnitude: /\.weight_g$/, direction: /\.weight_v$/, to: ".weight" },
-    { prefix: "wav2vec2." },
-  ],
-};
+function speechAs(kind: SpeechKind, parse: (json: ConfigJson) => Wav2Vec2Config): Architecture {
+  return {
+    model_type: kind.model_type,
+    tasks: {
+      ctc: (json: ConfigJson) => new SpeechForCTC(parse(json), kind).name_tree(),
+      base: (json: ConfigJson) => new Wav2Vec2Model(parse(json), kind).name_tree(),
+      "audio-classification": (json: ConfigJson) =>
+        new SpeechForSequenceClassification(parse(json), kind, labelCount(json)).name_tree(),
+    },
+    names: [
+      { rename: /\.parametrizations\.weight\.original0$/, to: ".weight_g" },
+      { rename: /\.parametrizations\.weight\.original1$/, to: ".weight_v" },
+      { magnitude: /\.weight_g$/, direction: /\.weight_v$/, to: ".weight" },
+      { prefix: `${kind.model_type}.` },
+    ],
+  };
+}
+
+export const wav2vec2: Architecture = speechAs(WAV2VEC2, parse);
+export const hubert: Architecture = speechAs(HUBERT, parseHubert);

@@ -15,7 +15,7 @@ export interface ConvOptions {
   readonly padding?: number;
   readonly groups?: number;
   readonly bias?: boolean;
-  /** Files may hold the kernels as directions and magnitudes along this dim; only of groups. */
+  /** Files may hold the kernels as directions and magnitudes along this dim. */
   readonly normed?: number;
 }
 
@@ -39,7 +39,7 @@ function padded(x: Tensor, dim: number, padding: number): Tensor {
 }
 
 abstract class Conv extends Module {
-  /** Kernels [O,C/groups,...] as rows; those of groups are no Matrix, because each group has a product of its own. */
+  /** Kernels [O,C/groups,...] as rows; those of groups are no Matrix, because each group has a product of its own, nor normalised ones. */
   weight: Matrix | Parameter;
   bias: Parameter | undefined;
   readonly channels: number;
@@ -55,7 +55,7 @@ abstract class Conv extends Module {
     }
     const inputs = channels / groups;
     const taps = kernel.reduce((n, size) => n * size, inputs);
-    if (groups === 1) {
+    if (groups === 1 && options.normed === undefined) {
       this.weight = new Matrix(out, taps);
       this.weight.stored_shape = [out, inputs, ...kernel];
       this.weight.product = true;

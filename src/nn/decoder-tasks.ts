@@ -11,7 +11,7 @@ import { Linear } from "./module.js";
 import type { Pass } from "./pass.js";
 
 /** Types whose judges of tokens call their head "classifier"; it is "score" in all others. */
-const CLASSIFIERS = new Set(["gpt2", "gpt_neox", "bloom", "falcon", "mpt"]);
+const CLASSIFIERS = new Set(["gpt2", "gpt_neo", "gpt_neox", "bloom", "falcon", "mpt"]);
 
 /** The last token of each row that is no padding, among all tokens of the batch. @throws OptionError */
 function lastTokens({ ids, rows, steps }: BatchIds, pad: unknown): Int32Array {
@@ -70,7 +70,7 @@ export function decoderTasks(
       return new EncoderForTask({
         ...{ ...shared, name: `${name}ForSequenceClassification`, prefix, heads: { score }, unquantized: ["score"] },
         beside: (batch) => ({ chosen: lastTokens(batch, json.pad_token_id) }),
-        outputs: (hidden, pass) => ({ logits: score.forward(rowsAt(hidden, pass.input.judged!.chosen)) }),
+        outputs: (hidden, pass) => ({ logits: score.forward(rowsAt(hidden, pass.input.judged!.chosen!)) }),
       });
     },
     "token-classification": (json): EncoderModel => {

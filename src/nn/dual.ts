@@ -23,6 +23,9 @@ export abstract class DualModel extends Model {
   /** The factor on similarities. */
   abstract readonly logit_factor: number;
 
+  /** A text and an image match by themselves, whatever the other texts are: the logistic function of their score says how much. */
+  readonly judges_pairs: boolean = false;
+
   /** For each row of ids [B,T] on the host the position whose hidden state stands for the text. */
   abstract pooledAt(ids: Int32Array, rows: number, steps: number): Int32Array;
 

@@ -2,6 +2,7 @@
 // with another head.
 
 import { scope, type Tensor } from "../core/tensor.js";
+import { contiguous } from "../ops/copy.js";
 import { Model, type Vocabulary } from "./model.js";
 import { Buffer, type Embedding, type Linear, Module } from "./module.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
@@ -44,7 +45,7 @@ export interface BatchIds {
 interface Beside {
   /** What the decoder of an encoder-decoder reads, whose hidden states are then those of the chosen tokens, [B,1,hidden]. */
   readonly decoder_ids?: Int32Array;
-  readonly chosen: Int32Array;
+  readonly chosen?: Int32Array;
 }
 
 /** An encoder with a head for one task. */
@@ -94,6 +95,8 @@ interface TaskParts {
   /** The name that transformers gives the class. */
   readonly name: string;
   readonly base: EncoderBase;
+  /** Its layers by stacks, if it has several. */
+  readonly stacks?: readonly (readonly Module[])[];
   /** The module whose fields checkpoints have; by default the base. */
   readonly tree?: Module;
   readonly notes?: readonly string[] | undefined;
@@ -137,7 +140,7 @@ export class EncoderForTask extends EncoderModel {
   }
 
   get blocks(): readonly (readonly Module[])[] {
-    return [this.#parts.base.blocks];
+    return this.#parts.stacks ?? [this.#parts.base.blocks];
   }
 
   override output_embeddings(): Linear | undefined {
@@ -164,6 +167,11 @@ export class EncoderForTask extends EncoderModel {
   outputs(hidden: Tensor, pass: Pass): EncoderOutputs {
     return scope(() => this.#parts.outputs(hidden, pass));
   }
+}
+
+/** Where an answer starts and ends, [B,T] each, from a head's scores [B,T,2]. */
+export function startAndEnd(scores: Tensor): EncoderOutputs {
+  return { start_logits: contiguous(scores.select(2, 0)), end_logits: contiguous(scores.select(2, 1)) };
 }
 
 /** The fields of a module that hold modules or constants. */

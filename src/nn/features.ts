@@ -44,6 +44,11 @@ export abstract class FeatureModel<O extends Outputs = Outputs> extends Model {
     return undefined;
   }
 
+  /** Of `frames` positions, those of the output that count as real; fewer where convolutions follow the layers. */
+  outputFrames(frames: number): number {
+    return frames;
+  }
+
   /** @throws ShapeError for an input that is shorter than one position */
   protected checkLength(length: number): void {
     if (this.frames(length) !== 0) return;

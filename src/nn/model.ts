@@ -1,6 +1,6 @@
 // What loading, planning, saving and training need of any model. Nothing here is specific to text.
 
-import { type Embedding, type Linear, Module, type Parameter } from "./module.js";
+import { type Embedding, type Linear, type Matrix, Module, type Parameter } from "./module.js";
 import { type AttentionChoice, EXACT_ATTENTION, type ModelPlacement } from "./pass.js";
 
 /** The parts of a model that are as large as its vocabulary, beside its output embeddings. */
@@ -36,6 +36,11 @@ export abstract class Model extends Module {
 
   /** The linear that gives scores over a vocabulary, if the model has one. It may share its matrix with an embedding. */
   output_embeddings(): Linear | undefined {
+    return undefined;
+  }
+
+  /** The matrix that the output embeddings share where a file has none of their own, though config.json says that they do not. */
+  matrix_without_head(): Matrix | undefined {
     return undefined;
   }
 

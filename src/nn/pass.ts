@@ -52,7 +52,7 @@ interface Judged {
   /** i32[B,T]: the input of an encoder-decoder's decoder. */
   readonly decoder_ids?: Tensor;
   /** i32[B]: which of all B*T tokens says it, for each row. */
-  readonly chosen: Tensor;
+  readonly chosen?: Tensor;
 }
 
 /** The output of an encoder for a decoder. */

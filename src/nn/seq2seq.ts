@@ -54,6 +54,9 @@ export abstract class Seq2SeqLM extends Model implements Decoder {
   /** Positions of the encoder's output for such an input; of texts the most that it reads, undefined if there is no limit. */
   readonly encoder_positions: number | undefined;
 
+  /** Tokens that the encoder knows, where they are not the decoder's; undefined where they are. */
+  readonly encoder_vocab: number | undefined;
+
   /** The id of padding, where the encoder's positions count the other tokens; undefined where they count columns. */
   readonly padding_idx: number | undefined;
 

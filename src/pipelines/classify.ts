@@ -301,7 +301,13 @@ export const zeroShotImageClassification = kind({
     const { items, many } = imagesOf(inputs);
     const { labels, sentences } = hypotheses(options, "This is a photo of {}.");
     const { model, tokenizer, image_processor } = parts;
-    const { input_ids, attention_mask } = tokenizer(sentences, { padding: true, truncation: true });
+    // SigLIP reads texts that are padded to their full length, without a mask.
+    const { judges_pairs, geometry } = model.module;
+    const padding = judges_pairs
+      ? ({ padding: "max_length", max_length: geometry.max_positions } as const)
+      : { padding: true };
+    const { input_ids, attention_mask } = tokenizer(sentences, { ...padding, truncation: true });
+    const texts = judges_pairs ? { input_ids } : { input_ids, attention_mask };
     const found = await inBatches(
       items,
       parts.batch_size,
@@ -309,11 +315,12 @@ export const zeroShotImageClassification = kind({
       async (batch) => {
         const { pixel_values } = await image_processor.run(batch, {});
         const { logits_per_image: logits } = await valuesOf(
-          model.forward({ input_ids, attention_mask, pixel_values }),
+          model.forward({ ...texts, pixel_values }),
           "logits_per_image",
         );
         return batch.map((_, row) => {
-          const own = softmax(logits.values.subarray(row * labels.length, (row + 1) * labels.length));
+          const scores = logits.values.subarray(row * labels.length, (row + 1) * labels.length);
+          const own = judges_pairs ? scores.map((score) => 1 / (1 + Math.exp(-score))) : softmax(scores);
           return labels.map((label, n): Label => ({ label, score: own[n]! })).sort((a, b) => b.score - a.score);
         });
       },

@@ -168,8 +168,9 @@ function modelTask({ models }: Kind, config: ConfigJson): Task {
   const [first, ...others] = models;
   const named = (config.architectures as readonly string[] | undefined)?.[0] ?? "";
   return (
-    others.find((task) => task === "ctc" && (/ForCTC$/.test(named) || /^wav2vec2/.test(String(config.model_type)))) ??
-    first!
+    others.find(
+      (task) => task === "ctc" && (/ForCTC$/.test(named) || /^(wav2vec2|hubert)/.test(String(config.model_type))),
+    ) ?? first!
   );
 }
 
@@ -224,7 +225,9 @@ export function pipelineOf(platform: Platform): MakePipeline {
       );
       const { signal } = load as { signal?: AbortSignal };
       const at = value === undefined ? place : elsewhere;
-      found[need] = await openers[need](from, { ...at, signal });
+      const { target_lang } = load as { target_lang?: string };
+      const language = need === "tokenizer" && target_lang !== undefined ? { target_lang } : {};
+      found[need] = await openers[need](from, { ...at, ...language, signal });
     }
     const model = loaded ?? (await loadFor(chosen, name!, load, place));
     const parts = { ...found, model, batch_size } as unknown as Parts;

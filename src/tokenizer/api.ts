@@ -75,6 +75,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   readonly #ofModel: readonly string[];
   readonly #languages: Languages;
   #writing: Tokenizer | undefined;
+  #targetLang: string | null;
+  readonly #inLanguage: TokenizerSettings["in_language"];
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
     super();
@@ -92,6 +94,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#truncationSide = sideOf(settings.truncation_side, "truncation_side");
     this.#typeIds = settings.return_token_type_ids;
     this.#writing = settings.target;
+    this.#targetLang = settings.target_lang ?? null;
+    this.#inLanguage = settings.in_language;
     this.#languages = new Languages(settings);
     if (settings.src_lang !== null) this.src_lang = settings.src_lang;
   }
@@ -119,6 +123,23 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   /** The id of a language's token, for `forced_bos_token_id` of `generate`. @throws OptionError as `src_lang` */
   get_lang_id(lang: string): number {
     return this.#languages.id(this, "get_lang_id", lang);
+  }
+
+  /** The language whose characters a speech recognizer of many languages writes (MMS); null for other tokenizers. */
+  get target_lang(): string | null {
+    return this.#targetLang;
+  }
+
+  /**
+   * Changes that language; the model's follows by `model.load_adapter(target_lang)`.
+   * @throws OptionError for a language that vocab.json does not have, and for tokenizers of one vocabulary
+   */
+  set_target_lang(target_lang: string): void {
+    if (!this.#inLanguage) {
+      throw new OptionError("tokenizer.set_target_lang: this tokenizer has one vocabulary, not one for each language");
+    }
+    this.#backend = this.#inLanguage(target_lang);
+    this.#targetLang = target_lang;
   }
 
   /** The engine: text to ids and back, without Python's conveniences. Another one once tokens are added. */
@@ -469,7 +490,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     const { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template } = this;
     const rest = { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template };
     const tokens = { additional_special_tokens: this.#additional, added_tokens: this.#backend.added_tokens };
-    const languages = { src_lang: this.src_lang, tgt_lang: this.tgt_lang };
+    const languages = { src_lang: this.src_lang, tgt_lang: this.tgt_lang, target_lang: this.target_lang };
     return this.#save({ special: this.special_tokens_map, ...rest, ...tokens, ...languages }, folder);
   }
 

@@ -46,17 +46,19 @@ export function hasVocabulary(name: string | undefined): boolean {
 
 /**
  * A tokenizer from a SentencePiece model and a vocabulary, which need not have the same pieces.
+ * @param ends has the id of what ends a text
  * @throws FormatError when the vocabulary lacks the unknown token or what ends a text
  */
 export function convertWithVocabulary(
   model: SentencePieceModel,
   vocabulary: Vocabulary,
   options: ConvertOptions,
+  ends = vocabulary,
 ): JsonObject {
   const pieces = model.pieces.filter(({ type }) => type !== PIECE.control);
   const ids = new Map(pieces.map(({ piece }, id) => [piece, id]));
   const [unk_token] = tokenWithId(vocabulary, options, "unk_token");
-  const eos = tokenWithId(vocabulary, options, "eos_token");
+  const eos = tokenWithId(ends, options, "eos_token");
   const bpe = { type: "BPE", unk_token: model.names.unk, fuse_unk: true, byte_fallback: model.byte_fallback };
   const inner =
     model.model_type === "bpe"

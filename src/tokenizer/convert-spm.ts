@@ -168,7 +168,6 @@ const RULES: Readonly<Record<string, Rules>> = {
         ...extraIds(options).flatMap((token): Scored[] => (own.has(token) ? [] : [[token, 0]])),
       ];
     },
-    unk: () => 2,
     extra: (options) => extraIds(options),
     normalizers: (_, table) => table,
     pre_tokenizer: () => sequence("pretokenizers", [{ type: "WhitespaceSplit" }, metaspace("always")]),

@@ -261,6 +261,12 @@ export function convertWordPiece(vocabulary: Vocabulary, options: ConvertOptions
   };
 }
 
+/** The languages of a vocab.json that has a vocabulary for each; undefined for one of tokens. */
+export function vocabularyLanguages({ ids }: Vocabulary): readonly string[] | undefined {
+  const languages = Object.keys(ids);
+  return languages.length > 0 && languages.every((language) => isObject(ids[language])) ? languages : undefined;
+}
+
 /** The vocabulary of a language, where vocab.json has several. */
 function ofLanguage({ file, ids }: Vocabulary, language: Json | undefined): JsonObject {
   if (language === undefined || language === null) return ids;

@@ -3,13 +3,13 @@
 
 import type { FolderWriter } from "../checkpoints/folder.js";
 import { OptionError } from "../core/errors.js";
-import { readOptions } from "../core/options.js";
+import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
 import { PreTrainedTokenizer } from "./api.js";
 import { classFacts } from "./classes.js";
 import type { Components } from "./components.js";
-import { JsonTokenizer } from "./engine.js";
+import { JsonTokenizer, type Tokenizer } from "./engine.js";
 import { fail, type JsonObject, readJsonObject } from "./json-file.js";
 import { languageRule } from "./languages.js";
 import {
@@ -46,6 +46,10 @@ interface Structure {
   readonly own: Readonly<Record<string, string | undefined>>;
   /** How texts that a model is to write are cut, where that is another way. */
   readonly target?: TokenizerJson;
+  /** Joins the tokenizers of both, where what a model writes has the ids of `target`. */
+  readonly join?: (read: Tokenizer, written: Tokenizer) => Tokenizer;
+  /** The same in another language of the file. @throws OptionError */
+  readonly inLanguage?: (target_lang: string) => TokenizerJson;
 }
 
 async function readStructure(files: Files, options: LoadTokenizerOptions): Promise<Structure> {
@@ -65,9 +69,11 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     file: made,
     special,
     target,
+    join,
+    inLanguage,
   } = await readOlderFiles(source, names, {
     tokenizer_class: files.convertedAs,
-    config,
+    config: options.target_lang === undefined ? config : { ...config, target_lang: options.target_lang },
     special: (name) => {
       const known = SPECIAL_NAMES.find((one) => one === name);
       if (known === undefined) return undefined;
@@ -76,8 +82,11 @@ async function readStructure(files: Files, options: LoadTokenizerOptions): Promi
     added: addedIds(files),
   });
   const checked = checkTokenizerJson(json, made, true);
-  const writing = target && { target: checkTokenizerJson(target, made, true) };
-  return { checked, json, converted: true, own: special ?? {}, ...writing };
+  const writing = target && { target: checkTokenizerJson(target, made, true), ...(join ? { join } : {}) };
+  const others = inLanguage && {
+    inLanguage: (target_lang: string) => checkTokenizerJson(inLanguage(target_lang), made, true),
+  };
+  return { checked, json, converted: true, own: special ?? {}, ...writing, ...others };
 }
 
 /** A pre-tokenizer whose ByteLevel parts add a space before the text, or do not. */
@@ -181,6 +190,17 @@ function languagesOf({ source, config, convertedAs }: Files, options: LoadTokeni
   return { src_lang: named("src_lang") ?? rule?.usual ?? null, tgt_lang: named("tgt_lang") };
 }
 
+/** The language of a file that has several vocabularies. @throws OptionError for one asked of another file */
+function targetLanguage({ config }: Files, { inLanguage }: Structure, options: LoadTokenizerOptions): string | null {
+  if (!inLanguage && options.target_lang !== undefined) {
+    throw new OptionError("target_lang: this tokenizer has one vocabulary, not one for each language", {
+      details: { option: "target_lang" },
+    });
+  }
+  const { target_lang } = { ...config, ...pick({ target_lang: LOAD_TOKENIZER.target_lang }, options) };
+  return inLanguage && typeof target_lang === "string" ? target_lang : null;
+}
+
 /** What can change after loading, as the caller and then the files say it. */
 function stateOf(
   files: Files,
@@ -200,6 +220,7 @@ function stateOf(
     chat_template,
     additional_special_tokens,
     ...languagesOf(files, options),
+    target_lang: targetLanguage(files, structure, options),
   };
 }
 
@@ -214,7 +235,13 @@ async function readAll(source: Source, options: LoadTokenizerOptions) {
     if (!specials.has(content) || flags !== undefined) specials.set(content, flags);
   }
   for (const content of [...ofModel, ...extra]) if (!specials.has(content)) specials.set(content, undefined);
-  return { files, structure, named, extra, ofModel, json: withAddedTokens(structure, files, specials) };
+  const json = withAddedTokens(structure, files, specials);
+  const { inLanguage } = structure;
+  const speaking = inLanguage && {
+    in_language: (target_lang: string) =>
+      new JsonTokenizer(withAddedTokens({ ...structure, checked: inLanguage(target_lang) }, files, specials)),
+  };
+  return { files, structure, named, extra, ofModel, json, speaking };
 }
 
 /** Writes the tokenizer of `origin` as it is now. */
@@ -247,7 +274,7 @@ export async function loadTokenizer(
   origin?: TokenizerOrigin,
 ): Promise<PreTrainedTokenizer> {
   const options = readOptions("loadTokenizer", LOAD_TOKENIZER, given);
-  const { files, structure, named, extra, ofModel, json } = await readAll(source, options);
+  const { files, structure, named, extra, ofModel, json, speaking } = await readAll(source, options);
   const { config, className } = files;
   const own = structure.converted ? structure.checked.added_tokens.map(({ content }) => content) : [];
   const chat_template = await chatTemplate(files);
@@ -256,7 +283,10 @@ export async function loadTokenizer(
   const state = stateOf(files, structure, options, { chat_template, additional_special_tokens });
   const inFiles = stateOf(files, structure, {}, { chat_template, additional_special_tokens });
   const { model_input_names: inputs } = config;
-  const { target } = structure;
+  const { target, join } = structure;
+  const special = json.added_tokens.filter((token) => !join || token.special);
+  const writing = target && new JsonTokenizer({ ...target, added_tokens: special });
+  const reading = new JsonTokenizer(json);
   const settings: TokenizerSettings = {
     ...state,
     return_token_type_ids: Array.isArray(inputs)
@@ -265,11 +295,12 @@ export async function loadTokenizer(
     model_special_tokens: ofModel,
     name_or_path: source.location,
     init_kwargs: config,
-    ...(target ? { target: new JsonTokenizer({ ...target, added_tokens: json.added_tokens }) } : {}),
+    ...(writing ? { target: writing } : {}),
+    ...speaking,
     languages: languageRule(files.convertedAs, config),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
-  return new PreTrainedTokenizer(new JsonTokenizer(json), settings);
+  return new PreTrainedTokenizer(writing && join ? join(reading, writing) : reading, settings);
 }
 
 function isNamed(named: ReadonlyMap<SpecialName, NamedToken>, token: string): boolean {

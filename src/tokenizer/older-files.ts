@@ -1,16 +1,25 @@
 // Reads the files of tokenizers without tokenizer.json and has them converted: vocab.json + merges.txt, vocab.txt, SentencePiece
 // models, tiktoken's files, and vocab.json alone for CTC models. Not here: settings files (load.ts).
 
-import { FormatError, NotFoundError } from "../core/errors.js";
-import { show } from "../core/show.js";
+import { FormatError, NotFoundError, OptionError } from "../core/errors.js";
+import { listed, show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
-import { type ConvertOptions, convertBpe, convertCtc, convertWordPiece, type Vocabulary } from "./convert.js";
+import {
+  type ConvertOptions,
+  convertBpe,
+  convertCtc,
+  convertWordPiece,
+  type Vocabulary,
+  vocabularyLanguages,
+} from "./convert.js";
 import { convertWithVocabulary, hasVocabulary } from "./convert-pieces.js";
 import { convertSentencePiece, isSentencePiece, namesOf } from "./convert-spm.js";
 import { convertTiktoken, isTiktoken } from "./convert-tiktoken.js";
+import type { Tokenizer } from "./engine.js";
 import { type JsonObject, readBytes, readJsonObject, readText } from "./json-file.js";
 import { readSentencePiece } from "./sentencepiece.js";
-import { MODELS, OLDER, SOURCE_MODEL, TARGET_MODEL, TIKTOKEN } from "./settings-files.js";
+import { MODELS, OLDER, SOURCE_MODEL, TARGET_MODEL, TARGET_VOCABULARY, TIKTOKEN } from "./settings-files.js";
+import { TwoVocabularies } from "./two-vocabularies.js";
 
 /** What a folder without tokenizer.json holds. */
 export interface Converted {
@@ -22,6 +31,10 @@ export interface Converted {
   readonly special?: Readonly<Record<string, string | undefined>>;
   /** The same for texts that a model is to write, where they are cut in another way (Marian). */
   readonly target?: JsonObject;
+  /** Joins the tokenizers of both, where what a model writes has the ids of `target`. */
+  readonly join?: (read: Tokenizer, written: Tokenizer) => Tokenizer;
+  /** The same in another language of the file. @throws OptionError */
+  readonly inLanguage?: (target_lang: string) => JsonObject;
 }
 
 /** Lines of a text file without line ends, and without the empty one at its end. */
@@ -90,19 +103,35 @@ export async function readOlderFiles(
   });
   if (options.tokenizer_class === "Wav2Vec2CTCTokenizer" && names.has("vocab.json")) {
     const vocab = await vocabulary("vocab.json");
-    return { json: convertCtc(vocab, options), file: vocab.file };
+    const languages = vocabularyLanguages(vocab);
+    if (!languages) return { json: convertCtc(vocab, options), file: vocab.file };
+    const inLanguage = (target_lang: unknown): JsonObject => {
+      if (typeof target_lang === "string" && languages.includes(target_lang)) {
+        return convertCtc(vocab, { ...options, config: { ...options.config, target_lang } });
+      }
+      throw new OptionError(`${show(target_lang)} does not exist. Choose one of ${listed(languages, 20)}.`, {
+        details: { option: "target_lang", file: vocab.file },
+      });
+    };
+    return { json: convertCtc(vocab, options), file: vocab.file, inLanguage };
   }
   const model = [...MODELS, ...TIKTOKEN].find((name) => names.has(name));
   if (hasVocabulary(options.tokenizer_class) && names.has("vocab.json")) {
     const two = options.tokenizer_class === "MarianTokenizer";
+    const separate = two && options.config.separate_vocabs === true;
     const [first, second] = two ? [SOURCE_MODEL, TARGET_MODEL] : [model, undefined];
-    for (const name of [first ?? MODELS[0]!, ...(second ? [second] : [])]) {
+    const beside = [first ?? MODELS[0]!, ...(second ? [second] : []), ...(separate ? [TARGET_VOCABULARY] : [])];
+    for (const name of beside) {
       if (!names.has(name)) throw notThere(source, names, `${name} beside vocab.json`);
     }
     const vocab = await vocabulary("vocab.json");
-    const convert = async (name: string) =>
-      convertWithVocabulary(readSentencePiece(await readBytes(source, path(name)), path(name)), vocab, options);
-    return { json: await convert(first!), file: vocab.file, ...(second ? { target: await convert(second) } : {}) };
+    const convert = async (name: string, ids = vocab) =>
+      convertWithVocabulary(readSentencePiece(await readBytes(source, path(name)), path(name)), ids, options, vocab);
+    const json = await convert(first!);
+    if (!second) return { json, file: vocab.file };
+    const target = await convert(second, separate ? await vocabulary(TARGET_VOCABULARY) : vocab);
+    const join = (read: Tokenizer, written: Tokenizer): Tokenizer => new TwoVocabularies(read, written);
+    return { json, file: vocab.file, target, ...(separate ? { join } : {}) };
   }
   if (
     model !== undefined &&

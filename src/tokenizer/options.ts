@@ -128,6 +128,8 @@ export const LOAD_TOKENIZER = {
   src_lang: text(),
   /** The language of `text_target`. */
   tgt_lang: text(),
+  /** Of a speech recognizer of many languages (MMS): whose characters it writes, by its code in vocab.json, "fra". */
+  target_lang: text(),
 } satisfies Record<SpecialName, unknown> & Table;
 export interface LoadTokenizerOptions extends Readonly<Options<typeof LOAD_TOKENIZER>> {}
 
@@ -156,6 +158,8 @@ export interface TokenizerState {
   /** The languages of texts and of what is written for them; null for those that are not said. */
   readonly src_lang: string | null;
   readonly tgt_lang: string | null;
+  /** The language whose vocabulary it has, of those in its file; null where there is one alone. */
+  readonly target_lang?: string | null;
 }
 
 /** What of a tokenizer is saved. */
@@ -180,4 +184,6 @@ export interface TokenizerSettings extends TokenizerState {
   readonly target?: Tokenizer;
   /** How the language of a text is said, if it is. */
   readonly languages?: LanguageRule | undefined;
+  /** The engine of another language, where a file has several vocabularies. @throws OptionError for one that it has not */
+  readonly in_language?: ((target_lang: string) => Tokenizer) | undefined;
 }

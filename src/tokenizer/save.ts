@@ -16,6 +16,7 @@ import {
   namedToken,
   SOURCE_MODEL,
   TARGET_MODEL,
+  TARGET_VOCABULARY,
   templateFiles,
   usualToken,
 } from "./settings-files.js";
@@ -35,7 +36,7 @@ const NO_LIMIT = 1e30;
 /** Classes whose tokenizer.json would be no other program's: their own files are written. */
 const AS_THEY_WERE: Readonly<Record<string, readonly string[]>> = {
   Wav2Vec2CTCTokenizer: ["vocab.json"],
-  MarianTokenizer: ["vocab.json", SOURCE_MODEL, TARGET_MODEL],
+  MarianTokenizer: ["vocab.json", TARGET_VOCABULARY, SOURCE_MODEL, TARGET_MODEL],
   M2M100Tokenizer: ["vocab.json", ...MODELS],
 };
 const UTF8 = new TextEncoder();
@@ -84,7 +85,8 @@ function changes(tokenizer: TokenizerToSave): Record<string, unknown> {
   if (now.clean_up_tokenization_spaces !== loaded.clean_up_tokenization_spaces) {
     changed.clean_up_tokenization_spaces = now.clean_up_tokenization_spaces;
   }
-  for (const key of ["src_lang", "tgt_lang"] as const) if (now[key] !== loaded[key]) changed[key] = now[key];
+  for (const key of ["src_lang", "tgt_lang", "target_lang"] as const)
+    if (now[key] !== loaded[key]) changed[key] = now[key];
   if (typeof files.config.tokenizer_class !== "string" && built !== undefined) {
     changed.tokenizer_class = files.convertedAs ?? "PreTrainedTokenizerFast";
   }

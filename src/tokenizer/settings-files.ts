@@ -32,6 +32,8 @@ export const MODELS = [
 /** Marian's SentencePiece models: of the language that is read, and of the one that is written. */
 export const SOURCE_MODEL = "source.spm";
 export const TARGET_MODEL = "target.spm";
+/** The ids of what is written, where they are not those of what is read. */
+export const TARGET_VOCABULARY = "target_vocab.json";
 
 /** Names of tiktoken's files, beside a tokenizer.model that is one. */
 export const TIKTOKEN: readonly string[] = ["tiktoken.model", "qwen.tiktoken"];
@@ -45,6 +47,7 @@ export const OLDER: readonly string[] = [
   ...MODELS,
   SOURCE_MODEL,
   TARGET_MODEL,
+  TARGET_VOCABULARY,
   ...TIKTOKEN,
 ];
 

@@ -98,6 +98,7 @@ describe("octavo inspect", () => {
     "token-cls": "token-classification",
     qa: "question-answering",
     "image-cls": "image-classification",
+    "audio-cls": "audio-classification",
     ctc: "ctc",
     clip: "base", // AutoModel loads it, as in Python
     sentence: "base",

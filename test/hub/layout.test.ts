@@ -79,6 +79,20 @@ describe("pull", () => {
     expect(tree((await pull("org/newer")).folder)).toEqual([...Object.keys(files), "tokenizer.json"].sort());
   });
 
+  test("the parts of a language come where they are asked for; Marian's models do in any case", async () => {
+    const files = { "config.json": CONFIG, "model.safetensors": weights(5000), "vocab.json": "{}", "source.spm": "s" };
+    const more = { "target.spm": "t", "target_vocab.json": "{}" };
+    const spoken = { "adapter.fra.safetensors": weights(4000), "adapter.deu.bin": "b" };
+    hub.commit("org/many", { ...files, ...more, ...spoken });
+    const own = Object.keys({ ...files, ...more });
+    expect(tree((await pull("org/many")).folder)).toEqual([...own].sort());
+    const french = await pull("org/many", { target_lang: "fra" });
+    expect(tree(french.folder)).toEqual([...own, "adapter.fra.safetensors"].sort());
+    const german = await pull("org/many", { target_lang: "deu" });
+    expect(tree(german.folder)).toEqual([...own, ...Object.keys(spoken)].sort());
+    await expect(pull("org/many", { target_lang: "xyz" })).rejects.toThrow(NotFoundError);
+  });
+
   test("shards that the index names, some in folders; a list of several pages; one count over all files", async () => {
     const shards = { w1: "a-00001-of-00002.safetensors", w2: "sub/b-00002-of-00002.safetensors" };
     hub.page = 2;

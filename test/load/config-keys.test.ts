@@ -35,6 +35,7 @@ const REPORTED = ["output_attentions", "output_hidden_states", "return_dict"];
 /** Those of some classes. */
 const ALSO: Readonly<Record<string, readonly string[]>> = {
   bart: ["is_decoder"],
+  blenderbot: ["is_decoder"],
   bert: ["add_cross_attention"],
   camembert: ["add_cross_attention"],
   electra: ["add_cross_attention"],
@@ -50,6 +51,7 @@ const ALSO: Readonly<Record<string, readonly string[]>> = {
   qwen3_moe: ["output_router_logits"],
   roberta: ["add_cross_attention"],
   t5: ["is_decoder"],
+  umt5: ["is_decoder"],
   "xlm-roberta": ["add_cross_attention"],
 };
 /** Fixtures with other names than their architectures. */

@@ -150,7 +150,7 @@ const REFUSALS: readonly Refusal[] = [
     spoil: (f) => editJson(config(f), { model_type: "lama" }),
     code: "ERR_UNSUPPORTED_MODEL",
     message: /architecture "lama" is not supported; did you mean "llama"\?/,
-    hint: /bert, bloom, .*llama, .*mixtral, .*t5/,
+    hint: /^\d+ kinds are supported, such as bert, .*llama, .* t5 and whisper; .* details\.supported/,
     details: { model_type: "lama" },
   },
   {

@@ -1,6 +1,6 @@
 // Decoders as features, and as judges of texts and of tokens, against transformers (fixtures/make_decoder_tasks.py).
 
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { OptionError } from "../../src/core/errors.js";
@@ -9,8 +9,9 @@ import {
   AutoModelForSequenceClassification,
   AutoModelForTokenClassification,
 } from "../../src/generate/auto.js";
-import { copyOf, editJson } from "../support/checkpoints.js";
+import { copyOf } from "../support/checkpoints.js";
 import { difference, FIXTURES, readJson } from "../support/fixtures.js";
+import { type HeadTensor, withHead } from "../support/heads.js";
 import { temporary } from "../support/temporary.js";
 
 interface Inputs {
@@ -36,36 +37,9 @@ const cases = readJson<Case[]>("decoder-tasks.json");
 /** The decoders' own tolerances in f32 are 1e-4 and more; their heads here add numbers of about 1. */
 const BOUND = 2e-4;
 
-/** A copy of a decoder's folder with the tensors of a head beside it. */
-function withHead(name: string, tensors: Record<string, number[]>, config: object): string {
-  const folder = copyOf("models", name);
-  editJson(join(folder, "config.json"), { id2label: { 0: "A", 1: "B", 2: "C" }, ...config });
-  renameSync(join(folder, "model.safetensors"), join(folder, "model-1.safetensors"));
-  const header: Record<string, object> = {};
-  const values: number[] = [];
-  for (const [key, own] of Object.entries(tensors)) {
-    const shape = key.endsWith("bias") ? [own.length] : [3, own.length / 3];
-    header[key] = { dtype: "F32", shape, data_offsets: [4 * values.length, 4 * (values.length + own.length)] };
-    values.push(...own);
-  }
-  const text = Buffer.from(JSON.stringify(header));
-  const length = Buffer.alloc(8);
-  length.writeBigUInt64LE(BigInt(text.length));
-  const bytes = Buffer.concat([length, text, Buffer.from(Float32Array.from(values).buffer)]);
-  writeFileSync(join(folder, "model-2.safetensors"), bytes);
-  const own = Object.fromEntries(Object.keys(tensors).map((key) => [key, "model-2.safetensors"]));
-  const index = { metadata: {}, weight_map: { ...indexOf(name), ...own } };
-  writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify(index));
-  return folder;
-}
-
-function indexOf(name: string): Record<string, string> {
-  const bytes = readFileSync(join(FIXTURES, "models", name, "model.safetensors"));
-  const length = Number(bytes.readBigUInt64LE(0));
-  const header = JSON.parse(bytes.subarray(8, 8 + length).toString()) as object;
-  const names = Object.keys(header).filter((key) => key !== "__metadata__");
-  return Object.fromEntries(names.map((key) => [key, "model-1.safetensors"]));
-}
+const LABELS = { id2label: { 0: "A", 1: "B", 2: "C" } };
+/** Of three labels. */
+const matrix = (values: number[]): HeadTensor => ({ shape: [3, values.length / 3], values });
 
 describe.each(cases.map((one) => [one.name, one] as const))("%s", (name, one) => {
   test("states", async () => {
@@ -85,7 +59,7 @@ describe.each(cases.map((one) => [one.name, one] as const))("%s", (name, one) =>
   });
 
   test.each(["cpu", "reference"] as const)("judges texts on %s", async (device) => {
-    const folder = withHead(name, { "score.weight": one.score }, { pad_token_id: one.pad_token_id });
+    const folder = withHead(name, { "score.weight": matrix(one.score) }, { ...LABELS, pad_token_id: one.pad_token_id });
     const model = await AutoModelForSequenceClassification.from_pretrained(folder, { device });
     expect(model.module.class_name).toBe(one.class);
     for (const inputs of [one.padded, one.left]) {
@@ -101,7 +75,8 @@ describe.each(cases.map((one) => [one.name, one] as const))("%s", (name, one) =>
 
   test.skipIf(!one.tagger)("judges tokens", async () => {
     const { head, weight, bias, class: named } = one.tagger!;
-    const folder = withHead(name, { [`${head}.weight`]: weight, [`${head}.bias`]: bias }, {});
+    const tensors = { [`${head}.weight`]: matrix(weight), [`${head}.bias`]: { shape: [3], values: bias } };
+    const folder = withHead(name, tensors, LABELS);
     const model = await AutoModelForTokenClassification.from_pretrained(folder, { device: "cpu" });
     expect(model.module.class_name).toBe(named);
     const { logits } = model.forward(one.padded);
@@ -118,7 +93,11 @@ describe.each(cases.map((one) => [one.name, one] as const))("%s", (name, one) =>
 
 test("a judge in 8 bits keeps its head, and is saved and loaded again", async () => {
   const one = cases[0]!;
-  const folder = withHead(one.name, { "score.weight": one.score }, { pad_token_id: one.pad_token_id });
+  const folder = withHead(
+    one.name,
+    { "score.weight": matrix(one.score) },
+    { ...LABELS, pad_token_id: one.pad_token_id },
+  );
   const model = await AutoModelForSequenceClassification.from_pretrained(folder, { device: "cpu", load_in_8bit: true });
   expect(model.quantized_modules.some((path) => path.includes("score"))).toBe(false);
   expect(model.quantized_modules.length).toBeGreaterThan(5);
@@ -139,7 +118,7 @@ test("a judge in 8 bits keeps its head, and is saved and loaded again", async ()
 
 test("several texts need padding to be known", async () => {
   const one = cases[0]!;
-  const folder = withHead(one.name, { "score.weight": one.score }, { pad_token_id: null });
+  const folder = withHead(one.name, { "score.weight": matrix(one.score) }, { ...LABELS, pad_token_id: null });
   const model = await AutoModelForSequenceClassification.from_pretrained(folder, { device: "cpu" });
   expect(() => model.forward(one.padded)).toThrow(OptionError);
   const { logits } = model.forward({ input_ids: [one.texts[0]!] });

@@ -51,6 +51,7 @@ const PARAMETERS: readonly [name: string, task: Task, parameters: number][] = [
   ["albert-base-v2", "base", 11_683_584],
   ["deberta-v3-base", "base", 183_831_552],
   ["deberta-v2-xlarge", "base", 884_593_152],
+  ["umt5-small", "base", 150_153_216],
 ];
 
 describe("parameters", () => {

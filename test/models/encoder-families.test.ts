@@ -4,10 +4,15 @@ import { join, relative } from "node:path";
 import { describe, expect, test } from "vitest";
 import { nativeAvailable } from "../../src/backends/native/addon.js";
 import { OptionError } from "../../src/core/errors.js";
-import { AutoModelForMaskedLM, type FromPretrainedOptions } from "../../src/generate/auto.js";
+import {
+  AutoModelForMaskedLM,
+  AutoModelForQuestionAnswering,
+  type FromPretrainedOptions,
+} from "../../src/generate/auto.js";
 import type { PreTrainedEncoder } from "../../src/generate/encoder-model.js";
 import { expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { difference, FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { type HeadTensor, withHead } from "../support/heads.js";
 import { temporary } from "../support/temporary.js";
 
 const NAMES = ["mpnet-mlm", "electra", "albert", "deberta-v2", "deberta-v2-own"];
@@ -83,4 +88,29 @@ describe.each(NAMES)("%s", (name) => {
     }
     model.dispose();
   });
+});
+
+test("ModernBERT says where answers are", async () => {
+  type Answers = { start_logits: number[]; end_logits: number[] };
+  const found = readJson<{ heads: Record<string, HeadTensor>; single: Answers; batch: Answers }>(
+    "modernbert-answers.json",
+  );
+  const model = await AutoModelForQuestionAnswering.from_pretrained(withHead("modernbert", found.heads, {}), {
+    device: "cpu",
+  });
+  expect(model.module.class_name).toBe("ModernBertForQuestionAnswering");
+  const inputs = inputsOf("modernbert");
+  for (const key of ["single", "batch"] as const) {
+    const { start_logits, end_logits } = model.forward(inputs[key]);
+    const real = inputs[key].attention_mask?.flat();
+    const pick = (all: ArrayLike<number>): number[] => Array.from(all).filter((_, i) => !real || real[i] === 1);
+    for (const [tensor, want] of [
+      [start_logits, found[key].start_logits],
+      [end_logits, found[key].end_logits],
+    ] as const) {
+      expect(difference(pick(await tensor.readFloats()), pick(want)).max).toBeLessThan(2e-4);
+      tensor.dispose();
+    }
+  }
+  model.dispose();
 });

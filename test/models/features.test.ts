@@ -7,7 +7,12 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { Tensor } from "../../src/core/tensor.js";
-import { AutoModel, AutoModelForCTC, AutoModelForImageClassification } from "../../src/generate/auto.js";
+import {
+  AutoModel,
+  AutoModelForAudioClassification,
+  AutoModelForCTC,
+  AutoModelForImageClassification,
+} from "../../src/generate/auto.js";
 import type { PreTrainedFeatureModel } from "../../src/generate/feature-model.js";
 import type { FeatureForwardOptions, FromPretrainedOptions } from "../../src/generate/options.js";
 import { quantizedModules } from "../../src/load/storage.js";
@@ -44,6 +49,9 @@ const MODELS: Readonly<Record<string, Model>> = {
   },
   "wav2vec2-stable": { load: (folder, options) => AutoModelForCTC.from_pretrained(folder, options) },
   "wav2vec2-language": { load: (folder, options) => AutoModelForCTC.from_pretrained(folder, options) },
+  "wav2vec2-adapter": { load: (folder, options) => AutoModelForCTC.from_pretrained(folder, options) },
+  hubert: { load: (folder, options) => AutoModelForCTC.from_pretrained(folder, options) },
+  "hubert-labels": { load: (folder, options) => AutoModelForAudioClassification.from_pretrained(folder, options) },
   dinov2: { load: (folder, options) => AutoModelForImageClassification.from_pretrained(folder, options) },
   "dinov2-swiglu": { load: (folder, options) => AutoModelForImageClassification.from_pretrained(folder, options) },
 };

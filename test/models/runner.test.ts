@@ -51,6 +51,7 @@ const MORE = [
   "stablelm-heads",
   "phi",
   "starcoder2",
+  "gpt_neo",
   "cohere",
   "olmo",
   "glm4",

@@ -1,10 +1,10 @@
 // Tokenizers of translators: ids of texts and of what is written for them are those of transformers (fixtures/make_languages.py).
 
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { NotFoundError, OptionError } from "../../src/core/errors.js";
-import { AutoTokenizer } from "../../src/generate/auto.js";
+import { AutoModelForSeq2SeqLM, AutoTokenizer } from "../../src/generate/auto.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
 import { MemorySource } from "../fuzz/support/memory-source.js";
 import { readJson } from "../support/fixtures.js";
@@ -14,8 +14,16 @@ const FOLDER = new URL("../fixtures/tokenizers/", import.meta.url);
 
 interface Case {
   files: Record<string, string>;
-  config: { tokenizer_class: string; legacy_behaviour?: boolean };
-  steps: { languages: [string, string] | null; input_ids: number[][]; labels: number[][]; pair: number[] }[];
+  config: { tokenizer_class: string; legacy_behaviour?: boolean; separate_vocabs?: boolean };
+  steps: {
+    languages: [string, string] | null;
+    input_ids: number[][];
+    labels: number[][];
+    pair: number[];
+    /** Of Marian with two vocabularies: ids, whether special tokens are omitted, and their text; and what its first ids are. */
+    decoded?: [ids: number[], skip: boolean, text: string][];
+    tokens?: string[];
+  }[];
 }
 const { texts, cases } = readJson<{ texts: string[]; cases: Case[] }>("tokenizers", "languages.json");
 const caseOf = (name: string) => cases.find(({ config }) => config.tokenizer_class === name)!;
@@ -35,7 +43,10 @@ function written(one: Case): string {
 const open = (one: Pick<Case, "files" | "config">) => loadTokenizer(new MemorySource(contents(one)));
 
 describe.each(
-  cases.map((one) => [`${one.config.tokenizer_class}${one.config.legacy_behaviour ? ", legacy" : ""}`, one]),
+  cases.map((one) => [
+    `${one.config.tokenizer_class}${one.config.legacy_behaviour ? ", legacy" : ""}${one.config.separate_vocabs ? ", two" : ""}`,
+    one,
+  ]),
 )("%s", (_, one) => {
   it("has the ids of transformers", async () => {
     const tokenizer = await open(one as Case);
@@ -49,6 +60,19 @@ describe.each(
       expect([tensors.labels!.shape[0], tensors.input_ids.shape[0]]).toEqual([texts.length, texts.length]);
     }
   });
+});
+
+it("Marian's models are saved beside the weights", async () => {
+  const two = written(cases.find(({ config }) => config.separate_vocabs)!);
+  for (const name of ["config.json", "model.safetensors"]) {
+    cpSync(new URL(`../fixtures/models/marian-two/${name}`, import.meta.url), join(two, name));
+  }
+  const model = await AutoModelForSeq2SeqLM.from_pretrained(two, { device: "reference" });
+  const out = temporary("whole");
+  const { files } = await model.save_pretrained(out);
+  model.dispose();
+  expect(files).toEqual(expect.arrayContaining(["vocab.json", "target_vocab.json", "source.spm", "target.spm"]));
+  expect((await AutoTokenizer.from_pretrained(out))("a").input_ids.length).toBeGreaterThan(1);
 });
 
 it("languages have ids, and those that nobody knows are refused", async () => {
@@ -78,6 +102,47 @@ it("a language at the beginning of Marian's text is one token", async () => {
   const [code] = tokenizer.encode(">>fra<< the king");
   expect(tokenizer.convert_ids_to_tokens(code!)).toBe(">>fra<<");
   expect(tokenizer.encode(">>fra<< the king").slice(1)).toEqual(tokenizer.encode("the king"));
+});
+
+describe("Marian with two vocabularies", () => {
+  const two = cases.find(({ config }) => config.separate_vocabs)!;
+  const { decoded, tokens, labels } = two.steps[0]!;
+
+  it("writes by the second one", async () => {
+    const tokenizer = await open(two);
+    expect(decoded!.length).toBeGreaterThan(10);
+    for (const [ids, skip_special_tokens, text] of decoded!) {
+      expect(tokenizer.decode(ids, { skip_special_tokens })).toBe(text);
+      const stream = tokenizer.streamDecoder({ skip_special_tokens });
+      expect(ids.map((id) => stream.push(id)).join("") + stream.end()).toBe(text);
+    }
+    expect(tokenizer.convert_ids_to_tokens(tokens!.keys())).toEqual(tokens);
+    expect(tokenizer.vocab_size).toBe(tokenizer.get_vocab().size);
+  });
+
+  it("is saved, and opened again", async () => {
+    const tokenizer = await AutoTokenizer.from_pretrained(written(two));
+    const out = temporary("two");
+    expect(await tokenizer.save_pretrained(out)).toContain("target_vocab.json");
+    const again = await AutoTokenizer.from_pretrained(out);
+    expect(again(texts, { text_target: [...texts].reverse() }).labels).toEqual(labels);
+    expect(again.batch_decode(labels)).toEqual(tokenizer.batch_decode(labels));
+  });
+
+  it("takes new tokens into both", async () => {
+    const tokenizer = await open(two);
+    expect(tokenizer.add_tokens("<new>")).toBe(1);
+    const [id] = tokenizer.encode("<new>");
+    // Behind both: in transformers it takes the place of a word of the second one.
+    const largest = Math.max(...Object.values(readJson<Record<string, number>>("tokenizers", "m2m-vocab.json")));
+    expect([id, tokenizer.decode([id!])]).toEqual([largest + 1, "<new>"]);
+    expect(tokenizer("a", { text_target: "<new>" }).labels).toContain(id);
+  });
+
+  it("needs the second one", async () => {
+    const { "target_vocab.json": _, ...rest } = two.files;
+    await expect(open({ files: rest, config: two.config })).rejects.toThrow(/target_vocab\.json beside vocab\.json/);
+  });
 });
 
 it("Marian needs both of its models", async () => {

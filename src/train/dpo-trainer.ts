@@ -15,6 +15,7 @@ import { type Examples, longestText, preparedSets } from "./data/prepared-sets.j
 import { Preferences } from "./dpo-loss.js";
 import { DPO, type DPOOptions } from "./dpo-options.js";
 import type { TrainingOptions } from "./options.js";
+import { ROUTER_AUX_LOSS_COEF } from "./router-options.js";
 import { Trainer } from "./trainer.js";
 import type { CheckpointStore, TrainerOptions } from "./types.js";
 
@@ -132,6 +133,7 @@ function prepared(options: DPOTrainerOptions): {
   const config = isOf(args, DPOConfig) ? args : new DPOConfig(optionsOf(CALL, args, Object.keys(DEFAULTS)));
   const begin = adapting(model, peft_config);
   const { beta = 0.1, label_smoothing = 0, disable_dropout = true, ...others } = config.dpo;
+  const { router_aux_loss_coef = ROUTER_AUX_LOSS_COEF } = config.dpo;
   const { max_length = longestText(model.config), truncation_mode, eos_token, chat_template } = others;
   const how = pickGiven({ max_length, truncation_mode, eos_token, chat_template });
   const pad_token_id = tokenizer.pad_token_id ?? tokenizer.eos_token_id ?? 0;
@@ -141,7 +143,7 @@ function prepared(options: DPOTrainerOptions): {
     args: config,
     ...preparedSets(CALL, { train_dataset, eval_dataset }, (set) => prepare_preference_dataset(set, tokenizer, how)),
   };
-  const loss = { beta, loss_type: lossOf(config.dpo), label_smoothing };
+  const loss = { beta, loss_type: lossOf(config.dpo), label_smoothing, router_aux_loss_coef };
   return { options: made, objective: new Preferences(reference, loss, !disable_dropout), ...(begin ? { begin } : {}) };
 }
 

@@ -143,6 +143,19 @@ export async function restoreAdapter(adapters: Adapters, into: Adapter, source: 
   }
 }
 
+/**
+ * Puts a copy of an adapter on the model, which is not trained and does not work yet.
+ * @throws OptionError if the name is taken, or the adapter has biases, of which a model has one set; OutOfMemoryError
+ */
+export function copyAdapter(adapters: Adapters, from: Adapter, name: string): void {
+  const copy = adapters.add(name, from.config.with({ inference_mode: true, init_lora_weights: true }));
+  const own = [...parametersOf(copy)];
+  taping(undefined, () => {
+    for (const [i, [, { data }]] of [...parametersOf(from)].entries())
+      scope(() => void copyInto(data, own[i]![1].data));
+  });
+}
+
 /** Errors about names say which file they come from. */
 function fitting<T>(file: string, body: () => T): T {
   try {

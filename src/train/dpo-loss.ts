@@ -24,7 +24,7 @@ import type { DPOLoss } from "./dpo-options.js";
 import type { Mode, Objective } from "./subject.js";
 
 /** The adapter whose state is the reference, if there is one of this name. */
-const REFERENCE = "ref";
+export const REFERENCE = "ref";
 
 export interface DPOLossOptions {
   readonly beta: number;

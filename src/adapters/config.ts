@@ -18,7 +18,7 @@ import {
   OTHER_INITS,
 } from "./first-values.js";
 import { asksNothing, OTHER_NAMES, OTHER_OPTIONS, OTHERS, saysNothing } from "./other-kinds.js";
-import { isTokenIndices, type TokenIndices } from "./token-indices.js";
+import { isTokenIndices, type TokenIndices } from "./token-rows.js";
 
 const isText = (value: unknown): value is string => typeof value === "string" && value !== "" && value.length <= 16_384;
 const isIndex = (value: unknown): value is number => isWhole(value);

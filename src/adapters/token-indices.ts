@@ -1,6 +1,5 @@
 // Which rows of which matrices `trainable_token_indices` names in a model: the rules of PEFT (its 0.21).
 
-import { isWhole, listOf } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { listed } from "../core/show.js";
 import type { Architecture } from "../nn/architecture.js";
@@ -8,25 +7,8 @@ import type { Model } from "../nn/model.js";
 import { Embedding, Linear, type Matrix, type Module } from "../nn/module.js";
 import { isTransposed, roleOf, usersOf } from "./matrices.js";
 import type { Target, TokenTarget } from "./targets.js";
+import type { TokenIndices } from "./token-rows.js";
 import type { Role } from "./weight.js";
-
-/** Ids of tokens, or rows of modules by the ends of their paths. */
-export type TokenIndices = readonly number[] | Readonly<Record<string, readonly number[]>> | null;
-
-/** Most rows of an adapter; whoever trains more trains the whole matrix. */
-const MOST = 1_000_000;
-
-function isRows(value: unknown): boolean {
-  const rows = listOf(value, (one): one is number => isWhole(one));
-  return rows !== undefined && rows.length <= MOST && new Set(rows).size === rows.length;
-}
-
-export function isTokenIndices(value: unknown): value is TokenIndices {
-  if (value === null) return true;
-  if (typeof value !== "object" || Array.isArray(value)) return isRows(value);
-  const entries = Object.entries(value);
-  return entries.length <= 1000 && entries.every(([name, rows]) => name !== "" && isRows(rows));
-}
 
 const OPTION = { details: { option: "trainable_token_indices" } } as const;
 

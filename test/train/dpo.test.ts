@@ -126,7 +126,8 @@ describe("runs", () => {
     await model.load_adapter(join(FIXTURES, "dpo", "began"), "own", { is_trainable: true });
     for (const [name, parameter] of model.adapters!.named_parameters() as Iterable<[string, Parameter]>) {
       const { data } = parameter;
-      if (name.includes("lora_B.own")) await data.write(Float32Array.from({ length: data.size }, (_, i) => Math.sin(i)));
+      if (name.includes("lora_B.own"))
+        await data.write(Float32Array.from({ length: data.size }, (_, i) => Math.sin(i)));
     }
     const turned = rows.map(({ chosen, rejected, ...one }) => ({ ...one, chosen: rejected!, rejected: chosen! }));
     const trainer = new DPOTrainer({

@@ -133,7 +133,12 @@ describe("trainers", { timeout: 240_000 }, () => {
         train_dataset: rows.map((input_ids) => ({ input_ids, labels: input_ids })),
         args: {
           ...{ learning_rate, max_steps, per_device_train_batch_size: 2, gradient_accumulation_steps: 2 },
-          ...{ logging_steps: 1, lr_scheduler_type: "constant", train_sampling_strategy: "sequential" },
+          ...{
+            logging_steps: 1,
+            lr_scheduler_type: "constant",
+            train_sampling_strategy: "sequential",
+            save_strategy: "no",
+          },
         },
       });
       await trainer.train();
@@ -164,7 +169,7 @@ describe("trainers", { timeout: 240_000 }, () => {
     for (const one of [loss!, aux_loss!, logits, ...router_logits!]) one.dispose();
     manual_seed(1);
     await get_peft_model(model, { r: 2, target_modules: ["q_proj"] });
-    const args = { max_steps: 1, logging_steps: 1, learning_rate: 0, max_length: null } as const;
+    const args = { max_steps: 1, logging_steps: 1, save_strategy: "no", learning_rate: 0, max_length: null } as const;
     for (const [coefficient, want] of [
       [undefined, bare! + 0.001 * uneven!],
       [2, bare! + 2 * uneven!],

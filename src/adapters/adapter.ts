@@ -14,7 +14,8 @@ import { denseScheme, storeRows, type Weight } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import type { AnyLoraConfig } from "./config.js";
 import { isTransposed, roleOf, usersOf } from "./matrices.js";
-import type { StackTarget, Target, Targets, TokenTarget } from "./targets.js";
+import type { StackTarget, Target, Targets } from "./targets.js";
+import type { TokenTarget } from "./token-indices.js";
 import { TokensLayer } from "./tokens.js";
 import { type Layer, magnitudes, type Role } from "./weight.js";
 

@@ -35,7 +35,8 @@ import {
 import { type AnyLoraConfig, configFromJson } from "./config.js";
 import { firstsOf } from "./decompose.js";
 import type { Adapters } from "./set.js";
-import { type StackTarget, type TokenTarget, targetsOf } from "./targets.js";
+import { type StackTarget, targetsOf } from "./targets.js";
+import type { TokenTarget } from "./token-indices.js";
 import type { TokensLayer } from "./tokens.js";
 
 export const ADAPTER_CONFIG = "adapter_config.json";

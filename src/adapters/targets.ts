@@ -8,8 +8,7 @@ import { Embedding, Linear, type Matrix, type Module } from "../nn/module.js";
 import { checkRegex } from "../tokenizer/pattern.js";
 import type { AnyLoraConfig, LoraFields } from "./config.js";
 import { isTransposed } from "./matrices.js";
-import { tokensOf } from "./token-indices.js";
-import type { Role } from "./weight.js";
+import { type TokenTarget, tokensOf } from "./token-indices.js";
 
 /** A module with an adapter. */
 export interface Target {
@@ -31,20 +30,6 @@ export interface StackTarget {
   readonly outputs: number;
   readonly rank: number;
   readonly scale: number;
-}
-
-/** A matrix of which an adapter has some rows. */
-export interface TokenTarget {
-  /** The module that they are named after. */
-  readonly path: string;
-  readonly matrix: Matrix;
-  readonly rows: readonly number[];
-  /** What the matrix does with them: of a table that the head shares, both. */
-  readonly roles: readonly Role[];
-  /** No other module uses the matrix in another way. */
-  readonly for_all: boolean;
-  /** The row of padding, whose look-ups have no gradient. */
-  readonly padding: number | undefined;
 }
 
 /** A module that is trained and saved whole. */

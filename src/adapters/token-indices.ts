@@ -6,9 +6,28 @@ import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Embedding, Linear, type Matrix, type Module } from "../nn/module.js";
 import { isTransposed, roleOf, usersOf } from "./matrices.js";
-import type { Target, TokenTarget } from "./targets.js";
 import type { TokenIndices } from "./token-rows.js";
 import type { Role } from "./weight.js";
+
+/** A matrix of which an adapter has some rows. */
+export interface TokenTarget {
+  /** The module that they are named after. */
+  readonly path: string;
+  readonly matrix: Matrix;
+  readonly rows: readonly number[];
+  /** What the matrix does with them: of a table that the head shares, both. */
+  readonly roles: readonly Role[];
+  /** No other module uses the matrix in another way. */
+  readonly for_all: boolean;
+  /** The row of padding, whose look-ups have no gradient. */
+  readonly padding: number | undefined;
+}
+
+/** A module by its path. */
+interface Named {
+  readonly path: string;
+  readonly module: Module;
+}
 
 const OPTION = { details: { option: "trainable_token_indices" } } as const;
 
@@ -22,7 +41,7 @@ export function tokensOf(
   model: Model,
   architecture: Architecture,
   indices: TokenIndices,
-  named: { readonly targets: readonly Target[]; readonly saved: readonly { readonly module: Module }[] },
+  named: { readonly targets: readonly Named[]; readonly saved: readonly Named[] },
 ): TokenTarget[] {
   const words = model.vocabulary()?.words;
   const wanted = wantedOf(indices, words);

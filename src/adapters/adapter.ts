@@ -4,7 +4,7 @@
 import type { Device } from "../core/device.js";
 import { narrow } from "../core/dtype.js";
 import { OctavoError } from "../core/errors.js";
-import { Tensor } from "../core/tensor.js";
+import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { normal, uniform } from "../nn/init.js";
 import type { Model } from "../nn/model.js";
@@ -13,8 +13,10 @@ import { constant, PendingFloats } from "../nn/pending.js";
 import { denseScheme, storeRows, type Weight } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import type { AnyLoraConfig } from "./config.js";
-import { roleOf, usersOf } from "./matrices.js";
-import { isTransposed, type StackTarget, type Target, type Targets } from "./targets.js";
+import { isTransposed, roleOf, usersOf } from "./matrices.js";
+import type { StackTarget, Target, Targets } from "./targets.js";
+import type { TokenTarget } from "./token-indices.js";
+import { TokensLayer } from "./tokens.js";
 import { type Layer, magnitudes, type Role } from "./weight.js";
 
 /** A layer over the matrix of a module. */
@@ -28,6 +30,8 @@ export interface Place {
   readonly layer: Layer;
   /** Of a whole matrix: files store it as [inputs, outputs]. */
   readonly transposed?: boolean;
+  /** Its layer is that of a place before, of another use of the same matrix: files hold it once. */
+  readonly tied?: boolean;
 }
 
 /** A norm's weight, or a bias, in place of the model's. */
@@ -61,6 +65,8 @@ export interface Blueprint {
   readonly targets: readonly (Target & { readonly role: Role })[];
   /** Stacks of experts. */
   readonly stacks: readonly StackTarget[];
+  /** Matrices of which it has some rows. */
+  readonly tokens: readonly TokenTarget[];
   /** Matrices and vectors of modules that are saved whole, by their names. */
   readonly whole: readonly WholePart[];
   readonly biases: readonly { readonly name: string; readonly base: Parameter }[];
@@ -83,7 +89,7 @@ export type Firsts = ReadonlyMap<Blueprint["targets"][number], First>;
 export function blueprintOf(
   model: Model,
   architecture: Architecture,
-  { config, targets, stacks, saved }: Targets,
+  { config, targets, stacks, tokens, saved }: Targets,
 ): Blueprint {
   const whole = saved.flatMap(({ path, module }) =>
     [...module.named_modules(path)].flatMap(([inner, part]) =>
@@ -105,7 +111,10 @@ export function blueprintOf(
     if (!/(^|\.)bias$/.test(name) || (bias === "lora_only" && !adapted.has(name))) return [];
     return [{ name, base }];
   });
-  return { targets: targets.map((target) => ({ ...target, role: roleOf(target.module) })), stacks, whole, biases };
+  return {
+    targets: targets.map((target) => ({ ...target, role: roleOf(target.module) })),
+    ...{ stacks, tokens, whole, biases },
+  };
 }
 
 /** A check that only one module uses a matrix in a role: an adapter over it would change the others too. */
@@ -147,19 +156,28 @@ export function stackPlaces({ path, parts, experts, scale }: StackTarget, a: Par
   });
 }
 
+/** The layers of an adapter with rows of its own: of a table that the head shares, one for each use. @throws OutOfMemoryError */
+export function tokenPlaces({ path, matrix, rows, roles, ...how }: TokenTarget, own: Parameter): Place[] {
+  const layer = new TokensLayer(own, rows, matrix.shape[0], how);
+  return roles.map((role, i) => ({ path, matrix, role, layer, ...(i > 0 && { tied: true }) }));
+}
+
 /** The device of the first matrix that an adapter is for. */
 export function homeOf({ targets: [first], stacks: [stack] }: Blueprint): Device {
   return deviceOf(first?.module.weight ?? stack!.parts[0]!.matrix);
 }
 
 /** Bytes that an adapter takes on the device. */
-export function bytesOf({ targets, stacks, whole, biases }: Blueprint, config: AnyLoraConfig): number {
+export function bytesOf({ targets, stacks, tokens, whole, biases }: Blueprint, config: AnyLoraConfig): number {
   const size = (shape: readonly number[]): number => shape.reduce((n, one) => n * one, 4);
   const layers = targets.map((target) => {
     const { a, b, outputs } = shapesOf(target);
     return size(a) + size(b) + (config.fields.use_dora ? 4 * outputs : 0);
   });
   for (const { a, b } of stacks.map(stackShapes)) layers.push(size(a) + size(b));
+  for (const { matrix, rows } of tokens) {
+    layers.push(size([rows.length, matrix.shape[1]]) + TokensLayer.bytes(matrix.shape[0]));
+  }
   const copies = [...whole, ...biases].map(({ base }) => size(base.shape));
   return [...layers, ...copies].reduce((sum, bytes) => sum + bytes, 0);
 }
@@ -207,6 +225,14 @@ export function newAdapter(name: string, config: AnyLoraConfig, blueprint: Bluep
       const device = deviceOf(target.parts[0]!.matrix);
       const [a, b] = stackValues(config, target).map((one) => begun(one, device)) as [Parameter, Parameter];
       places.push(...stackPlaces(target, a, b));
+    }
+    for (const target of blueprint.tokens) {
+      const { matrix, rows } = target;
+      const device = deviceOf(matrix);
+      using values = scope(() => matrix.inner!.rows(Tensor.from(device, rows, [rows.length], "i32")));
+      const added = tokenPlaces(target, keep(new Parameter(values.alias())));
+      keep(added[0]!.layer as TokensLayer);
+      places.push(...added);
     }
     const replaced: Replaced[] = [];
     for (const { name, base, role, transposed } of blueprint.whole) {
@@ -277,7 +303,12 @@ function stackValues({ fields: { init_lora_weights: init } }: AnyLoraConfig, tar
 
 /** Its parameters by the names that PEFT gives them in memory. */
 export function* parametersOf({ name, places, replaced, biases }: Adapter): Iterable<[string, Parameter | Matrix]> {
-  for (const { path, role, layer } of places) {
+  for (const { path, role, layer, tied } of places) {
+    if (tied) continue;
+    if (layer.kind === "tokens") {
+      yield [`${path}.token_adapter.trainable_tokens_delta.${name}`, layer.rows];
+      continue;
+    }
     if (layer.kind === "stack") {
       if (layer.at > 0) continue; // shares both with the stack before
       yield [`${path}.lora_A.${name}.weight`, layer.a];
@@ -309,4 +340,5 @@ function inMemory(path: string, name: string): string {
 
 export function disposeAdapter(adapter: Adapter): void {
   for (const [, parameter] of parametersOf(adapter)) parameter.dispose();
+  for (const { layer, tied } of adapter.places) if (layer.kind === "tokens" && !tied) layer.dispose();
 }

@@ -4,17 +4,7 @@
 import * as z from "zod";
 import { isWhole, listOf } from "../core/checks.js";
 import { entriesOf, FormatError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
-import {
-  checkedLater,
-  choice,
-  type EntryFacts,
-  flag,
-  number,
-  type Options,
-  option,
-  readOptions,
-  such,
-} from "../core/options.js";
+import { choice, type EntryFacts, flag, number, type Options, option, readOptions, such } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { JsonObject } from "../sources/json.js";
 import { editJson, PythonFloat } from "../sources/json-edit.js";
@@ -27,6 +17,8 @@ import {
   type LoftQOptions,
   OTHER_INITS,
 } from "./first-values.js";
+import { asksNothing, OTHER_NAMES, OTHER_OPTIONS, OTHERS, saysNothing } from "./other-kinds.js";
+import { isTokenIndices, type TokenIndices } from "./token-rows.js";
 
 const isText = (value: unknown): value is string => typeof value === "string" && value !== "" && value.length <= 16_384;
 const isIndex = (value: unknown): value is number => isWhole(value);
@@ -167,34 +159,22 @@ export const LORA = {
   rank_pattern: pattern(isRank, `an object of ranks, each ${RANK}`),
   /** The same for lora_alpha. */
   alpha_pattern: pattern(isScale, "an object of numbers"),
+  /**
+   * Rows of an embedding that are trained and saved alone: ids of tokens, or an object of ends of modules' paths and their rows. By default
+   * the rows are those of the table of input ids; a head that shares its matrix has them too.
+   */
+  trainable_token_indices: such<TokenIndices>(
+    (value) => isTokenIndices(value),
+    "a list of ids, each once, an object of such lists, or null",
+    {
+      flag: "lora-trainable-token-indices",
+      value: "<ids>",
+      help: "tokens whose rows of the embedding are trained, separated by commas",
+    },
+  ),
   /** Direction and magnitude of a weight apart: DoRA (Liu et al. 2024). */
   use_dora: flag({ help: "train direction and magnitude of the weights apart (DoRA)" }),
 };
-
-/** Fields for kinds of adapters that are not here, with the value that asks for none of them, and the kind's name. */
-const OTHERS = {
-  alora_invocation_tokens: [null, "activated LoRA"],
-  arrow_config: [null, "Arrow routing"],
-  corda_config: [null, "CorDA"],
-  ensure_weight_tying: [false, "an adapter over tied weights"],
-  eva_config: [null, "EVA"],
-  kasa_config: [null, "KaSA"],
-  layer_replication: [null, "replicated layers"],
-  lora_bias: [false, "a bias of B"],
-  lora_ga_config: [null, "LoRA-GA"],
-  megatron_config: [null, "Megatron"],
-  megatron_core: ["megatron.core", "Megatron"],
-  monteclora_config: [null, "MonteCLoRA"],
-  qalora_group_size: [16, "QALoRA"],
-  trainable_token_indices: [null, "trainable rows of an embedding"],
-  use_bdlora: [null, "block-diagonal LoRA"],
-  use_qalora: [false, "QALoRA"],
-  velora_config: [null, "VeLoRA"],
-} as const satisfies Readonly<Record<string, readonly [unknown, string]>>;
-
-type Other = keyof typeof OTHERS;
-const OTHER_NAMES = Object.keys(OTHERS) as Other[];
-const OTHER_OPTIONS = Object.fromEntries(OTHER_NAMES.map((name) => [name, checkedLater()]));
 
 export interface LoraOptions extends Options<typeof LORA> {}
 
@@ -222,6 +202,7 @@ export interface LoraFields {
   readonly layers_pattern: readonly string[] | string | null;
   readonly rank_pattern: Readonly<Record<string, number>>;
   readonly alpha_pattern: Readonly<Record<string, number>>;
+  readonly trainable_token_indices: TokenIndices;
   readonly use_dora: boolean;
 }
 
@@ -251,24 +232,9 @@ const DEFAULTS: LoraFields = {
   layers_pattern: null,
   rank_pattern: {},
   alpha_pattern: {},
+  trainable_token_indices: null,
   use_dora: false,
 };
-
-/** True for a value by which no adapter of another kind is asked for. */
-function asksNothing(name: Other, value: unknown): boolean {
-  return value === OTHERS[name][0] || saysNothing(value);
-}
-
-/** null, false, and what is empty. */
-function saysNothing(value: unknown): boolean {
-  try {
-    return (
-      value === null || value === false || (typeof value === "object" && Object.keys(value as object).length === 0)
-    );
-  } catch {
-    return false; // a proxy
-  }
-}
 
 /** Nothing of the caller's runs later. @throws OptionError */
 function copied(fields: object): object {

@@ -3,6 +3,7 @@
 
 import { OctavoError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";
+import type { Architecture } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { Embedding, Matrix, type Module } from "../nn/module.js";
 import { type Scheme, storeRows, type Weight } from "../nn/weight.js";
@@ -19,6 +20,11 @@ export function roleOf(module: Module): Role {
   return module instanceof Embedding ? "lookup" : "product";
 }
 
+/** True for a matrix that files store as [inputs, outputs]. */
+export function isTransposed({ names }: Architecture, name: string): boolean {
+  return names.some((rule) => "transposed" in rule && rule.transposed.test(name));
+}
+
 /** The modules that use each matrix of a model. */
 export function usersOf(model: Model): ReadonlyMap<Matrix, readonly User[]> {
   const users = new Map<Matrix, User[]>();
@@ -32,13 +38,20 @@ export function usersOf(model: Model): ReadonlyMap<Matrix, readonly User[]> {
 /**
  * Checks that what is stored of matrices can become something else.
  * @param why a matrix that several modules use may not, such as "an adapter of one is not merged"
+ * @param alike a matrix all of whose users change in the same way
  * @throws OctavoError for such a matrix, and for kinds of codes that nothing is quantized to
  */
-export function checkChangeable(model: Model, matrices: Iterable<Matrix>, why: string): void {
+export function checkChangeable(
+  model: Model,
+  matrices: Iterable<Matrix>,
+  why: string,
+  alike?: (matrix: Matrix) => boolean,
+): void {
   const users = usersOf(model);
   for (const matrix of matrices) {
     const paths = (users.get(matrix) ?? []).map(({ path }) => path);
-    if (paths.length > 1) throw new OctavoError("ERR_UNSUPPORTED", `${paths.join(" and ")} share a matrix: ${why}`);
+    if (paths.length > 1 && !alike?.(matrix))
+      throw new OctavoError("ERR_UNSUPPORTED", `${paths.join(" and ")} share a matrix: ${why}`);
     if (matrix.inner!.alike) continue;
     throw new OctavoError(
       "ERR_UNSUPPORTED",

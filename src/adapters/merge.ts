@@ -14,8 +14,7 @@ import { taping } from "../ops/tape.js";
 import type { Adapter, Place } from "./adapter.js";
 import { checkChangeable, storedAs } from "./matrices.js";
 import type { Adapters } from "./set.js";
-import type { StackLayer } from "./stack.js";
-import { type LoraLayer, merged, mergeFactor, unmerged, type WholeLayer } from "./weight.js";
+import { type MergeableLayer, merged, mergeFactor, unmerged, type WholeLayer } from "./weight.js";
 
 /** What quantizing merged weights anew has cost. */
 export interface MergeError {
@@ -72,7 +71,7 @@ export class Merging {
    */
   async check(names: readonly string[], safe: boolean, over: boolean): Promise<void> {
     const { work } = this.#work(names);
-    this.#check(work.keys());
+    this.#check(work.keys(), work);
     if (over) this.#check(names.flatMap((name) => wholeOf(this.#adapters.get(name)).map(({ matrix }) => matrix)));
     for (const [matrix, places] of work) {
       if (safe || matrix.inner!.tensors[0]!.dtype === "f16") await this.#checkNumbers(matrix, places);
@@ -85,7 +84,7 @@ export class Merging {
    */
   merge(names: readonly string[]): Promise<readonly MergeError[]> {
     const { added, work } = this.#work(names);
-    this.#check(work.keys());
+    this.#check(work.keys(), work);
     const done: (readonly [Matrix, readonly Place[]])[] = [];
     const measured: Measured[] = [];
     try {
@@ -126,8 +125,10 @@ export class Merging {
   }
 
   /** @throws OctavoError */
-  #check(matrices: Iterable<Matrix>): void {
-    checkChangeable(this.#adapters.model, matrices, "an adapter of one is not merged");
+  #check(matrices: Iterable<Matrix>, work?: ReadonlyMap<Matrix, readonly Place[]>): void {
+    // Rows of a table that the head shares are for both.
+    const forAll = (matrix: Matrix): boolean => work?.get(matrix)?.every(({ layer }) => isForAll(layer)) ?? false;
+    checkChangeable(this.#adapters.model, matrices, "an adapter of one is not merged", forAll);
   }
 
   async #checkNumbers(matrix: Matrix, places: readonly Place[]): Promise<void> {
@@ -136,7 +137,7 @@ export class Merging {
     using sum = taping(undefined, () =>
       scope(() => {
         let rows = matrix.inner!.dense("f32");
-        for (const { layer, role } of places) rows = merged(rows, layer as LoraLayer | StackLayer, role);
+        for (const { layer, role } of places) rows = merged(rows, layer as MergeableLayer, role);
         const stored = dtype === "f16" ? contiguous(contiguous(rows, "f16"), "f32") : rows;
         return sumRows(scale(stored, 0).view(-1, 1));
       }),
@@ -157,7 +158,7 @@ export class Merging {
       let rows = before;
       for (const place of places) {
         const { role } = place;
-        const layer = place.layer as LoraLayer | StackLayer;
+        const layer = place.layer as MergeableLayer;
         const factor = mergeFactor(rows, layer, role);
         steps.push({ place, factor });
         rows = merged(rows, layer, role, factor);
@@ -188,7 +189,7 @@ export class Merging {
       scope(() => {
         let rows = inner!.dense("f32");
         for (const { place, factor } of steps.slice(steps.length - count).reverse()) {
-          rows = unmerged(rows, place.layer as LoraLayer | StackLayer, place.role, factor);
+          rows = unmerged(rows, place.layer as MergeableLayer, place.role, factor);
         }
         return storedAs(inner!, rows, "unmerged");
       }),
@@ -218,6 +219,10 @@ export class Merging {
   }
 }
 
+function isForAll(layer: Place["layer"]): boolean {
+  return layer.kind === "tokens" && layer.for_all;
+}
+
 function moduleOf({ module, path }: Place): string {
   return module ?? path;
 }
@@ -238,7 +243,7 @@ function groupsOf(adapters: readonly Adapter[]): Map<Matrix, Place[]> {
   const groups = new Map<Matrix, Place[]>();
   for (const { places } of adapters) {
     for (const place of places) {
-      if (place.layer.kind === "whole") continue;
+      if (place.layer.kind === "whole" || place.tied) continue;
       groups.set(place.matrix, [...(groups.get(place.matrix) ?? []), place]);
     }
   }
@@ -260,7 +265,9 @@ async function errorOf({ module, scheme, sums }: Measured): Promise<MergeError> 
     const [error = 0, weights = 0, change = 0] = await Promise.all(
       sums.map(async (sum) => (await sum.readFloats())[0]!),
     );
-    return { module, scheme, error: Math.sqrt(error / weights), of_change: Math.sqrt(error / change) };
+    // An adapter that changes nothing has nothing rounded, either.
+    const of_change = error === 0 ? 0 : Math.sqrt(error / change);
+    return { module, scheme, error: Math.sqrt(error / weights), of_change };
   } finally {
     for (const sum of sums) sum.dispose();
   }

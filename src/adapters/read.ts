@@ -30,11 +30,14 @@ import {
   shapesOf,
   stackPlaces,
   stackShapes,
+  tokenPlaces,
 } from "./adapter.js";
 import { type AnyLoraConfig, configFromJson } from "./config.js";
 import { firstsOf } from "./decompose.js";
 import type { Adapters } from "./set.js";
 import { type StackTarget, targetsOf } from "./targets.js";
+import type { TokenTarget } from "./token-indices.js";
+import type { TokensLayer } from "./tokens.js";
 
 export const ADAPTER_CONFIG = "adapter_config.json";
 const WEIGHTS = ["adapter_model.safetensors", "adapter_model.bin"] as const;
@@ -141,6 +144,19 @@ export async function restoreAdapter(adapters: Adapters, into: Adapter, source: 
   }
 }
 
+/**
+ * Puts a copy of an adapter on the model, which is not trained and does not work yet.
+ * @throws OptionError if the name is taken, or the adapter has biases, of which a model has one set; OutOfMemoryError
+ */
+export function copyAdapter(adapters: Adapters, from: Adapter, name: string): void {
+  const copy = adapters.add(name, from.config.with({ inference_mode: true, init_lora_weights: true }));
+  const own = [...parametersOf(copy)];
+  taping(undefined, () => {
+    for (const [i, [, { data }]] of [...parametersOf(from)].entries())
+      scope(() => void copyInto(data, own[i]![1].data));
+  });
+}
+
 /** Errors about names say which file they come from. */
 function fitting<T>(file: string, body: () => T): T {
   try {
@@ -165,13 +181,14 @@ interface Plan {
     readonly table: StoredTensor | undefined;
   }[];
   readonly stacks: readonly { readonly target: StackTarget; readonly a: StoredTensor; readonly b: StoredTensor }[];
+  readonly tokens: readonly { readonly target: TokenTarget; readonly from: StoredTensor }[];
   readonly whole: readonly { readonly part: Blueprint["whole"][number]; readonly from: StoredTensor }[];
   readonly biases: readonly { readonly part: Blueprint["biases"][number]; readonly from: StoredTensor }[];
 }
 
 /** Which tensor is what. @throws CheckpointError for missing, unexpected and misshapen ones */
 function planOf(
-  { targets, stacks, whole, biases }: Blueprint,
+  { targets, stacks, tokens, whole, biases }: Blueprint,
   { fields }: AnyLoraConfig,
   tensors: ReadonlyMap<string, StoredTensor>,
   file: string,
@@ -220,6 +237,10 @@ function planOf(
     const { path } = target;
     return { target, a: needed(`${path}.lora_A.weight`, a), b: needed(`${path}.lora_B.weight`, b) };
   });
+  const rows = tokens.map((target) => {
+    const shape = [target.rows.length, target.matrix.shape[1]];
+    return { target, from: needed(`${target.path}.token_adapter.trainable_tokens_delta`, shape) };
+  });
   const stripped = whole.map((part) => {
     const shape = part.transposed ? [...part.base.shape].reverse() : part.base.shape;
     return { part, from: needed(part.name, shape) };
@@ -240,7 +261,7 @@ function planOf(
   say(twice, `${twice.length} tensors are there twice, with and without "${PREFIX}"`);
   say(missing, `${missing.length} tensors are missing`);
   say([...left.keys()], `${left.size} tensors are not expected`);
-  return { layers, stacks: stacked, whole: stripped, biases: trained };
+  return { layers, stacks: stacked, tokens: rows, whole: stripped, biases: trained };
 }
 
 /** DoRA's vectors were [1,N] in the first versions. */
@@ -298,6 +319,11 @@ async function built(name: string, config: AnyLoraConfig, plan: Plan, building: 
   for (const { target, a, b } of plan.stacks) {
     const device = deviceOf(target.parts[0]!.matrix);
     places.push(...stackPlaces(target, await vector(device, a, a.shape), await vector(device, b, b.shape)));
+  }
+  for (const { target, from } of plan.tokens) {
+    const added = tokenPlaces(target, await vector(deviceOf(target.matrix), from, from.shape));
+    keep(added[0]!.layer as TokensLayer);
+    places.push(...added);
   }
   const replaced: Adapter["replaced"][number][] = [];
   for (const { part, from } of plan.whole) {

@@ -187,10 +187,10 @@ export class Adapters {
       });
     }
     for (const one of all) {
-      for (const [module, changes] of wholeOf(one)) {
+      for (const [what, changes] of wholeOf(one)) {
         const other = all.find((other) => other !== one && changes(other));
         if (!other) continue;
-        throw new OptionError(`${one.name} has ${module} whole, and ${other.name} changes it too: use one of them`, {
+        throw new OptionError(`${one.name} has ${what}, and ${other.name} changes it too: use one of them`, {
           details: { option: "adapter_names" },
         });
       }
@@ -273,7 +273,7 @@ export class Adapters {
       const more = replaced.length + biases.length > 0 || places.some(({ layer }) => layer.kind !== "lora");
       if (!more && !config.fields.use_dora) continue;
       throw new OptionError(
-        `adapter_names: ${name} is not for single rows, as it has whole modules, stacks of experts, biases or DoRA`,
+        `adapter_names: ${name} is not for single rows, as it has whole modules, rows of tokens, stacks of experts, biases or DoRA`,
         { details: { option: "adapter_names" } },
       );
     }
@@ -316,13 +316,15 @@ export class Adapters {
   }
 }
 
-/** What an adapter has whole, and whether another adapter changes that too. */
+/** What an adapter has whole, or rows of it, and whether another adapter changes that too. */
 function* wholeOf({ places, replaced }: Adapter): Iterable<readonly [string, (other: Adapter) => boolean]> {
   for (const { path, matrix, role, layer } of places) {
-    if (layer.kind !== "whole") continue;
-    yield [path, (other) => other.places.some((place) => place.matrix === matrix && place.role === role)];
+    if (layer.kind !== "whole" && layer.kind !== "tokens") continue;
+    const what = layer.kind === "whole" ? `${path} whole` : `rows of ${path}`;
+    yield [what, (other) => other.places.some((place) => place.matrix === matrix && place.role === role)];
   }
-  for (const { name, base } of replaced) yield [name, (other) => other.replaced.some((one) => one.base === base)];
+  for (const { name, base } of replaced)
+    yield [`${name} whole`, (other) => other.replaced.some((one) => one.base === base)];
 }
 
 /** The matrix's weight with adapters over it. */

@@ -7,6 +7,8 @@ import type { Model } from "../nn/model.js";
 import { Embedding, Linear, type Matrix, type Module } from "../nn/module.js";
 import { checkRegex } from "../tokenizer/pattern.js";
 import type { AnyLoraConfig, LoraFields } from "./config.js";
+import { isTransposed } from "./matrices.js";
+import { type TokenTarget, tokensOf } from "./token-indices.js";
 
 /** A module with an adapter. */
 export interface Target {
@@ -42,6 +44,7 @@ export interface Targets {
   readonly config: AnyLoraConfig;
   readonly targets: readonly Target[];
   readonly stacks: readonly StackTarget[];
+  readonly tokens: readonly TokenTarget[];
   readonly saved: readonly SavedModule[];
 }
 
@@ -104,12 +107,15 @@ export function targetsOf(model: Model, architecture: Architecture, given: AnyLo
   }
   const transposed = targets.some(({ path }) => isTransposed(architecture, `${path}.weight`));
   const saved = modules.filter(([path]) => fields.modules_to_save?.some((end) => path.endsWith(end)));
-  const outermost = saved.filter(([path]) => !saved.some(([other]) => path.startsWith(`${other}.`)));
+  const outermost = saved
+    .filter(([path]) => !saved.some(([other]) => path.startsWith(`${other}.`)))
+    .map(([path, module]) => ({ path, module }));
   return {
     config: transposed === fields.fan_in_fan_out ? config : config.with({ fan_in_fan_out: transposed }),
     targets,
     stacks,
-    saved: outermost.map(([path, module]) => ({ path, module })),
+    tokens: tokensOf(model, architecture, fields.trainable_token_indices, { targets, saved: outermost }),
+    saved: outermost,
   };
 }
 
@@ -171,11 +177,6 @@ function stacksOf(
     details: { option: "target_parameters" },
     hint: known.length > 0 ? `it has ${listed(known, 2)}` : "it has no stacks of experts",
   });
-}
-
-/** True for a matrix that files store as [inputs, outputs]. */
-export function isTransposed({ names }: Architecture, name: string): boolean {
-  return names.some((rule) => "transposed" in rule && rule.transposed.test(name));
 }
 
 /** The last parts of the paths of all linears. */

@@ -18,6 +18,7 @@ import { tapes, taping } from "../ops/tape.js";
 import type { Choice } from "./choice.js";
 import { inverses, overColumns, overRows, rowNorms } from "./dora.js";
 import { type StackLayer, stackDelta } from "./stack.js";
+import type { TokensLayer } from "./tokens.js";
 
 /** What a matrix does in a module: it multiplies (Linear), or its rows are looked up (Embedding). */
 export type Role = "product" | "lookup";
@@ -41,7 +42,10 @@ export interface WholeLayer {
   readonly matrix: Matrix;
 }
 
-export type Layer = LoraLayer | StackLayer | WholeLayer;
+export type Layer = LoraLayer | StackLayer | TokensLayer | WholeLayer;
+
+/** What can be merged into the stored weights. */
+export type MergeableLayer = Exclude<Layer, WholeLayer>;
 
 /** Of a matrix that is no stack. */
 type OneLayer = Exclude<Layer, StackLayer>;
@@ -121,11 +125,12 @@ export class Adapted implements Weight {
 
   get trainable(): readonly Tensor[] {
     const working = [...this.#working("product"), ...this.#working("lookup")];
-    return working.flatMap(([, layer]) =>
-      layer.kind === "whole"
-        ? layer.matrix.weight.trainable
-        : [layer.a, layer.b, layer.magnitude].flatMap((one) => (one ? [one.value] : [])),
-    );
+    const own = working.flatMap(([, layer]) => {
+      if (layer.kind === "whole") return layer.matrix.weight.trainable;
+      if (layer.kind === "tokens") return [layer.rows.value];
+      return [layer.a, layer.b, layer.magnitude].flatMap((one) => (one ? [one.value] : []));
+    });
+    return [...new Set(own)]; // rows of tokens have both roles
   }
 
   get nbytes(): number {
@@ -141,7 +146,8 @@ export class Adapted implements Weight {
   }
 
   linear(x: Tensor, options: LinearOptions = {}): Tensor {
-    const { loras, whole } = this.#layersAtWork("product");
+    const { loras, whole, tokens } = this.#layersAtWork("product");
+    if (tokens) return tokens.product(this.#base, x, options);
     if (loras.length === 0) return (whole ?? this.#base).linear(x, options);
     const { bias, residual, act = "none" } = options;
     return scope(() => {
@@ -209,7 +215,8 @@ export class Adapted implements Weight {
   }
 
   rows(ids: Tensor): Tensor {
-    const { loras, whole } = this.#layersAtWork("lookup");
+    const { loras, whole, tokens } = this.#layersAtWork("lookup");
+    if (tokens) return tokens.lookup(this.#base, ids);
     if (loras.length === 0) return (whole ?? this.#base).rows(ids);
     return scope(() => {
       let sum = this.#base.rows(ids);
@@ -230,7 +237,8 @@ export class Adapted implements Weight {
   /** With the adapters at work; of a shared matrix with those of its products. */
   dense(dtype: FloatDType): Tensor {
     const role = this.#layers.product.size > 0 ? "product" : "lookup";
-    const { loras, whole } = this.#layersAtWork(role);
+    const { loras, whole, tokens } = this.#layersAtWork(role);
+    if (tokens) return scope(() => contiguous(tokens.put(this.#base.dense("f32")), dtype));
     if (loras.length === 0) return (whole ?? this.#base).dense(dtype);
     return scope(() => {
       let rows = this.#base.dense("f32");
@@ -258,21 +266,24 @@ export class Adapted implements Weight {
     const names = rows ? [...rows.keys()] : enabled ? active : [];
     return names.flatMap((name) => {
       const layer = this.#layers[role].get(name);
-      return layer && !(merged.has(name) && layer.kind === "lora") ? [[name, layer] as const] : [];
+      return layer && !(merged.has(name) && layer.kind !== "whole") ? [[name, layer] as const] : [];
     });
   }
 
   #layersAtWork(role: Role): {
     readonly loras: readonly (readonly [string, LoraLayer])[];
     readonly whole: Weight | undefined;
+    readonly tokens: TokensLayer | undefined;
   } {
     const loras: (readonly [string, LoraLayer])[] = [];
     let whole: Weight | undefined;
+    let tokens: TokensLayer | undefined;
     for (const [name, layer] of this.#working(role)) {
       if (layer.kind === "lora") loras.push([name, layer]);
+      else if (layer.kind === "tokens") tokens = layer;
       else whole = layer.matrix.weight;
     }
-    return { loras, whole };
+    return { loras, whole, tokens };
   }
 
   /** m / |W + s B A|, f32[outputs]. The norms count as constants, as in the paper (section 4.3). */
@@ -320,8 +331,12 @@ export function magnitudes(base: Weight, layer: Omit<LoraLayer, "magnitude">, ro
   return scope(() => normsOf(added(base.dense("f32"), { ...layer, magnitude: undefined }, role), role));
 }
 
-/** What a layer multiplies each output's weights with when it is merged into `rows`, f32[N,K]. */
-export function mergeFactor(rows: Tensor, layer: LoraLayer | StackLayer, role: Role): Tensor | undefined {
+/**
+ * What a merge of a layer into `rows`, f32[N,K], is undone with: of DoRA what it multiplies each output's weights with, of rows of tokens
+ * those in whose places they are.
+ */
+export function mergeFactor(rows: Tensor, layer: MergeableLayer, role: Role): Tensor | undefined {
+  if (layer.kind === "tokens") return layer.taken(rows);
   if (layer.kind === "stack" || !layer.magnitude) return undefined;
   const { magnitude } = layer;
   return scope(() => multiply(magnitude.value, inverses(normsOf(added(rows, layer, role), role))));
@@ -330,10 +345,11 @@ export function mergeFactor(rows: Tensor, layer: LoraLayer | StackLayer, role: R
 /** Records `rows`, f32[N,K], with a layer merged into them. */
 export function merged(
   rows: Tensor,
-  layer: LoraLayer | StackLayer,
+  layer: MergeableLayer,
   role: Role,
   factor: Tensor | undefined = mergeFactor(rows, layer, role),
 ): Tensor {
+  if (layer.kind === "tokens") return layer.put(rows);
   return scope(() => {
     const sum = added(rows, layer, role);
     if (!factor) return sum;
@@ -342,7 +358,8 @@ export function merged(
 }
 
 /** Undoes `merged`, up to the rounding of floats. */
-export function unmerged(rows: Tensor, layer: LoraLayer | StackLayer, role: Role, factor: Tensor | undefined): Tensor {
+export function unmerged(rows: Tensor, layer: MergeableLayer, role: Role, factor: Tensor | undefined): Tensor {
+  if (layer.kind === "tokens") return layer.put(rows, factor);
   return scope(() => {
     let sum = rows;
     if (factor) {

@@ -56,7 +56,7 @@ export function addWeighted(
     if (!more && !config.fields.use_dora) continue;
     throw new OctavoError(
       "ERR_UNSUPPORTED",
-      `add_weighted_adapter: ${part} has whole modules, stacks of experts, biases or DoRA`,
+      `add_weighted_adapter: ${part} has whole modules, rows of tokens, stacks of experts, biases or DoRA`,
     );
   }
   const made: Parameter[] = [];

@@ -21,6 +21,11 @@ import { type LoraLayer, merged, type Role } from "./weight.js";
 /** Modules that PEFT saves beside an adapter over them. */
 const EMBEDDINGS = /(^|\.)(embed_tokens|lm_head)$/;
 
+/** PEFT leaves them out where the adapter has rows of its own. */
+function withTables({ fields }: AnyLoraConfig): boolean {
+  return fields.trainable_token_indices === null;
+}
+
 /** An adapter to be written. */
 export interface ToWrite {
   readonly adapter: Adapter;
@@ -36,10 +41,15 @@ function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
   );
   const parts = new Map<string, () => Tensor>();
   const add = (key: string, tensor: () => Tensor): void => void parts.set(PREFIX + key, tensor);
-  for (const { path, role, layer, matrix, transposed } of places) {
+  for (const { path, role, layer, matrix, transposed, tied } of places) {
+    if (tied) continue;
     if (layer.kind === "whole") {
       const { weight } = layer.matrix;
       add(path, () => (transposed ? scope(() => contiguous(weight.dense("f32").permute(1, 0))) : weight.dense("f32")));
+      continue;
+    }
+    if (layer.kind === "tokens") {
+      add(`${path}.token_adapter.trainable_tokens_delta`, () => layer.rows.value.alias());
       continue;
     }
     if (layer.kind === "stack") {
@@ -60,7 +70,8 @@ function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
       add(`${path}.lora_embedding_B`, b);
     }
     if (magnitude) add(`${path}.lora_magnitude_vector`, () => magnitude.value.alias());
-    if (EMBEDDINGS.test(path)) add(`${path}.base_layer.weight`, () => baseOf(matrix, first, role));
+    if (withTables(config) && EMBEDDINGS.test(path))
+      add(`${path}.base_layer.weight`, () => baseOf(matrix, first, role));
   }
   for (const { name, own } of replaced) add(name, () => own.value.alias());
   const adapted = new Set(places.map(({ path }) => `${path}.bias`));
@@ -75,7 +86,8 @@ function partsOf({ adapter, initial }: ToWrite): Map<string, () => Tensor> {
  * Checks that the matrices which an adapter's file holds are the model's own.
  * @throws OptionError while adapters are merged into one of them
  */
-export function checkTables(adapters: Adapters, { name, places }: Adapter): void {
+export function checkTables(adapters: Adapters, { name, config, places }: Adapter): void {
+  if (!withTables(config)) return;
   const held = new Set(
     places.flatMap(({ path, matrix, layer }) => (EMBEDDINGS.test(path) && layer.kind === "lora" ? [matrix] : [])),
   );

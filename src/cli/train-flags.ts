@@ -32,6 +32,7 @@ export interface TrainFlags extends LoadFlags {
   loraTargetModules?: string;
   loraModulesToSave?: string;
   loraTargetParameters?: string;
+  loraTrainableTokenIndices?: string;
 }
 
 const EXAMPLES = `
@@ -126,13 +127,16 @@ const names = (list: string | undefined): readonly string[] | undefined =>
 
 /** The adapter; undefined for --full. @throws OptionError for flags of adapters with --full */
 export function loraOptions(flags: TrainFlags): LoraConfig | undefined {
-  const { loraTargetModules, loraModulesToSave, loraTargetParameters, ...others } = flags;
+  const { loraTargetModules, loraModulesToSave, loraTargetParameters, loraTrainableTokenIndices, ...others } = flags;
   const targets = loraTargetModules === "all-linear" ? loraTargetModules : names(loraTargetModules);
   const given: LoraOptions = {
     ...optionsOf("train", LORA, others),
     ...(targets === undefined ? {} : { target_modules: targets }),
     ...(loraModulesToSave === undefined ? {} : { modules_to_save: names(loraModulesToSave) }),
     ...(loraTargetParameters === undefined ? {} : { target_parameters: names(loraTargetParameters) }),
+    ...(loraTrainableTokenIndices === undefined
+      ? {}
+      : { trainable_token_indices: names(loraTrainableTokenIndices)?.map(Number) ?? [] }),
   };
   if (!flags.full) return new LoraConfig({ ...given, init_lora_weights: true, task_type: "CAUSAL_LM" });
   const [one] = Object.keys(given);

@@ -2,14 +2,18 @@
 // gradients or captured states are asked for.
 
 import type { Device } from "../core/device.js";
+import { OptionError } from "../core/errors.js";
 import type { Options } from "../core/options.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { KVCache, layerShapes } from "../nn/cache.js";
 import { type CausalLM, logits } from "../nn/decoder.js";
-import type { AttentionChoice } from "../nn/pass.js";
+import { evenUseLoss } from "../nn/even-use.js";
+import type { AttentionChoice, Pass } from "../nn/pass.js";
 import { layerDevices } from "../nn/placement.js";
 import { TextLengths } from "../nn/text-lengths.js";
+import { add } from "../ops/add.js";
 import { copyInto } from "../ops/copy.js";
+import { scale } from "../ops/scale.js";
 import { tapes } from "../ops/tape.js";
 import { type Batch, placesOf, textLengths } from "./inputs.js";
 import { lossOf, lossOfStates, type NextLabels } from "./labels.js";
@@ -24,6 +28,10 @@ export interface CausalLMOutput {
   logits: Tensor;
   hidden_states?: Tensor[];
   attentions?: Tensor[];
+  /** With `output_router_logits`: f32[1]. */
+  aux_loss?: Tensor;
+  /** With `output_router_logits`: f32[B·T,experts] of each layer with experts. */
+  router_logits?: Tensor[];
 }
 
 /** The result of a pass with `skip_logits`. */
@@ -50,12 +58,14 @@ export function causalForward(
   const { positions, segments } = placesOf(batch, inputs, max_positions);
   const { lengths, texts } = textLengths(batch, positions, segments);
   using reach = new TextLengths(lengths);
+  const routes = evenUse(module, inputs, learned);
   const keep = Math.min(batch.steps, inputs.logits_to_keep || batch.steps);
   // Texts in one row see only themselves, so no cache links them: they run in one chunk. So does what is differentiated.
   const whole =
     segments !== undefined ||
     learned !== undefined ||
     tapes.open !== undefined ||
+    routes !== undefined ||
     inputs.output_hidden_states === true ||
     inputs.output_attentions === true;
   const chunks = chunksOf(batch, positions, whole ? batch.steps : undefined);
@@ -74,9 +84,12 @@ export function causalForward(
       lengths: checkpoint ? new TextLengths(lengths) : reach,
       texts: texts && Tensor.from(device, texts, shape),
     };
-    using pass = module.pass(input, { capture, capture_attentions, attention, checkpoint, once });
+    using pass = module.pass(input, {
+      ...{ capture, capture_attentions, attention, checkpoint, once },
+      capture_routers: routes !== undefined,
+    });
     const ids = Tensor.from(device, batch.ids, shape);
-    let computed: { loss?: Tensor; logits?: Tensor };
+    let computed: { readonly loss?: Tensor; readonly logits?: Tensor };
     if (learned && inputs.skip_logits) {
       const hidden = module.hidden(pass, ids);
       pass.capture(hidden);
@@ -85,13 +98,52 @@ export function causalForward(
       const result = logits(module, pass, ids, { logits_to_keep: keep });
       computed = { ...(learned ? { loss: lossOf(result, learned, inputs) } : {}), logits: result };
     }
+    const { added, ...routed } = routes?.(pass, batch) ?? {};
+    const loss = computed.loss && added ? add(computed.loss, added) : computed.loss;
     return {
       ...computed,
+      ...(loss && { loss }),
+      ...routed,
       ...(capture ? { hidden_states: pass.take_hidden_states() } : {}),
       ...(capture_attentions ? { attentions: pass.take_attentions("self") } : {}),
     };
   });
   return outputs as unknown as CausalLMOutput | CausalLMLoss; // one or the other, as the inputs say
+}
+
+/** What a pass says of the use of experts; `added` is what comes to its loss. */
+interface Routed {
+  readonly added?: Tensor;
+  readonly aux_loss?: Tensor;
+  readonly router_logits?: Tensor[];
+}
+
+/** How that is found out of a pass; undefined if nobody asks. @throws OptionError for a model without experts */
+function evenUse(
+  { even_use, class_name }: CausalLM,
+  { output_router_logits: asked, router_aux_loss_coef, label_smoothing = 0 }: Options<typeof FORWARD>,
+  learned: NextLabels | undefined,
+): ((pass: Pass, batch: Batch) => Routed) | undefined {
+  if (!even_use) {
+    if (!asked) return undefined;
+    throw new OptionError(`output_router_logits: ${class_name} has no experts`, {
+      details: { option: "output_router_logits" },
+    });
+  }
+  // With smoothed labels Python's Trainer has a loss of its own, and preferences have another one.
+  const adds = (asked ?? even_use.by_default) && learned !== undefined && !learned.each && label_smoothing === 0;
+  if (!asked && !adds) return undefined;
+  return (pass, { mask }) => {
+    const taken = pass.take_router_logits();
+    const router_logits = taken.map((one) => one.view(-1, one.shape.at(-1)!));
+    for (const one of taken) one.dispose();
+    const aux_loss = evenUseLoss(router_logits, even_use.each, mask);
+    const coefficient = router_aux_loss_coef ?? even_use.coefficient;
+    return {
+      ...(adds ? { added: scale(aux_loss, coefficient) } : {}),
+      ...(asked ? { aux_loss, router_logits } : {}),
+    };
+  };
 }
 
 /** Logits [B,keep,vocab] of the last positions of a batch that runs in chunks. */

@@ -175,6 +175,17 @@ const OUTPUTS = {
   output_attentions: flag(),
 };
 
+/** Of models with experts. */
+const ROUTERS = {
+  /**
+   * Return the scores of the experts, `router_logits` [B·T,experts] of each layer that has some, and `aux_loss` [1], which is small where all
+   * are used alike; a `loss` has it added, times `router_aux_loss_coef`. By default what config.json says, as far as the loss goes.
+   */
+  output_router_logits: flag(),
+  /** Default: that of config.json. */
+  router_aux_loss_coef: number(() => true, "a number"),
+};
+
 /** Which logits of a decoder are returned. */
 const LOGITS = {
   /** Logits of this many positions at the end of each row; 0, the default, for all. */
@@ -207,12 +218,13 @@ const ADAPTERS = {
 };
 
 /** All options of a causal language model's forward. */
-export const FORWARD = { ...INPUTS, ...PACKED, ...OUTPUTS, ...LOGITS, ...TRAINING, ...ADAPTERS };
+export const FORWARD = { ...INPUTS, ...PACKED, ...OUTPUTS, ...ROUTERS, ...LOGITS, ...TRAINING, ...ADAPTERS };
 
 export interface ForwardOptions
   extends ModelInputs,
     PackedInputs,
     Options<typeof OUTPUTS>,
+    Options<typeof ROUTERS>,
     Options<typeof LOGITS>,
     Options<typeof TRAINING>,
     Options<typeof ADAPTERS> {}

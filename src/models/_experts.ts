@@ -1,8 +1,10 @@
 // Sparse feed-forwards of Mixtral and Qwen: a router chooses a few experts for each token, and their results are mixed. An
 // expert is a gated feed-forward; each of its three matrices is a stack with those of all experts.
 
+import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, type Tensor } from "../core/tensor.js";
+import type { EvenUse } from "../nn/even-use.js";
 import { Linear, Module } from "../nn/module.js";
 import type { Act } from "../ops/activation.js";
 import { mix, route } from "../ops/experts.js";
@@ -14,6 +16,23 @@ export interface ExpertSizes {
   readonly inner: number;
   readonly experts: number;
   readonly act: Act;
+}
+
+/** Keys of the loss for an even use of experts. */
+export const evenUseFields = {
+  output_router_logits: z.boolean().default(false),
+  router_aux_loss_coef: z.number().default(0.001),
+};
+
+/** What config.json says of it. */
+export function evenUseOf({
+  output_router_logits,
+  router_aux_loss_coef,
+  num_experts_per_tok,
+}: z.infer<z.ZodObject<typeof evenUseFields>> & {
+  readonly num_experts_per_tok: number;
+}): EvenUse {
+  return { each: num_experts_per_tok, coefficient: router_aux_loss_coef, by_default: output_router_logits };
 }
 
 /** @throws ConfigError if a token is to use more experts than there are */

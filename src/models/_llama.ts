@@ -8,6 +8,7 @@ import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type AttendOptions, attend } from "../nn/attend.js";
 import { DecoderForCausalLM } from "../nn/decoder.js";
+import type { EvenUse } from "../nn/even-use.js";
 import { Embedding, Linear, Module } from "../nn/module.js";
 import { RMSNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
@@ -196,9 +197,21 @@ export abstract class LlamaLayer extends DecoderLayer {
   /** The second half, for x[B,T,hidden] after its norm; `residual` is added. Each token's result depends on that token alone. */
   abstract feedForward(x: Tensor, residual: Tensor): Tensor;
 
+  /** The scores of its experts for x[B,T,hidden] after the norm; undefined for a layer without. */
+  routerLogits(_x: Tensor): Tensor | undefined {
+    return undefined;
+  }
+
   forward(x: Tensor, pass: Pass, table: Tensor | undefined): Tensor {
     const h = scope(() => this.self_attn.forward(x, this.input_layernorm, x, pass, table));
+    if (pass.captures_routers) this.#captureRouter(h, pass);
     return pass.byRows(h, this.width, (rows) => this.feedForward(this.post_attention_layernorm.forward(rows), rows));
+  }
+
+  /** Beside the feed-forward, which is computed again by pieces of rows: its scores cost little. */
+  #captureRouter(h: Tensor, pass: Pass): void {
+    const scores = scope(() => this.routerLogits(this.post_attention_layernorm.forward(h)));
+    if (scores) pass.capture_router(scores);
   }
 }
 
@@ -287,7 +300,7 @@ export function llamaForCausalLM(
   name: string,
   c: LlamaConfig,
   layer: MakeLayer,
-  experts_per_token?: number,
+  experts?: EvenUse,
 ): DecoderForCausalLM {
   const base = new LlamaModel(c, layer);
   const { logit_scale = 1, logit_softcap = 0 } = c.traits;
@@ -299,6 +312,7 @@ export function llamaForCausalLM(
     layers: base.layers,
     words: base.embed_tokens,
     tied: c.tie_word_embeddings,
+    ...(experts && { even_use: experts }),
     ...(scaled ? { finish: (scores: Tensor) => scale(scores, logit_scale, logit_softcap) } : {}),
     sizes: {
       heads: c.num_attention_heads,
@@ -307,7 +321,7 @@ export function llamaForCausalLM(
       hidden: c.hidden_size,
       max_positions: Number.POSITIVE_INFINITY,
       windows: base.layers.map((_, index) => c.traits.window?.(index)),
-      ...(experts_per_token === undefined ? {} : { experts_per_token }),
+      ...(experts && { experts_per_token: experts.each }),
     },
   });
 }

@@ -11,7 +11,7 @@ import { contiguous } from "../ops/copy.js";
 import { mix, route } from "../ops/experts.js";
 import { clampedGated } from "../ops/gated.js";
 import { count, epsilon, readConfig } from "./_config.js";
-import { checkExperts } from "./_experts.js";
+import { checkExperts, evenUseFields, evenUseOf } from "./_experts.js";
 import { layerTypes, slidingLayers, windowOf } from "./_layer-types.js";
 import {
   LlamaAttention,
@@ -25,6 +25,7 @@ import {
 
 const schema = z.object({
   ...llamaFields,
+  ...evenUseFields,
   vocab_size: count.default(201_088),
   hidden_size: count.default(2880),
   intermediate_size: count.default(2880),
@@ -160,6 +161,10 @@ class GptOssDecoderLayer extends LlamaLayer {
     this.mlp = new GptOssMLP(c);
   }
 
+  override routerLogits(x: Tensor): Tensor {
+    return this.mlp.router.forward(x);
+  }
+
   feedForward(x: Tensor, residual: Tensor): Tensor {
     return this.mlp.forward(x, residual);
   }
@@ -181,7 +186,7 @@ export const gpt_oss: Architecture = {
     "causal-lm": (json) => {
       const c = parse(json);
       const make = (layer: number): GptOssDecoderLayer => new GptOssDecoderLayer(c, layer);
-      return llamaForCausalLM("GptOssForCausalLM", c, make, c.num_experts_per_tok);
+      return llamaForCausalLM("GptOssForCausalLM", c, make, evenUseOf(c));
     },
   },
   names,

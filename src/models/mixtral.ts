@@ -5,11 +5,20 @@ import type { Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson, NameRule } from "../nn/architecture.js";
 import type { Linear } from "../nn/module.js";
 import { count, readConfig } from "./_config.js";
-import { checkExperts, type ExpertSizes, Experts, expertStacks, SparseBlock } from "./_experts.js";
+import {
+  checkExperts,
+  type ExpertSizes,
+  Experts,
+  evenUseFields,
+  evenUseOf,
+  expertStacks,
+  SparseBlock,
+} from "./_experts.js";
 import { LlamaLayer, llamaFields, llamaForCausalLM, resolveLlama, type LlamaConfig as Shared } from "./_llama.js";
 
 const schema = z.object({
   ...llamaFields,
+  ...evenUseFields,
   sliding_window: count.nullish(),
   num_local_experts: count.max(4096).default(8),
   num_experts_per_tok: count.max(4096).default(2),
@@ -51,6 +60,10 @@ class MixtralDecoderLayer extends LlamaLayer {
     this.block_sparse_moe = new SparseBlock(hidden, all, { experts, each: c.num_experts_per_tok, normalize: true });
   }
 
+  override routerLogits(x: Tensor): Tensor {
+    return this.block_sparse_moe.gate.forward(x);
+  }
+
   feedForward(x: Tensor, residual: Tensor): Tensor {
     return this.block_sparse_moe.forward(x, residual);
   }
@@ -71,12 +84,7 @@ export const mixtral: Architecture = {
   tasks: {
     "causal-lm": (json) => {
       const c = parse(json);
-      return llamaForCausalLM(
-        "MixtralForCausalLM",
-        c,
-        (layer) => new MixtralDecoderLayer(c, layer),
-        c.num_experts_per_tok,
-      );
+      return llamaForCausalLM("MixtralForCausalLM", c, (layer) => new MixtralDecoderLayer(c, layer), evenUseOf(c));
     },
   },
   names,

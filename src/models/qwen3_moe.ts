@@ -5,7 +5,15 @@ import type { Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson, NameRule } from "../nn/architecture.js";
 import type { Linear } from "../nn/module.js";
 import { count, readConfig } from "./_config.js";
-import { checkExperts, type ExpertSizes, Experts, expertStacks, SparseBlock } from "./_experts.js";
+import {
+  checkExperts,
+  type ExpertSizes,
+  Experts,
+  evenUseFields,
+  evenUseOf,
+  expertStacks,
+  SparseBlock,
+} from "./_experts.js";
 import {
   LlamaLayer,
   LlamaMLP,
@@ -18,6 +26,7 @@ import {
 
 const schema = z.object({
   ...llamaFields,
+  ...evenUseFields,
   num_key_value_heads: count.nullable().default(4),
   max_position_embeddings: count.default(32_768),
   use_sliding_window: z.boolean().default(false),
@@ -71,6 +80,10 @@ class Qwen3MoeDecoderLayer extends LlamaLayer {
       : new SparseBlock(hidden, new Qwen3MoeExperts({ hidden, inner, experts, act }), options);
   }
 
+  override routerLogits(x: Tensor): Tensor | undefined {
+    return this.mlp instanceof SparseBlock ? this.mlp.gate.forward(x) : undefined;
+  }
+
   feedForward(x: Tensor, residual: Tensor): Tensor {
     return this.mlp.forward(x, residual);
   }
@@ -93,7 +106,7 @@ export const qwen3_moe: Architecture = {
         "Qwen3MoeForCausalLM",
         c,
         (layer) => new Qwen3MoeDecoderLayer(c, layer),
-        c.num_experts_per_tok,
+        c.num_experts > 0 ? evenUseOf(c) : undefined,
       );
     },
   },

@@ -3,6 +3,7 @@
 
 import { scope, type Tensor } from "../core/tensor.js";
 import { contiguous } from "../ops/copy.js";
+import type { EvenUse } from "./even-use.js";
 import { Model, type Vocabulary } from "./model.js";
 import { type Embedding, Linear, type Module } from "./module.js";
 import { Pass, type PassInput, type PassOptions } from "./pass.js";
@@ -68,6 +69,11 @@ export abstract class CausalLM extends Model implements Decoder {
   abstract hidden(pass: Pass, ids: Tensor): Tensor;
   abstract head(hidden: Tensor): Tensor;
 
+  /** What its experts are kept in use by; undefined for a model without. */
+  get even_use(): EvenUse | undefined {
+    return undefined;
+  }
+
   /** A pass of this model. The caller disposes it. */
   pass(input: PassInput, options: PassOptions = {}): Pass {
     return new Pass(input, { attention: this.attention, place: this.placement, ...options });
@@ -103,6 +109,8 @@ export interface CausalParts {
   readonly head_bias?: boolean;
   readonly sizes: Omit<DecoderGeometry, "layers" | "vocab">;
   /** What becomes of the head's output, [..,vocab]. */
+  /** Of a mixture of experts. */
+  readonly even_use?: EvenUse;
   readonly finish?: (scores: Tensor) => Tensor;
   readonly notes?: readonly string[];
 }
@@ -134,6 +142,10 @@ export class DecoderForCausalLM extends CausalLM {
 
   get blocks(): readonly (readonly Module[])[] {
     return [this.parts.layers];
+  }
+
+  override get even_use(): EvenUse | undefined {
+    return this.parts.even_use;
   }
 
   override output_embeddings(): Linear {

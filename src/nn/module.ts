@@ -285,7 +285,7 @@ export class Embedding extends Module {
 }
 
 /** The gradient of a look-up by its table, whose entry `padding_idx` has none. */
-function withoutEntry(padding_idx: number, entries: number): GradientRule {
+export function withoutEntry(padding_idx: number, entries: number): GradientRule {
   return ({ inputs: [, ids], dy: [dy] }) => {
     const gradient = embeddingBack(ids!, dy!, entries);
     if (padding_idx < entries) fillInto(gradient.narrow(0, padding_idx, 1), 0);

@@ -7,7 +7,7 @@ import type { Compute } from "../ops/linear.js";
 import { tapes } from "../ops/tape.js";
 import { transfer } from "../ops/transfer.js";
 import type { Cache, CrossCache } from "./cache.js";
-import { checkpointed, recomputed, recomputedByRows } from "./checkpoint.js";
+import { recomputed, recomputedByRows } from "./checkpoint.js";
 import { type Module, within } from "./module.js";
 import type { TextLengths } from "./text-lengths.js";
 
@@ -95,6 +95,8 @@ export interface PassOptions {
   readonly capture?: boolean;
   /** Keep the weights of attention (`take_attentions`). */
   readonly capture_attentions?: boolean;
+  /** Keep the scores of experts (`take_router_logits`). */
+  readonly capture_routers?: boolean;
   /** Under a tape, keep only the inputs of blocks. The pass owns its `lengths` then. */
   readonly checkpoint?: boolean;
   /** Nothing can be computed again after the pass: its weights, or what is set for it, are gone then. */
@@ -110,6 +112,9 @@ export class Pass implements Disposable {
   readonly place: Placement;
   readonly #captured: Tensor[] | undefined;
   readonly #attentions: Readonly<Record<AttentionKind, Tensor[]>> | undefined;
+  readonly #routers: Tensor[] | undefined;
+  /** Scores of experts of the block that is recorded. */
+  #scores: Tensor[] = [];
   readonly #shared = new Map<object, Map<Device, Tensor>>();
   /** True if blocks are computed once more in the backward pass. */
   readonly checkpoint: boolean;
@@ -127,6 +132,7 @@ export class Pass implements Disposable {
     this.attention = options.attention ?? EXACT_ATTENTION;
     this.place = options.place ?? HERE;
     this.#captured = options.capture ? [] : undefined;
+    this.#routers = options.capture_routers ? [] : undefined;
     this.#attentions = options.capture_attentions ? { self: [], cross: [] } : undefined;
   }
 
@@ -216,7 +222,39 @@ export class Pass implements Disposable {
     return this.#attentions?.[kind].splice(0) ?? [];
   }
 
+  /** True if scores of experts are captured. */
+  get captures_routers(): boolean {
+    return this.#routers !== undefined;
+  }
+
+  /** Adds the scores of one layer's experts, [..,E]. */
+  capture_router(scores: Tensor): void {
+    this.#scores.push(scores);
+  }
+
+  /** Records `body`, a block. @returns its output, and the scores of experts that it has captured */
+  withScores(body: () => Tensor): readonly [Tensor, ...Tensor[]] {
+    const before = this.#scores;
+    this.#scores = [];
+    try {
+      return [body(), ...this.#scores];
+    } finally {
+      this.#scores = before;
+    }
+  }
+
+  /** Keeps the scores of a block. */
+  keepScores(scores: readonly Tensor[]): void {
+    for (const one of scores) this.#routers?.push(one.keep());
+  }
+
+  /** The scores of the experts of each layer that has some, [B,T,E]. The caller disposes them. */
+  take_router_logits(): Tensor[] {
+    return this.#routers?.splice(0) ?? [];
+  }
+
   dispose(): void {
+    for (const one of this.take_router_logits()) one.dispose();
     for (const weights of [...this.take_attentions("self"), ...this.take_attentions("cross")]) weights.dispose();
     for (const h of this.take_hidden_states()) h.dispose();
     this.#disposed = true;
@@ -250,11 +288,14 @@ export function runBlocks<B extends Module>(
   try {
     for (const [index, block] of blocks.entries()) {
       pass.capture(current);
-      const next = scope(() => {
+      const record = (): readonly Tensor[] => {
         const x = pass.place.enter(blocks, index, current);
-        const body = (h: Tensor): Tensor => within(h.device, block.path, () => run(block, h, index));
-        return pass.checkpoint ? checkpointed(x, body, () => pass.hold()) : body(x);
-      });
+        const body = (h: Tensor): readonly Tensor[] =>
+          pass.withScores(() => within(h.device, block.path, () => run(block, h, index)));
+        return pass.checkpoint ? recomputed(x, body, { hold: () => pass.hold() }) : body(x);
+      };
+      const [next, ...scores] = scope(record as () => never) as readonly [Tensor, ...Tensor[]];
+      pass.keepScores(scores);
       pass.place.leave(blocks, index);
       // The first input belongs to the caller.
       if (index > 0 && next !== current) current.dispose();

@@ -57,7 +57,7 @@ function scores(q: Tensor, k: Tensor, softcap: number | undefined, bias: Tensor 
 const NONE = -(2 ** 31);
 
 /** The softmax of each row of x[R,S], which is the gradient of its log-sum-exp. */
-function softmax(x: Tensor): Tensor {
+export function softmax(x: Tensor): Tensor {
   const { device, shape } = x;
   const [rows = 0] = shape;
   const [y] = recordAs("softmax", [x], softmaxBack, () => {

@@ -24,12 +24,14 @@ import type { DPOLoss } from "./dpo-options.js";
 import type { Mode, Objective } from "./subject.js";
 
 /** The adapter whose state is the reference, if there is one of this name. */
-const REFERENCE = "ref";
+export const REFERENCE = "ref";
 
 export interface DPOLossOptions {
   readonly beta: number;
   readonly loss_type: DPOLoss;
   readonly label_smoothing: number;
+  /** Weight of the loss for an even use of experts; default 0. */
+  readonly router_aux_loss_coef?: number;
 }
 
 /**
@@ -100,10 +102,14 @@ function read(model: PreTrainedModel, given: Batch): Read {
   };
 }
 
-/** Log-probabilities of the answers, [2B]. */
-function answers(model: PreTrainedModel, { batch, targets }: Read): Tensor {
-  const { loss } = causalForward(model, batch, { skip_logits: true }, targets);
-  return scale(loss!, -1);
+/** Log-probabilities of the answers, [2B], and the loss for an even use of experts, [1], if it is wanted. */
+function answers(
+  model: PreTrainedModel,
+  { batch, targets }: Read,
+  output_router_logits = false,
+): { readonly found: Tensor; readonly uneven: Tensor | undefined } {
+  const { loss, aux_loss } = causalForward(model, batch, { skip_logits: true, output_router_logits }, targets);
+  return { found: scale(loss!, -1), uneven: aux_loss };
 }
 
 /** Checks that the reference can be the model without its adapters. @throws OptionError */
@@ -148,7 +154,9 @@ export class Preferences implements Objective {
     const now = read(model, given);
     const rows = now.batch.rows;
     return scope(() => {
-      const policy = answers(model, now);
+      const coefficient = this.#options.router_aux_loss_coef ?? 0;
+      const wanted = coefficient !== 0 && model.module.even_use !== undefined;
+      const { found: policy, uneven } = answers(model, now, wanted);
       const before = taping(undefined, () => scope(() => this.#byReference(model, now)));
       const ratios = add(policy, scale(before, -1));
       this.#seen?.dispose();
@@ -160,7 +168,8 @@ export class Preferences implements Objective {
       });
       const half = rows / 2;
       try {
-        return dpoLoss(ratios.narrow(0, 0, half), ratios.narrow(0, half, half), now.lengths, this.#options);
+        const loss = dpoLoss(ratios.narrow(0, 0, half), ratios.narrow(0, half, half), now.lengths, this.#options);
+        return uneven ? add(loss, scale(uneven, coefficient)) : loss;
       } catch (error) {
         this.forget();
         throw error;
@@ -169,14 +178,14 @@ export class Preferences implements Objective {
   }
 
   #byReference(model: PreTrainedModel, now: Read): Tensor {
-    if (this.#reference) return answers(this.#reference, now);
+    if (this.#reference) return answers(this.#reference, now).found;
     const adapters = model.adapters!; // as `begin` has checked
     const { active, enabled } = adapters.choice;
     const own = adapters.names.includes(REFERENCE);
     try {
       if (own) adapters.activate([REFERENCE]);
       adapters.enable(own);
-      return answers(model, now);
+      return answers(model, now).found;
     } finally {
       adapters.activate(active);
       adapters.enable(enabled);

@@ -3,6 +3,7 @@
 import { listOf } from "../core/checks.js";
 import { flag, number, type Options, such } from "../core/options.js";
 import { PREFERENCE } from "./data/preference.js";
+import { ROUTER } from "./router-options.js";
 
 export const DPO_LOSSES = ["sigmoid", "hinge", "ipo", "robust"] as const;
 export type DPOLoss = (typeof DPO_LOSSES)[number];
@@ -11,6 +12,7 @@ const isLoss = (value: unknown): value is DPOLoss => (DPO_LOSSES as readonly unk
 
 export const DPO = {
   ...PREFERENCE,
+  ...ROUTER,
   /** How far the model may go from the reference: rewards are this times what answers have become likelier, in nats. Default 0.1. */
   beta: number((n) => n > 0 && n < 1e6, "a number above 0"),
   /**
@@ -27,4 +29,5 @@ export const DPO = {
   /** Dropout of adapters is off (default: true). */
   disable_dropout: flag(),
 };
+
 export interface DPOOptions extends Options<typeof DPO> {}

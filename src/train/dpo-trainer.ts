@@ -1,6 +1,7 @@
 // DPOTrainer: direct preference optimization, in TRL's words.
 
 import type { DrawnLora } from "../adapters/config.js";
+import { copyAdapter } from "../adapters/read.js";
 import { isOf } from "../core/checks.js";
 import { entriesOf, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
@@ -12,9 +13,10 @@ import { optionsOf, TrainingArguments } from "./arguments.js";
 import type { Logs } from "./callbacks.js";
 import { DataCollatorForPreference, prepare_preference_dataset } from "./data/preference.js";
 import { type Examples, longestText, preparedSets } from "./data/prepared-sets.js";
-import { Preferences } from "./dpo-loss.js";
+import { Preferences, REFERENCE } from "./dpo-loss.js";
 import { DPO, type DPOOptions } from "./dpo-options.js";
 import type { TrainingOptions } from "./options.js";
+import { ROUTER_AUX_LOSS_COEF } from "./router-options.js";
 import { Trainer } from "./trainer.js";
 import type { CheckpointStore, TrainerOptions } from "./types.js";
 
@@ -70,8 +72,8 @@ export interface DPOTrainerOptions
   > {
   readonly model: PreTrainedModel;
   /**
-   * What the model is compared to, on the same device; by default the model without its adapters, or with the adapter "ref" if it has one
-   * of that name.
+   * What the model is compared to, on the same device; by default the model without the adapter of `peft_config`. Of a model that has an
+   * adapter already, a copy of it is kept as the adapter "ref", unless there is one of that name.
    */
   readonly ref_model?: PreTrainedModel | null;
   readonly args?: DPOConfig | DPOConfigOptions | TrainingArguments;
@@ -87,6 +89,18 @@ const CALL = "DPOTrainer";
 
 function wrong(option: string, message: string, hint?: string): OptionError {
   return new OptionError(`${CALL}: ${message}`, { details: { option }, hint });
+}
+
+/**
+ * An adapter that the model has already is compared to a copy of what it is now, as in TRL; to the model without it if it has biases, of
+ * which a model has one set, or works beside others.
+ */
+function keepReference({ adapters }: PreTrainedModel): void {
+  if (!adapters || adapters.names.includes(REFERENCE)) return;
+  const [name, ...more] = adapters.choice.active;
+  if (name === undefined || more.length > 0 || adapters.choice.merged.size > 0) return;
+  const own = adapters.get(name);
+  if (own.biases.length === 0) copyAdapter(adapters, own, REFERENCE);
 }
 
 /** What a Trainer gets for it. @throws OptionError */
@@ -130,18 +144,27 @@ function prepared(options: DPOTrainerOptions): {
     );
   }
   const config = isOf(args, DPOConfig) ? args : new DPOConfig(optionsOf(CALL, args, Object.keys(DEFAULTS)));
-  const begin = adapting(model, peft_config);
+  const begin = adapting(model, peft_config) ?? (reference ? undefined : () => keepReference(model));
   const { beta = 0.1, label_smoothing = 0, disable_dropout = true, ...others } = config.dpo;
-  const { max_length = longestText(model.config), truncation_mode, eos_token, chat_template } = others;
+  const { router_aux_loss_coef = ROUTER_AUX_LOSS_COEF } = config.dpo;
+  const {
+    max_length = longestText(model.config),
+    truncation_mode,
+    eos_token,
+    chat_template,
+    pad_to_multiple_of,
+  } = others;
   const how = pickGiven({ max_length, truncation_mode, eos_token, chat_template });
   const pad_token_id = tokenizer.pad_token_id ?? tokenizer.eos_token_id ?? 0;
   const made: TrainerOptions = {
-    data_collator: new DataCollatorForPreference(pickGiven({ pad_token_id, max_length, truncation_mode })),
+    data_collator: new DataCollatorForPreference(
+      pickGiven({ pad_token_id, max_length, truncation_mode, pad_to_multiple_of }),
+    ),
     ...rest,
     args: config,
     ...preparedSets(CALL, { train_dataset, eval_dataset }, (set) => prepare_preference_dataset(set, tokenizer, how)),
   };
-  const loss = { beta, loss_type: lossOf(config.dpo), label_smoothing };
+  const loss = { beta, loss_type: lossOf(config.dpo), label_smoothing, router_aux_loss_coef };
   return { options: made, objective: new Preferences(reference, loss, !disable_dropout), ...(begin ? { begin } : {}) };
 }
 

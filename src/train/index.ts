@@ -2,6 +2,7 @@
 
 export type { FolderFiles, FolderWriter, TensorToWrite } from "../checkpoints/folder.js";
 export { no_grad } from "../ops/graph.js";
+export { Adafactor, type AdafactorGroup, type AdafactorOptions } from "./adafactor.js";
 export { TrainingArguments } from "./arguments.js";
 export type {
   CallbackContext,

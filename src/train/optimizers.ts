@@ -8,6 +8,7 @@ import { cut } from "../core/show.js";
 import { LayerNorm as TorchLayerNorm } from "../nn/layers.js";
 import { Embedding, type Matrix, type Module, type Parameter } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
+import { Adafactor } from "./adafactor.js";
 import type { TrainingArguments } from "./arguments.js";
 import type { OptimName } from "./options.js";
 
@@ -76,6 +77,8 @@ const MAKERS: Readonly<Record<OptimName, Make>> = {
   adamw_torch_fused: adamw(32),
   adamw_bnb_8bit: adamw(8),
   adamw_8bit: adamw(8),
+  adafactor: (groups, { learning_rate: lr }, extra) =>
+    new Adafactor(groups, { lr, scale_parameter: false, relative_step: false, ...extra }) as never,
   sgd: (groups, { learning_rate: lr }, { momentum, ...extra }: { momentum?: number }) =>
     momentum ? new SGD(groups, { lr, momentum, ...extra }) : new PlainSGD(groups, { lr, ...extra }),
   adagrad: (groups, { learning_rate: lr }, extra) => new Adagrad(groups, { lr, ...extra }),

@@ -36,6 +36,7 @@ export const OPTIM_NAMES = [
   "adamw_torch_fused",
   "adamw_bnb_8bit",
   "adamw_8bit",
+  "adafactor",
   "sgd",
   "adagrad",
   "rmsprop",
@@ -55,6 +56,34 @@ export const OPTIM_NAMES = [
   "paged_ademamix_8bit",
 ] as const;
 export type OptimName = (typeof OPTIM_NAMES)[number];
+
+const LOW_RANK =
+  "gradients are not projected to lower ranks: an adapter trains few numbers, and adafactor keeps few states";
+const AVERAGES = "its averages of weights are not here; adamw_torch with a schedule is near";
+
+/** Optimizers of transformers that are not here: why, and what is instead. */
+const OTHER_OPTIMS: Readonly<Record<string, string>> = {
+  adamw_hf: "transformers 5 has it no more either: adamw_torch",
+  adamw_torch_xla: "it is adamw_torch for TPUs: adamw_torch",
+  adamw_torch_npu_fused: "it is adamw_torch for NPUs: adamw_torch",
+  adamw_apex_fused: "it is adamw_torch by apex: adamw_torch",
+  adamw_anyprecision: "states are f32 or 8-bit codes: adamw_torch or adamw_8bit",
+  adamw_torch_4bit: "torchao's states in 4 bits are not here: adamw_8bit",
+  adamw_torch_8bit: "torchao's states in 8 bits are not here, bitsandbytes' are: adamw_8bit",
+  lomo: "gradients are not consumed while they are computed: adafactor keeps few states",
+  adalomo: "gradients are not consumed while they are computed: adafactor keeps few states",
+  grokadamw: "of another library; adamw_torch is the nearest",
+  stable_adamw: "of another library; adafactor limits its updates, too",
+  schedule_free_radam: AVERAGES,
+  schedule_free_adamw: AVERAGES,
+  schedule_free_sgd: AVERAGES,
+  ...Object.fromEntries(
+    ["galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw"].flatMap((name) => [
+      [name, LOW_RANK],
+      [`${name}_layerwise`, LOW_RANK],
+    ]),
+  ),
+};
 
 export const TRAINING = {
   /** Folder of the checkpoints (default: "trainer_output"). */
@@ -88,7 +117,12 @@ export const TRAINING = {
   /** The same as a share, as 4.x has it; it counts where warmup_steps is 0. */
   warmup_ratio: number((n) => n >= 0 && n <= 1, "a number from 0 to 1"),
   /** The optimizer (default: "adamw_torch"). Those of bitsandbytes keep states in 8 bits, but of embeddings in 32. */
-  optim: choice(OPTIM_NAMES, { value: "<name>", help: "the optimizer (default: adamw_torch)" }),
+  optim: choice(OPTIM_NAMES, {
+    value: "<name>",
+    help: "the optimizer (default: adamw_torch)",
+    hint: (value) =>
+      typeof value === "string" && Object.hasOwn(OTHER_OPTIMS, value) ? OTHER_OPTIMS[value] : undefined,
+  }),
   /** What the optimizer takes beside: "key=value,key=value". */
   optim_args: orNull<string>((value) => typeof value === "string", 'text such as "momentum=0.9"', {
     value: "<list>",

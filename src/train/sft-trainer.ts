@@ -16,26 +16,32 @@ import { prepare_sft_dataset } from "./data/sft.js";
 import { SFT, type SFTOptions } from "./data/sft-options.js";
 import type { DataCollator, Feature } from "./data/types.js";
 import type { TrainingOptions } from "./options.js";
-import { Trainer } from "./trainer.js";
+import { ROUTER, ROUTER_AUX_LOSS_COEF, routerInputs } from "./router-options.js";
+import { Trainer, type TrainerKind } from "./trainer.js";
 import type { CheckpointStore, TrainerOptions } from "./types.js";
 
 /** TRL's defaults, where they are not transformers'. */
 const DEFAULTS: TrainingOptions = { learning_rate: 2e-5, logging_steps: 10 };
 
-export interface SFTConfigOptions extends TrainingOptions, SFTOptions {}
+export interface SFTConfigOptions extends TrainingOptions, SFTOptions, Options<typeof ROUTER> {}
 
 /** The options of supervised fine-tuning: those of TrainingArguments, and what examples become. */
 export class SFTConfig extends TrainingArguments {
   /** What examples become. */
   readonly sft: Readonly<Options<typeof SFT>>;
+  /** Weight of the loss for an even use of experts. */
+  readonly router_aux_loss_coef: number;
 
   /** @throws OptionError for unknown and wrong options, and for what does not fit together */
   constructor(options: SFTConfigOptions = {}) {
     const given = Object.fromEntries(entriesOf("SFTConfig", options));
     const sft = readOptions("SFTConfig", SFT, pick(SFT, given));
-    const rest = Object.fromEntries(Object.entries(given).filter(([name]) => !Object.hasOwn(SFT, name)));
+    const { router_aux_loss_coef = ROUTER_AUX_LOSS_COEF } = readOptions("SFTConfig", ROUTER, pick(ROUTER, given));
+    const own = { ...SFT, ...ROUTER };
+    const rest = Object.fromEntries(Object.entries(given).filter(([name]) => !Object.hasOwn(own, name)));
     super({ ...DEFAULTS, ...rest });
     this.sft = sft;
+    this.router_aux_loss_coef = router_aux_loss_coef;
   }
 }
 
@@ -57,7 +63,7 @@ export interface SFTTrainerOptions
 const CALL = "SFTTrainer";
 
 /** What a Trainer gets for it. @throws OptionError */
-function prepared(options: SFTTrainerOptions): { readonly options: TrainerOptions; readonly begin?: () => void } {
+function prepared(options: SFTTrainerOptions): { readonly options: TrainerOptions } & TrainerKind {
   const { args, peft_config, ...rest } = Object.fromEntries(entriesOf(CALL, options)) as unknown as SFTTrainerOptions;
   const { model, processing_class: tokenizer, train_dataset, eval_dataset } = rest;
   if (!isOf(model, PreTrainedModel)) {
@@ -83,7 +89,8 @@ function prepared(options: SFTTrainerOptions): { readonly options: TrainerOption
       prepare_sft_dataset(set, tokenizer, evaluated ? plain : sft),
     ),
   };
-  return { options: made, ...(begin ? { begin } : {}) };
+  const inputs = routerInputs(model, config.router_aux_loss_coef);
+  return { options: made, inputs, ...(begin ? { begin } : {}) };
 }
 
 /** Batches of what prepare_sft_dataset gives: rows that are filled up, or packed texts one behind the other. */

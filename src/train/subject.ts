@@ -84,6 +84,7 @@ export class Subject {
   readonly columns: ReadonlySet<string> | undefined;
   readonly objective: Objective | undefined;
   readonly #loss: LossFunction | undefined;
+  readonly #inputs: object;
   /** True if the parameters ask for gradients because this said so. */
   #asked = false;
   /** The same for checkpoints of blocks. */
@@ -91,10 +92,14 @@ export class Subject {
 
   /**
    * @param loss instead of the model's own
-   * @param objective instead of a loss, of a language model
+   * @param kind an objective instead of a loss, of a language model; what its forward gets beside a batch
    * @throws OptionError for what is no model, and for a model that gives no loss
    */
-  constructor(model: unknown, loss: LossFunction | undefined, objective?: Objective) {
+  constructor(
+    model: unknown,
+    loss: LossFunction | undefined,
+    { objective, inputs = {} }: { readonly objective?: Objective; readonly inputs?: object } = {},
+  ) {
     const module = isOf(model, Module) && isFunction((model as unknown as { forward?: unknown }).forward);
     if (!LoadedModel.is(model) && !module) {
       throw new OptionError(
@@ -111,6 +116,7 @@ export class Subject {
     this.columns = columnsOf(model);
     this.#loss = loss;
     this.objective = objective;
+    this.#inputs = inputs;
   }
 
   /** A model with a loss of its own. */
@@ -267,6 +273,7 @@ export class Subject {
     }
     const decodes = this.model instanceof PreTrainedModel || this.model instanceof PreTrainedSeq2SeqLM;
     return {
+      ...this.#inputs,
       ...(items === undefined ? {} : { num_items_in_batch: Math.max(1, items) }),
       ...(smoothing > 0 ? { label_smoothing: smoothing } : {}),
       ...(decodes && !wanted ? { skip_logits: true } : {}),

@@ -88,6 +88,8 @@ function optional(value: unknown, ...methods: readonly string[]): boolean {
 export interface TrainerKind {
   /** What it trains by, instead of a loss of the model's outputs. */
   readonly objective?: Objective;
+  /** What the model's forward gets beside a batch, for its own loss. */
+  readonly inputs?: object;
   /** Called once all options are checked: from then on the model may change. */
   readonly begin?: () => void;
 }
@@ -117,7 +119,7 @@ export class Trainer {
   constructor(options: TrainerOptions, store?: CheckpointStore, kind?: TrainerKind) {
     const given = Object.fromEntries(entriesOf("Trainer", options, NAMES)) as unknown as TrainerOptions;
     this.args = argumentsOf(given.args);
-    this.#subject = new Subject(given.model, functionOr("compute_loss_func", given.compute_loss_func), kind?.objective);
+    this.#subject = new Subject(given.model, functionOr("compute_loss_func", given.compute_loss_func), kind);
     this.model = given.model;
     this.#checkDType();
     this.train_dataset = given.train_dataset ?? undefined;

@@ -108,6 +108,9 @@ const CONFIGS: readonly [string, Change][] = [
   field("use_qalora", true),
   field("layer_replication", [[0, 2]]),
   field("trainable_token_indices", [1]),
+  field("trainable_token_indices", [1, 1]),
+  field("trainable_token_indices", [2 ** 31]),
+  field("trainable_token_indices", { embed_tokens: "1" }),
   field("megatron_config", { a: 1 }),
   field("of_the_future", 3),
 ];

@@ -45,10 +45,10 @@ test.each(CASES)("%s, in codes: %s, max_unorm %s: states on another device, in p
   const made = async (states: States, home: Device): Promise<Float32Array> => {
     const p = Tensor.from(device, given[0]!, [SIZE]);
     const like = Tensor.from(home, given[0]!, [SIZE]);
-    const state = states.make(like, coded);
+    const state = states.make(like, { optim_bits: coded ? 8 : 32, min_8bit_size: 0 });
     for (const gradient of given.slice(1)) {
       using g = Tensor.from(device, gradient, [SIZE]);
-      states.step(state, p, g, NUMBERS, unorm);
+      states.step(state, p, g, NUMBERS, { max_unorm: unorm });
     }
     expect(state.step).toBe(3);
     const values = (await p.readFloats()).slice();

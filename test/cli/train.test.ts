@@ -57,6 +57,8 @@ test("a model with experts learns in 4 bits, on its attention and on its experts
     "q_proj,o_proj",
     "--lora-target-parameters",
     "experts.gate_up_proj,experts.down_proj",
+    "--lora-trainable-token-indices",
+    "5, 7",
   ];
   const args = [
     "--data",

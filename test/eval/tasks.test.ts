@@ -173,9 +173,9 @@ describe("a task's file", () => {
     const files = { "mine.yaml": TASK, "b.yaml": `${TASK.replace("mine", "other")}tag: my_tag\n`, "g.yaml": group };
     const { tasks, groups } = await new TaskManager({ include_path: folderOf(files) }).load(["all"]);
     expect(tasks.map(({ name, config }) => [name, config.doc_to_text])).toEqual([
+      ["other", "question"],
       ["mine", "answer"],
       ["all::fresh", "question"],
-      ["other", "question"],
     ]);
     expect(groups[0]!.tasks).toEqual(["other", "mine", "all::fresh"]);
     const round = new TaskManager({ include_path: folderOf({ "g.yaml": "group: g\ntask: [g]\n" }) });

@@ -42,13 +42,10 @@ const ALSO: Readonly<Record<string, readonly string[]>> = {
   gemma3_text: ["attn_logit_softcapping"], // read there, and never used
   gpt2: ["add_cross_attention"],
   gpt_neox: ["is_decoder"],
-  gpt_oss: ["output_router_logits"],
   marian: ["is_decoder"],
   mbart: ["is_decoder"],
-  mixtral: ["output_router_logits"],
   mt5: ["is_decoder"],
   pegasus: ["is_decoder"],
-  qwen3_moe: ["output_router_logits"],
   roberta: ["add_cross_attention"],
   t5: ["is_decoder"],
   umt5: ["is_decoder"],

@@ -17,6 +17,7 @@ import {
   DataCollatorForPreference,
   Dataset,
   DPOConfig,
+  type DPOConfigOptions,
   DPOTrainer,
   type DPOTrainerOptions,
   prepare_preference_dataset,
@@ -121,10 +122,12 @@ describe("runs", () => {
 
   test("training and evaluations between its logs have means of their own", async () => {
     const model = await load();
-    await model.load_adapter(join(FIXTURES, "dpo", "began"), { is_trainable: true });
+    await model.load_adapter(join(FIXTURES, "dpo", "began"), "ref");
+    await model.load_adapter(join(FIXTURES, "dpo", "began"), "own", { is_trainable: true });
     for (const [name, parameter] of model.adapters!.named_parameters() as Iterable<[string, Parameter]>) {
       const { data } = parameter;
-      if (name.includes("lora_B")) await data.write(Float32Array.from({ length: data.size }, (_, i) => Math.sin(i)));
+      if (name.includes("lora_B.own"))
+        await data.write(Float32Array.from({ length: data.size }, (_, i) => Math.sin(i)));
     }
     const turned = rows.map(({ chosen, rejected, ...one }) => ({ ...one, chosen: rejected!, rejected: chosen! }));
     const trainer = new DPOTrainer({
@@ -215,6 +218,38 @@ describe("runs", () => {
     expect(made({ peft_config: { r: 2 }, callbacks: [3] })).toThrow(/callbacks are objects/);
     expect(made({ peft_config: { r: 2, init_lora_weights: "olora" } })).toThrow(/a constructor cannot wait for/);
     expect(model.adapters).toBeUndefined();
+  });
+});
+
+describe("random preferences and options, as in TRL", () => {
+  interface Random extends Omit<Run, "loss_type" | "beta" | "label_smoothing"> {
+    readonly mode: "began" | "trained" | "ref_model";
+    readonly rows: Logs[];
+    readonly options: DPOConfigOptions;
+  }
+  const { chat_template, runs } = readJson<{ chat_template: string; runs: Random[] }>("dpo", "random.json");
+  test.each(runs)("$mode, $options.loss_type", async ({ mode, rows, options, logs, evaluated }) => {
+    const model = await load();
+    const given = mode === "ref_model" ? { ref_model: await load() } : {};
+    if (mode !== "ref_model") await model.load_adapter(join(FIXTURES, "dpo", mode), { is_trainable: true });
+    const trainer = new DPOTrainer({
+      ...{ model, ...given, processing_class: words, train_dataset: rows, eval_dataset: rows },
+      args: {
+        ...{ ...options, chat_template },
+        ...{ logging_steps: 1, save_strategy: "no", train_sampling_strategy: "sequential" },
+      },
+    });
+    await trainer.train();
+    const own = trainer.state.log_history.filter(({ loss }) => loss !== undefined) as Logs[];
+    expect(own).toHaveLength(logs.length);
+    for (const [i, golden] of logs.entries()) expectNear(own[i]!, golden);
+    expectNear(await trainer.evaluate(), evaluated);
+    // An adapter that was there is compared to a copy of itself, which does not learn.
+    if (mode === "ref_model") return;
+    expect(model.adapters!.names).toEqual(["default", "ref"]);
+    expect(model.adapters!.choice.active).toEqual(["default"]);
+    const trained = [...model.named_parameters()].filter(([, one]) => one.requires_grad);
+    expect(trained.some(([name]) => name.includes(".ref."))).toBe(false);
   });
 });
 

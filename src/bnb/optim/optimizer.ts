@@ -11,16 +11,37 @@ import type { Rule, StepNumbers } from "../../ops/optimizer.js";
 import { pack, unpack } from "../../ops/pack.js";
 import { tapes, taping } from "../../ops/tape.js";
 import { gradientsOf, gradOf, listFrom, type Trainable, type Trained, tensorOf } from "./parameter.js";
-import { type ParameterState, States } from "./states.js";
+import { type ParameterState, type SavedState, States } from "./states.js";
 
-/** What all optimizers read of their options; each has more. */
-export interface GroupOptions {
+/** What all optimizers have among their options. */
+export interface Rates {
   lr: number;
   weight_decay: number;
+}
+
+/** What those of bitsandbytes read of their options; each has more. */
+export interface GroupOptions extends Rates {
   optim_bits: number;
   min_8bit_size: number;
   max_unorm: number;
   skip_zeros: boolean;
+}
+
+/** How the states of an optimizer are kept, and a parameter is stepped. */
+export interface StateKeeper<O> {
+  /** States of no step yet. @throws OutOfMemoryError */
+  make(value: Tensor, group: O): ParameterState;
+  /** One step of a parameter, in place. @param p f32, contiguous @param g its gradient, the same */
+  step(state: ParameterState, p: Tensor, g: Tensor, numbers: StepNumbers, group: O): void;
+  /** In the library's layout; the tensors are new handles on the same memory. */
+  saved(state: ParameterState): Record<string, unknown>;
+  /** Checks saved states. @param place for messages @throws OptionError, ShapeError */
+  checked(place: string, held: unknown, value: Tensor, group: O): SavedState;
+  /** Takes saved states over, wherever they are. @param before the parameter's states */
+  restored(saved: SavedState, value: Tensor, before: ParameterState | undefined, group: O): ParameterState;
+  /** Frees the states of one parameter. */
+  free(state: ParameterState): void;
+  dispose(): void;
 }
 
 /** Parameters and the options of their steps, which may be changed between steps. */
@@ -38,7 +59,10 @@ export interface OptimizerStateDict {
 /** What a kind of optimizer is. */
 export interface Kind<O> {
   readonly name: string;
-  readonly rule: Rule;
+  /** What a step does to an element. */
+  readonly rule?: Rule;
+  /** How states are kept, if not as those of bitsandbytes. */
+  readonly keeper?: () => StateKeeper<O>;
   readonly table: Table;
   readonly defaults: O;
   /** True if `optim_bits` cannot be chosen. */
@@ -51,19 +75,20 @@ export interface Kind<O> {
   numbers(options: O, t: number): StepNumbers;
 }
 
-export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
+export abstract class Optimizer<O extends Rates = GroupOptions> {
   readonly param_groups: ParamGroup<O>[] = [];
   /** By parameter; empty until its first step. */
   readonly state: Map<Trained, ParameterState> = new Map();
   readonly #kind: Kind<O>;
   readonly #defaults: O;
-  readonly #states: States;
+  readonly #states: StateKeeper<O>;
 
   /** @throws OptionError */
   protected constructor(kind: Kind<O>, params: Iterable<Trained> | Iterable<GivenGroup<O>>, options: unknown) {
     this.#kind = kind;
     const { is_paged = false, ...given } = this.#read(options) as Partial<O> & { readonly is_paged?: boolean };
-    this.#states = new States(kind.rule, kind.paged ?? is_paged);
+    this.#states =
+      kind.keeper?.() ?? (new States(kind.rule!, kind.paged ?? is_paged) as StateKeeper<unknown> as StateKeeper<O>);
     this.#defaults = { ...kind.defaults, ...given };
     const list = listOf(listFrom(params), (one): one is unknown => one !== undefined);
     if (!list || list.length === 0) {
@@ -142,12 +167,11 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       // Memory for all states first: it may not suffice.
       const states = work.map(({ group, param }) => this.#stateOf(group, param));
       work.forEach(({ group, param, gradient, numbers }, i) => {
-        const { skip_zeros, max_unorm } = group;
         const value = tensorOf(param)!;
         scope(() => {
           const p = contiguous(unpack(value), "f32");
           const g = contiguous(gradient, "f32");
-          this.#states.step(states[i]!, p.view(p.size), g.view(g.size), { ...numbers, skip_zeros }, max_unorm);
+          this.#states.step(states[i]!, p, g, numbers, group);
           if (value.panels) pack(contiguous(p, value.dtype), value);
           else if (p !== value) copyInto(p, value);
         });
@@ -173,7 +197,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     const known = this.state.get(param);
     if (known) return known;
     const value = tensorOf(param)!;
-    const state = this.#states.make(value, inCodes(group, value));
+    const state = this.#states.make(value, group);
     this.state.set(param, state);
     return state;
   }
@@ -232,8 +256,9 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
         throw new OptionError(`${name}: group ${g} has ${own.params.length} parameters, got ${show(params)}`);
       }
       const read = readOptions(name, table, options) as Partial<O>;
-      if (fixed && (read.optim_bits ?? own.optim_bits) !== own.optim_bits) {
-        throw new OptionError(`${name}: optim_bits is ${own.optim_bits}, and the state says ${read.optim_bits}`, {
+      const [bits, said] = [own, read].map((one) => (one as Partial<GroupOptions>).optim_bits);
+      if (fixed && said !== undefined && said !== bits) {
+        throw new OptionError(`${name}: optim_bits is ${bits}, and the state says ${said}`, {
           details: { option: "optim_bits" },
         });
       }
@@ -244,8 +269,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
         const held = found.get(String(next++));
         if (held === undefined) continue;
         const value = tensorOf(param)!;
-        const saved = this.#states.checked(`${name}: state ${next - 1}`, held, value.size, inCodes(merged, value));
-        changes.push(() => this.state.set(param, this.#states.restored(saved, value, this.state.get(param))));
+        const saved = this.#states.checked(`${name}: state ${next - 1}`, held, value, merged);
+        changes.push(() => this.state.set(param, this.#states.restored(saved, value, this.state.get(param), merged)));
       }
     });
     for (const key of found.keys()) {
@@ -265,9 +290,4 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   [Symbol.dispose](): void {
     this.dispose();
   }
-}
-
-/** True if the states of a parameter are kept in 8-bit codes. */
-function inCodes({ optim_bits, min_8bit_size }: GroupOptions, { size }: Tensor): boolean {
-  return optim_bits === 8 && size >= min_8bit_size;
 }

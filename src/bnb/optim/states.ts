@@ -66,6 +66,23 @@ export interface SavedState {
   readonly tensors: readonly (readonly [Part["key"], Tensor])[];
 }
 
+/** Which states are kept in codes. */
+interface Coding {
+  readonly optim_bits: number;
+  readonly min_8bit_size: number;
+}
+
+/** What a step reads of the options. */
+interface Stepping {
+  readonly max_unorm: number;
+  readonly skip_zeros?: boolean;
+}
+
+/** True if the states of a parameter are kept in 8-bit codes. */
+function inCodes({ optim_bits, min_8bit_size }: Coding, { size }: Tensor): boolean {
+  return optim_bits === 8 && size >= min_8bit_size;
+}
+
 /** True for states in 8-bit codes. */
 function isCoded(state: ParameterState): boolean {
   return state.absmax1 !== undefined;
@@ -112,8 +129,11 @@ export class States {
     return this.#host;
   }
 
-  /** States of no step yet. @throws OutOfMemoryError */
-  make({ device: of, size }: Tensor, coded: boolean): ParameterState {
+  make(value: Tensor, group: Coding): ParameterState {
+    return this.#make(value, inCodes(group, value));
+  }
+
+  #make({ device: of, size }: Tensor, coded: boolean): ParameterState {
     const device = this.#home(of);
     const tensors = kept(() =>
       Object.fromEntries(
@@ -128,8 +148,13 @@ export class States {
     return { step: 0, ...tensors } as unknown as ParameterState;
   }
 
-  /** One step of a parameter, in place. @param p f32[n] @param g f32[n], its gradient */
-  step(state: ParameterState, p: Tensor, g: Tensor, numbers: StepNumbers, max_unorm: number): void {
+  step(state: ParameterState, p: Tensor, g: Tensor, numbers: StepNumbers, group: Stepping): void {
+    const { skip_zeros = false, max_unorm } = group;
+    scope(() => this.#step(state, p.view(p.size), g.view(g.size), { ...numbers, skip_zeros }, max_unorm));
+    state.step++;
+  }
+
+  #step(state: ParameterState, p: Tensor, g: Tensor, numbers: StepNumbers, max_unorm: number): void {
     if (state.state1.device === p.device) this.#stepHere(state, p, g, numbers, max_unorm);
     else {
       // The norm of an update is that of the whole.
@@ -144,7 +169,6 @@ export class States {
         });
       }
     }
-    state.step++;
   }
 
   /** The tensors of the states of some elements, whose first one begins a block. */
@@ -203,18 +227,14 @@ export class States {
     copyInto(made.absmax, absmax);
   }
 
-  /** States in bitsandbytes' layout; the tensors are new handles on the same memory. */
   saved({ step, ...tensors }: ParameterState): Record<string, unknown> {
     const aliases = Object.entries(tensors).map(([key, tensor]) => [key, (tensor as Tensor).alias()]);
     return { step, [WRAPPED]: Object.fromEntries(aliases) };
   }
 
-  /**
-   * Checks saved states of a parameter of so many elements.
-   * @param place for messages
-   * @throws OptionError, ShapeError
-   */
-  checked(place: string, held: unknown, size: number, coded: boolean): SavedState {
+  checked(place: string, held: unknown, value: Tensor, group: Coding): SavedState {
+    const { size } = value;
+    const coded = inCodes(group, value);
     const outer = new Map(entriesOf(place, held));
     const inner = new Map([...outer, ...entriesOf(place, outer.get(WRAPPED))]);
     const step = inner.get("step");
@@ -235,10 +255,10 @@ export class States {
     return { step: step as number, coded, tensors };
   }
 
-  /** Takes saved states over, wherever they are. @param before the parameter's states; freed if they are of the other form */
+  /** `before` is freed if it is of the other form. */
   restored({ step, coded, tensors }: SavedState, value: Tensor, before: ParameterState | undefined): ParameterState {
     const fits = before && isCoded(before) === coded;
-    const state = fits ? before : this.make(value, coded);
+    const state = fits ? before : this.#make(value, coded);
     scope(() => {
       for (const [key, from] of tensors) {
         const to = state[key]!;
@@ -250,7 +270,6 @@ export class States {
     return state;
   }
 
-  /** Frees the states of one parameter. */
   free({ step: _, ...tensors }: ParameterState): void {
     for (const tensor of Object.values(tensors)) (tensor as Tensor).dispose();
   }

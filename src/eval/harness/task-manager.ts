@@ -83,41 +83,72 @@ export class TaskManager {
     const tasks = new Map<string, Task>();
     const groups = new Map<string, LoadedGroup>();
     const open = new Set<string>();
-    const add = (name: string): readonly string[] => {
+    /** Loads what has a name, its tasks with other keys. Gives the names of its tasks. */
+    const add = (name: string, changes: File = {}): readonly string[] => {
       const found = all.get(name);
       if (!found) {
         const members = membersOf(all, name);
-        if (members.length > 0) return members.flatMap(add);
+        if (members.length > 0) return members.flatMap((member) => add(member, changes));
         const near = suggestion(name, [...all.keys()]);
         throw new NotFoundError(`no task is called ${show(name)}${near ? `; did you mean "${near}"?` : ""}`, {
           hint: `known: ${known([...all.keys()].filter((one) => !/^mmlu_/.test(one)))}; others: --include-path <folder>`,
         });
       }
-      if (!isGroup(found.file)) {
-        if (!tasks.has(name)) tasks.set(name, this.#task(found));
-        return [name];
-      }
-      if (open.has(name)) throw new ConfigError(`${found.place}: the group "${name}" contains itself`);
-      open.add(name);
-      const config = readGroup(found.place, found.file);
-      const inside = config.members.map((member) =>
-        typeof member === "string" ? member : inline(found, member, all, tasks, this),
-      );
-      const own = inside.flatMap((member) => (tasks.has(member) && !all.has(member) ? [member] : add(member)));
-      const children = inside.flatMap((member) =>
-        all.has(member) || tasks.has(member) ? [member] : membersOf(all, member),
-      );
-      groups.set(name, { config, children, tasks: [...new Set(own)] });
-      open.delete(name);
-      return own;
+      if (isGroup(found.file)) return addGroup(name, found, changes);
+      // Of a task that is named more than once the last one counts.
+      tasks.set(name, this.#task({ ...found, file: { ...found.file, ...changes, task: name } }));
+      return [name];
     };
+    const addGroup = (name: string, { file, place, base }: Found, changes: File): readonly string[] => {
+      if (open.has(name)) throw new ConfigError(`${place}: the group "${name}" contains itself`);
+      open.add(name);
+      const [own, rest] = partsOf(file);
+      const config = readGroup(place, { ...own, group: name });
+      const keys = { ...rest, ...changes };
+      const children = new Map<string, () => readonly string[]>();
+      for (const member of config.members) {
+        for (const [child, load] of membersOfGroup(name, { file, place, base }, member, keys)) {
+          children.set(child, load);
+        }
+      }
+      const leaves = [...children.values()].flatMap((load) => load());
+      groups.set(name, { config, children: [...children.keys()], tasks: leaves });
+      open.delete(name);
+      return leaves;
+    };
+    /** The children that an entry of a group names, and what loads each. */
+    const membersOfGroup = (
+      group: string,
+      { place, base }: Found,
+      member: string | File,
+      changes: File,
+    ): readonly (readonly [string, () => readonly string[]])[] => {
+      if (typeof member === "string") return named(member, changes);
+      if (member.group !== undefined) {
+        const { group: inner, ...own } = member;
+        if (!isText(inner)) throw new ConfigError(`${place}: ${show(inner)} is no name of a group`);
+        if (isKnown(inner)) return named(inner, { ...changes, ...own });
+        const name = `${group}::${inner}`;
+        return [[name, () => addGroup(name, { file: member, place, base }, changes)]];
+      }
+      const { task, ...own } = member;
+      if (!isText(task)) throw new ConfigError(`${place}: ${show(member)} is no task of a group`);
+      if (isKnown(task)) return named(task, { ...changes, ...own });
+      const name = `${group}::${task}`;
+      const made = (): readonly string[] => {
+        tasks.set(name, this.#task({ place, base, file: { ...changes, ...own, task: name } }));
+        return [name];
+      };
+      return [[name, made]];
+    };
+    const isKnown = (name: string): boolean => all.has(name) || membersOf(all, name).length > 0;
+    const named = (name: string, changes: File): (readonly [string, () => readonly string[]])[] =>
+      (all.has(name) || membersOf(all, name).length === 0 ? [name] : membersOf(all, name)).map((one) => [
+        one,
+        () => add(one, changes),
+      ]);
     for (const name of wanted) add(name);
     return { tasks: [...tasks.values()], groups: [...groups.values()] };
-  }
-
-  /** @internal */
-  _make(place: string, file: File, base: string): Task {
-    return this.#task({ file, place, base });
   }
 
   #task({ file, place, base }: Found): Task {
@@ -151,23 +182,17 @@ function membersOf(all: ReadonlyMap<string, Found>, name: string): string[] {
   });
 }
 
-/** A task that stands in its group: one of its own, or a known one with some keys changed. Returns its name. */
-function inline(
-  group: Found,
-  member: File,
-  all: ReadonlyMap<string, Found>,
-  tasks: Map<string, Task>,
-  manager: TaskManager,
-): string {
-  const name = String(member.task);
-  const base = all.get(name);
-  if (Array.isArray(member.task)) {
-    throw new ConfigError(`${group.place}: a group within a group must be a file of its own`);
-  }
-  const own = base ? name : `${String(group.file.group)}::${name}`;
-  const made = manager._make(group.place, { ...base?.file, ...member, task: own }, base?.base ?? group.base);
-  tasks.set(own, made);
-  return own;
+/** Keys of a group itself. What else its file says is said of all its tasks. */
+const OF_GROUPS: ReadonlySet<string> = new Set([
+  ...["group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag"],
+]);
+
+function partsOf(file: File): readonly [own: File, rest: File] {
+  const entries = Object.entries(file);
+  return [
+    Object.fromEntries(entries.filter(([key]) => OF_GROUPS.has(key))),
+    Object.fromEntries(entries.filter(([key]) => !OF_GROUPS.has(key))),
+  ];
 }
 
 async function findAll(include_path: string | undefined): Promise<ReadonlyMap<string, Found>> {

@@ -24,8 +24,17 @@ const TRUNCATION = {
   truncation_mode: choice(["keep_start", "keep_end"]),
 };
 
+const PADDING = {
+  /** Rows are filled up to a multiple of so many tokens. */
+  pad_to_multiple_of: such<number | null>(
+    (value) => value === null || (Number.isSafeInteger(value) && (value as number) > 0),
+    "a whole number above 0, or null",
+  ),
+};
+
 export const PREFERENCE = {
   ...TRUNCATION,
+  ...PADDING,
   /** The token that ends an answer; by default the tokenizer's. */
   eos_token: text(),
   /** The text of a chat template, instead of the tokenizer's. */
@@ -183,6 +192,7 @@ const COLLATOR = {
   /** What fills rows. */
   pad_token_id: number((value) => Number.isSafeInteger(value) && value >= 0, "a token's id"),
   ...TRUNCATION,
+  ...PADDING,
 };
 export interface PreferenceCollatorOptions extends Options<typeof COLLATOR> {}
 
@@ -214,7 +224,7 @@ export class DataCollatorForPreference extends Collator {
   /** @throws OptionError for what are no examples */
   _call(features: readonly Feature[]): PreferenceBatch {
     const call = "DataCollatorForPreference";
-    const { pad_token_id = 0, max_length = null, truncation_mode = "keep_start" } = this.#options;
+    const { pad_token_id = 0, max_length = null, truncation_mode = "keep_start", pad_to_multiple_of } = this.#options;
     const read = readFeatures(call, features).map((one, i) =>
       givenTokens(Object.fromEntries(one), `${call}: example ${i}`),
     );
@@ -228,7 +238,8 @@ export class DataCollatorForPreference extends Collator {
         mask: cut([...one.prompt_ids.map(() => 0), ...one[name].map(() => 1)]),
       })),
     );
-    const longest = Math.max(...rows.map(({ ids }) => ids.length));
+    const most = Math.max(...rows.map(({ ids }) => ids.length));
+    const longest = pad_to_multiple_of ? Math.ceil(most / pad_to_multiple_of) * pad_to_multiple_of : most;
     const filled = (list: readonly (readonly number[])[], value: number) => padRows(list, longest, value, "right");
     return {
       input_ids: filled(

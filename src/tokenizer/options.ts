@@ -5,6 +5,7 @@ import { choice, type Entry, flag, number, type Options, option, such, type Tabl
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { Templates } from "./chat/template.js";
 import type { Tokenizer } from "./engine.js";
+import type { InfillRule } from "./infill.js";
 import type { JsonObject } from "./json-file.js";
 import type { LanguageRule } from "./languages.js";
 import type { AddedToken } from "./tokenizer-json.js";
@@ -64,6 +65,13 @@ export const CALL = {
     (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
     "a string or an array of strings",
   ),
+  /** Of Code Llama: what stands behind the hole that the model is to fill; a text with its fill token is cut there. */
+  suffix: such<string | readonly string[]>(
+    (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
+    "a string or an array of strings",
+  ),
+  /** Of Code Llama: what stands behind the hole comes first. */
+  suffix_first: flag(),
   /** Texts that a model is to write for these: their ids are `labels` of the result. */
   text_target: such<string | readonly string[]>(
     (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
@@ -180,4 +188,6 @@ export interface TokenizerSettings extends TokenizerState {
   readonly target?: Tokenizer;
   /** How the language of a text is said, if it is. */
   readonly languages?: LanguageRule | undefined;
+  /** How holes in texts are filled, if they are. */
+  readonly infilling?: InfillRule | undefined;
 }

@@ -164,11 +164,14 @@ const FIELD = /\{\{|\}\}|\{(\w*)((?:\.\w+|\[[^\][{}]*\])*)(?:!([rsa]))?(?::([^{}
 /** Python's text.format(...). @throws FormatError where Python fails, and for fields within specifications */
 export function formatOf(text: string, { args, named }: Arguments, budget: Budget): string {
   let next = 0;
+  let numbered = false;
   const parts = counted(budget);
   return text.replace(FIELD, (found: string, name?: string, path = "", change?: string, spec = "") => {
     if (found === "{{" || found === "}}") return parts(found[0]!);
     if (name === undefined) return refuse("format: a brace stands alone");
     const place = name === "" ? next++ : /^\d{1,4}$/.test(name) ? Number(name) : undefined;
+    numbered ||= name !== "" && place !== undefined;
+    if (numbered && next > 0) return refuse("format: fields with numbers and without cannot stand in one text");
     const there = place === undefined ? named.has(name) : place < args.length;
     if (!there) return refuse(`format: there is no value ${name || place}`);
     const value = reached(place === undefined ? named.get(name) : args[place], path);

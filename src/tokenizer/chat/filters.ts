@@ -2,6 +2,7 @@
 
 import { Call, type Filter } from "./call.js";
 import { DECIMALS, formatted } from "./formats.js";
+import { LAYOUT_FILTERS } from "./layout-filters.js";
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { attribute, keyed, LIST_FILTERS, sorted } from "./list-filters.js";
@@ -129,6 +130,7 @@ function mapped(value: Value, given: Call, budget: Budget, all: Arguments): Valu
 const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ...LIST_FILTERS,
   ...TEXT_FILTERS,
+  ...LAYOUT_FILTERS,
   [
     "abs",
     plain((value) =>
@@ -263,7 +265,18 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
 const SHORT: Readonly<Record<string, string>> = { d: "default", e: "escape", count: "length" };
 
 /** Filters that make or ask something for each character. */
-const WALKS: ReadonlySet<string> = new Set(["e", "escape", "float", "indent", "int", "title", "wordcount"]);
+const WALKS: ReadonlySet<string> = new Set([
+  "e",
+  "escape",
+  "float",
+  "indent",
+  "int",
+  "pprint",
+  "title",
+  "urlize",
+  "wordcount",
+  "wordwrap",
+]);
 
 /** Applies a filter. @throws FormatError for one that is not known, and where it fails in Python */
 export function filter(name: string, value: Value, given: Arguments, budget: Budget): Value {

@@ -23,7 +23,7 @@ import { type AnyDecoded, type Decoded, decodeIds } from "./decoded.js";
 import { encodingOf } from "./encoding.js";
 import type { Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
-import { Infilling } from "./infill.js";
+import type { Infilled, Infilling } from "./infill.js";
 import type { JsonObject } from "./json-file.js";
 import { Languages } from "./languages.js";
 import {
@@ -75,7 +75,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   #additional: readonly string[];
   readonly #ofModel: readonly string[];
   readonly #languages: Languages;
-  readonly #infilling: Infilling;
+  readonly #infilling: Infilling | undefined;
   #writing: Tokenizer | undefined;
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
@@ -95,7 +95,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#typeIds = settings.return_token_type_ids;
     this.#writing = settings.target;
     this.#languages = new Languages(settings);
-    this.#infilling = new Infilling(settings.infilling);
+    this.#infilling = settings.infilling;
     if (settings.src_lang !== null) this.src_lang = settings.src_lang;
   }
 
@@ -228,19 +228,19 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   }
   /** The token before what stands before a hole, of tokenizers that fill holes (Code Llama); null for others. */
   get prefix_id(): number | null {
-    return this.#infilling.id(this, "prefix_token");
+    return this.#infilling?.id(this, "prefix_token") ?? null;
   }
   /** The token before what fills a hole. */
   get middle_id(): number | null {
-    return this.#infilling.id(this, "middle_token");
+    return this.#infilling?.id(this, "middle_token") ?? null;
   }
   /** The token before what stands behind a hole. */
   get suffix_id(): number | null {
-    return this.#infilling.id(this, "suffix_token");
+    return this.#infilling?.id(this, "suffix_token") ?? null;
   }
   /** The token that ends what fills a hole. */
   get eot_id(): number | null {
-    return this.#infilling.id(this, "eot_token");
+    return this.#infilling?.id(this, "eot_token") ?? null;
   }
   get special_tokens_map(): Partial<Record<SpecialName, string>> {
     return { ...this.#special };
@@ -341,7 +341,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     if (pairs !== undefined && (pairs.length !== texts.length || (typeof text_pair === "string") !== single)) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
     }
-    const filled = this.#infilling.parts(this, text, options);
+    const filled = this.#filled(text, options);
     const where = located || options.return_offsets_mapping === true;
     const rows = filled
       ? makeRows(this.#over(filled.backend), filled.texts, filled.pairs, filled.options, where)
@@ -363,6 +363,13 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     return makeRows(this.#over(backend), targets, undefined, options, false).map(({ ids }) => ids);
   }
 
+  /** The parts of texts with holes; undefined where there are none. */
+  #filled(text: string | readonly string[], options: CallOptions): Infilled<CallOptions> | undefined {
+    if (this.#infilling) return this.#infilling.parts(this, text, options);
+    if (options.suffix === undefined && options.suffix_first === undefined) return undefined;
+    throw new OptionError("tokenizer: suffix: this tokenizer fills no holes", { details: { option: "suffix" } });
+  }
+
   /** What rows need, with another engine. */
   #over(backend: Tokenizer) {
     const { padding_side, truncation_side, model_max_length, pad_token_id } = this;
@@ -381,7 +388,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
       });
     }
     const { text_pair, padding, max_length, truncation, split_special_tokens, add_special_tokens } = options;
-    const filled = this.#infilling.parts(this, text, options);
+    const filled = this.#filled(text, options);
     if (!filled && text_pair === undefined && !padding && max_length === undefined && !truncation) {
       return this.backend.encode(text, { split_special_tokens, add_special_tokens });
     }

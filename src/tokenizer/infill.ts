@@ -19,16 +19,15 @@ const USUAL: Readonly<Record<InfillName, string>> = {
 };
 
 /** How a tokenizer fills holes: its tokens, null for those that its files rule out, and what stands around texts. */
-export interface InfillRule {
+interface InfillRule {
   readonly tokens: Readonly<Record<InfillName, string | null>>;
   readonly bos: boolean;
   readonly eos: boolean;
   readonly prefixed: boolean;
 }
 
-/** The rule of a class; undefined for those that fill no holes. */
-export function infillRule(tokenizer_class: string | undefined, config: JsonObject): InfillRule | undefined {
-  if (tokenizer_class !== "CodeLlamaTokenizer") return undefined;
+/** How a tokenizer_config.json says it. */
+function ruleOf(config: JsonObject): InfillRule {
   const content = (name: InfillName): string | null => {
     const value = config[name];
     if (value === undefined) return USUAL[name];
@@ -66,30 +65,27 @@ interface Named {
 }
 
 export class Infilling {
-  readonly #rule: InfillRule | undefined;
+  readonly #rule: InfillRule;
   readonly #engines = new Map<string, readonly [from: Tokenizer, engine: Tokenizer]>();
 
-  constructor(rule: InfillRule | undefined) {
-    this.#rule = rule;
+  /** @param config tokenizer_config.json */
+  constructor(config: JsonObject) {
+    this.#rule = ruleOf(config);
   }
 
   /** The id of one of the tokens; null where there is none. */
   id({ backend }: Named, name: InfillName): number | null {
-    const token = this.#rule?.tokens[name] ?? null;
+    const token = this.#rule.tokens[name];
     return token === null ? null : (backend.token_to_id(token) ?? null);
   }
 
   /**
    * The parts of what a call gives; undefined where there is no hole.
-   * @throws OptionError for `suffix` without a tokenizer that fills holes, for several holes, and where tokens are missing
+   * @throws OptionError for several holes, and where tokens are missing
    */
   parts<O extends Asked>(tokenizer: Named, text: string | readonly string[], options: O): Infilled<O> | undefined {
     const { suffix, suffix_first = false, add_special_tokens = true, text_pair, truncation } = options;
     const rule = this.#rule;
-    if (!rule) {
-      if (suffix === undefined && options.suffix_first === undefined) return undefined;
-      throw new OptionError("tokenizer: suffix: this tokenizer fills no holes", { details: { option: "suffix" } });
-    }
     let before = text;
     let behind = suffix;
     const hole = rule.tokens.fill_token;

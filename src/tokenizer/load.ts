@@ -10,7 +10,6 @@ import { PreTrainedTokenizer } from "./api.js";
 import { classFacts } from "./classes.js";
 import type { Components } from "./components.js";
 import { JsonTokenizer } from "./engine.js";
-import { infillRule } from "./infill.js";
 import { fail, type JsonObject, readJsonObject } from "./json-file.js";
 import { languageRule } from "./languages.js";
 import {
@@ -268,7 +267,7 @@ export async function loadTokenizer(
     init_kwargs: config,
     ...(target ? { target: new JsonTokenizer({ ...target, added_tokens: json.added_tokens }) } : {}),
     languages: languageRule(files.convertedAs, config),
-    infilling: infillRule(className, config),
+    ...(className === "CodeLlamaTokenizer" ? { infilling: new (await import("./infill.js")).Infilling(config) } : {}),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
   return new PreTrainedTokenizer(new JsonTokenizer(json), settings);

@@ -5,7 +5,7 @@ import { choice, type Entry, flag, number, type Options, option, such, type Tabl
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { Templates } from "./chat/template.js";
 import type { Tokenizer } from "./engine.js";
-import type { InfillRule } from "./infill.js";
+import type { Infilling } from "./infill.js";
 import type { JsonObject } from "./json-file.js";
 import type { LanguageRule } from "./languages.js";
 import type { AddedToken } from "./tokenizer-json.js";
@@ -189,5 +189,5 @@ export interface TokenizerSettings extends TokenizerState {
   /** How the language of a text is said, if it is. */
   readonly languages?: LanguageRule | undefined;
   /** How holes in texts are filled, if they are. */
-  readonly infilling?: InfillRule | undefined;
+  readonly infilling?: Infilling | undefined;
 }

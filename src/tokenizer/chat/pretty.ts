@@ -14,7 +14,7 @@ const WIDTH = 80;
 function inOrder(dict: Dict, budget: Budget): [Key, Value][] {
   const entries = [...dict.entries];
   budget.items(entries.length);
-  const plain = (key: Key) => typeof key === "number" || typeof key === "boolean";
+  const plain = (key: Key) => ["number", "bigint", "boolean"].includes(typeof key);
   return entries.sort(([a], [b]) => {
     if (typeof a === typeof b || (plain(a) && plain(b))) return a === null ? 0 : compare(a, b, budget);
     const [x, y] = [typeOf(a), typeOf(b)];

@@ -405,6 +405,8 @@ export class Interpreter {
   #place(node: syntax.Node | undefined, scope: Scope): number | undefined {
     const value = node === undefined ? undefined : this.#value(node, scope);
     if (value === undefined || value === null) return undefined;
+    // No list is as long.
+    if (typeof value === "bigint") return value > 0n ? Number.MAX_SAFE_INTEGER : Number.MIN_SAFE_INTEGER;
     return typeof value === "number" ? value : refuse("a slice needs whole numbers");
   }
 }

@@ -20,6 +20,8 @@ import {
   wholeOf,
 } from "./values.js";
 
+/** What an operation on whole numbers beyond 2^53 takes at most, in characters. */
+const DIGITS = 4_300;
 /** Bits of a power that are more than Python writes digits of. */
 const MOST_BITS = 14_300n;
 
@@ -204,6 +206,7 @@ export function operate(operator: string, a: Value, b: Value, budget: Budget): V
       return compare(a, b, budget) >= 0;
   }
   if (typeof a === "bigint" || typeof b === "bigint") {
+    budget.step(DIGITS);
     // Before they are made floats, which they may be too large for.
     const [whole, other] = [wholeOf(a), wholeOf(b)];
     const made = whole === undefined || other === undefined ? undefined : wholeArithmetic(operator, whole, other);

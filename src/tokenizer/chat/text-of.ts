@@ -96,7 +96,7 @@ export function textOf(value: Value, budget: Budget): string {
   if (typeof value === "string") return value;
   if (typeof value === "boolean") return value ? "True" : "False";
   if (typeof value === "number" || typeof value === "bigint") {
-    if (typeof value === "bigint") budget.step(value.toString(16).length ** 2 / 64);
+    if (typeof value === "bigint") budget.step(16 * value.toString(16).length);
     return intText(value);
   }
   if (value instanceof Float) return floatText(value.value);

@@ -18,13 +18,14 @@ const sharp = await import(String("sharp")).then(
   () => true,
   () => false,
 );
+if (!sharp) console.warn("\n*** sharp as a decoder of images is SKIPPED: it is not installed (npm install) ***\n");
 const decoders = [
   { name: "pngjs and jpeg-js", reader: nodeMedia(true), exact: false },
   { name: "sharp", reader: nodeMedia(false), exact: true },
 ];
 
 for (const { name, reader, exact } of decoders) {
-  describe.skipIf(exact && !sharp)(`${name}${exact && !sharp ? " (skipped: sharp is not installed)" : ""}`, () => {
+  describe.skipIf(exact && !sharp)(name, () => {
     /**
      * How many levels of a byte a file may be away from libjpeg's: jpeg-js rounds the cosine transform to 0.5 of a level in luma and in
      * each colour, and colours count up to 1.772 times.

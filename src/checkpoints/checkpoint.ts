@@ -4,7 +4,7 @@
 import { checkOptions, FormatError, NotFoundError, type OctavoError, OptionError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
 import { quote } from "../sources/files.js";
-import { readJsonFile } from "../sources/json.js";
+import { readSmall } from "../sources/json.js";
 import type { Source } from "../sources/source.js";
 import { badShardName, INDEX_WHAT, parseIndex, type ShardIndex, type WeightsEnd } from "./index-file.js";
 import { MAX_HEADER_BYTES, readSafetensorsHeader } from "./safetensors.js";
@@ -258,18 +258,15 @@ export async function noWeights(source: Source, choice: Choice): Promise<OctavoE
 }
 
 async function openSharded(source: Source, format: Format, indexFile: string): Promise<Checkpoint> {
-  const index = parseIndex(
-    await readJsonFile(source, indexFile, { maxBytes: MAX_HEADER_BYTES, what: INDEX_WHAT }),
-    indexFile,
-    format.end,
-  );
+  const index = parseIndex(await readSmall(source, indexFile, INDEX_WHAT, MAX_HEADER_BYTES), indexFile, format.end);
   const names = [...index.shards.keys()].sort();
   await checkThere(source, names, (gone) => missingShards(source, indexFile, index, gone));
   const files = names.map((name) => source.path(name));
   await source.bring?.(names);
   const headers = await inOrder(files, (file) => format.read(source, file));
-  const warnings = disagreements(indexFile, index, names, headers);
+  const warnings: string[] = [];
   const checkpoint = assemble(source, files, headers, warnings);
+  warnings.unshift(...disagreements(indexFile, index, names, headers, checkpoint));
   const { totalSize } = index;
   if (totalSize !== undefined && totalSize !== checkpoint.totalBytes && totalSize !== namedBytes(checkpoint)) {
     warnings.push(
@@ -304,27 +301,49 @@ function missingShards(source: Source, indexFile: string, index: ShardIndex, gon
   );
 }
 
-/** What the index says otherwise than the shards, one line for each kind. */
-function disagreements(
-  indexFile: string,
-  index: ShardIndex,
+/** The shards of each tensor that is in several of them. */
+function placesOfSeveral(
   names: readonly string[],
   headers: readonly StoredHeader[],
-): string[] {
+  { tensors }: Checkpoint,
+): Map<string, string[]> {
   const places = new Map<string, string[]>();
-  headers.forEach(({ tensors }, i) => {
-    for (const tensor of tensors.keys()) {
+  const all = headers.reduce((sum, header) => sum + header.tensors.size, 0);
+  if (all === tensors.size) return places;
+  headers.forEach((header, i) => {
+    for (const tensor of header.tensors.keys()) {
       const before = places.get(tensor);
       if (before) before.push(names[i]!);
       else places.set(tensor, [names[i]!]);
     }
   });
-  const absent = [...index.names].filter((tensor) => !places.has(tensor));
-  const unlisted = [...places.keys()].filter((tensor) => !index.names.has(tensor));
-  const twice = [...places].filter(([, shards]) => shards.length > 1);
-  const moved = [...index.shards].flatMap(([shard, tensors]) =>
-    tensors.filter((tensor) => places.has(tensor) && !places.get(tensor)!.includes(shard)),
-  );
+  for (const [tensor, shards] of places) if (shards.length === 1) places.delete(tensor);
+  return places;
+}
+
+/** What the index says otherwise than the shards, one line for each kind. A tensor is looked up once: there may be a million. */
+function disagreements(
+  indexFile: string,
+  index: ShardIndex,
+  names: readonly string[],
+  headers: readonly StoredHeader[],
+  checkpoint: Checkpoint,
+): string[] {
+  const { source, tensors } = checkpoint;
+  const several = placesOfSeveral(names, headers, checkpoint);
+  const absent: string[] = [];
+  const moved: string[] = [];
+  for (const [shard, listed] of index.shards) {
+    const file = source.path(shard);
+    for (const tensor of listed) {
+      const found = tensors.get(tensor);
+      if (!found) absent.push(tensor);
+      else if (found.file !== file && !several.get(tensor)?.includes(shard)) moved.push(tensor);
+    }
+  }
+  const known = index.names.size - absent.length;
+  const unlisted = known === tensors.size ? [] : [...tensors.keys()].filter((tensor) => !index.names.has(tensor));
+  const twice = [...several];
   const kinds: [readonly string[], string][] = [
     [absent, "is in weight_map and in no shard"],
     [unlisted, "is in a shard and not in weight_map; it is read"],
@@ -344,18 +363,20 @@ function assemble(source: Source, files: string[], headers: StoredHeader[], warn
   let totalBytes = 0;
   for (const header of headers) {
     for (const [name, info] of header.tensors) {
+      const { size } = tensors;
+      if (tensors.set(name, info).size > size) continue;
       tensors.delete(name); // so that one of several takes its own place in the order
       tensors.set(name, info);
     }
     for (const [key, value] of header.metadata) if (!metadata.has(key)) metadata.set(key, value);
     warnings.push(...(header.warnings ?? []));
   }
-  const seen = new Set<string>();
+  const seen = new Map(files.map((file) => [file, new Set<number>()]));
   for (const tensor of tensors.values()) {
-    const place = `${tensor.offset} ${tensor.file}`;
     if (tensor.bytes === 0) continue;
-    if (!seen.has(place)) totalBytes += bytesOf(tensor); // several names may share a place
-    seen.add(place);
+    const places = seen.get(tensor.file)!;
+    const { size } = places;
+    if (places.add(tensor.offset).size > size) totalBytes += bytesOf(tensor); // several names may share a place
   }
   const format = metadata.get("format");
   if (format !== undefined && !KNOWN_FORMATS.includes(format)) {

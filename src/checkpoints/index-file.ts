@@ -2,7 +2,7 @@
 
 import { FormatError } from "../core/errors.js";
 import { quote } from "../sources/files.js";
-import { isJsonObject, type JsonObject, type JsonValue, jsonKind } from "../sources/json.js";
+import { isJsonObject, type JsonValue, jsonKind, parseJsonObject, scannerOf } from "../sources/json.js";
 import { MAX_TENSORS } from "./safetensors-header.js";
 
 export const INDEX_WHAT = "checkpoint index";
@@ -48,30 +48,78 @@ export function badShardName(name: string, end: WeightsEnd): string | undefined 
   return undefined;
 }
 
+const COLON = 0x3a;
+const [QUOTE, OPEN, CLOSE] = [0x22, 0x7b, 0x7d];
+
 /**
- * Checks the content of an index file: `weight_map` from tensor names to shard names (each a path below the
- * folder that ends in `end`) and `metadata.total_size`.
- * @throws FormatError with `details.file` and `details.key`
+ * Reads the text of an index file: `weight_map` from tensor names to shard names (each a path below the folder that ends in `end`) and
+ * `metadata.total_size`. Names go from the text where they belong: an object of a million of them would take most of the time.
+ * @throws FormatError with `details.file`, and `details.offset` of what is no such JSON, or `details.key` of a value that is not allowed
  */
-export function parseIndex(index: JsonObject, file: string, end: WeightsEnd): ShardIndex {
-  const map = index.weight_map;
-  if (!isJsonObject(map)) refuse(file, "weight_map", "an object from tensor to file", jsonKind(map));
-  const shards = new Map<string, string[]>();
+export function parseIndex(bytes: Uint8Array, file: string, end: WeightsEnd): ShardIndex {
+  const scanner = scannerOf(bytes, file, INDEX_WHAT, OPEN);
+  if (scanner.peek() !== OPEN) parseJsonObject(bytes, file, INDEX_WHAT); // which says what it is instead
+  const seen = new Set<string>();
+  const key = (keys: Set<string>): string => {
+    scanner.peek();
+    const start = scanner.at;
+    const { size } = keys;
+    const name = scanner.string("a key in quotes");
+    if (keys.add(name).size === size) scanner.fail("each key once", start, `${quote(name)} again`);
+    scanner.expect(COLON, '":"');
+    return name;
+  };
   const names = new Set<string>();
-  for (const [tensor, shard] of Object.entries(map)) {
-    if (typeof shard !== "string") refuse(file, tensor, "a file name", jsonKind(shard));
-    let list = shards.get(shard);
-    if (list === undefined) {
-      const problem = badShardName(shard, end);
-      if (problem) refuse(file, tensor, `the name of a ${end} file below the folder`, `${problem}: ${quote(shard)}`);
-      shards.set(shard, (list = []));
-    }
-    list.push(tensor);
-    names.add(tensor);
+  const shards = new Map<string, string[]>();
+  // What is wrong with the names is said when the whole text is known to be JSON.
+  let wrong: (() => never) | undefined;
+  let map: JsonValue | undefined;
+  let metadata: JsonValue | undefined;
+  let isMap = false;
+  const readMap = (): void => {
+    isMap = true;
+    scanner.expect(OPEN, "{");
+    if (scanner.take(CLOSE)) return;
+    let [shard, list]: [string | undefined, string[]] = [undefined, []];
+    do {
+      const tensor = key(names);
+      if (scanner.peek() !== QUOTE) {
+        const value = scanner.value(2);
+        wrong ??= () => refuse(file, tensor, "a file name", jsonKind(value));
+        continue;
+      }
+      const named = scanner.again(shard);
+      if (named !== shard) {
+        shard = named;
+        list = shards.get(shard) ?? [];
+        const problem = shards.has(shard) ? undefined : badShardName(shard, end);
+        if (problem) {
+          const expected = `the name of a ${end} file below the folder`;
+          wrong ??= () => refuse(file, tensor, expected, `${problem}: ${quote(named)}`);
+        }
+        shards.set(shard, list);
+      }
+      list.push(tensor);
+    } while (scanner.more(CLOSE));
+  };
+  scanner.expect(OPEN, "{");
+  if (!scanner.take(CLOSE)) {
+    do {
+      const name = key(seen);
+      if (name === "weight_map" && scanner.peek() === OPEN) readMap();
+      else {
+        const value = scanner.value(1);
+        if (name === "weight_map") map = value;
+        if (name === "metadata") metadata = value;
+      }
+    } while (scanner.more(CLOSE));
   }
+  scanner.end();
+  if (!isMap) refuse(file, "weight_map", "an object from tensor to file", jsonKind(map));
+  wrong?.();
   if (names.size > MAX_TENSORS) refuse(file, "weight_map", `at most ${MAX_TENSORS} tensors`, String(names.size));
   if (names.size === 0) refuse(file, "weight_map", "at least one tensor", "none");
-  return { shards, names, totalSize: totalSize(index.metadata, file) };
+  return { shards, names, totalSize: totalSize(metadata, file) };
 }
 
 function totalSize(metadata: JsonValue | undefined, file: string): number | undefined {

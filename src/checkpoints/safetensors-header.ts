@@ -74,7 +74,8 @@ export function parseSafetensorsHeader(header: Uint8Array, fileSize: number, fil
   }
   const scanner = new JsonScanner(header, file, 8);
   scanner.escapes = MAX_ESCAPES;
-  const entries = new Map<string, Entry>();
+  const entries: Entry[] = [];
+  const names = new Set<string>();
   let metadata: Map<string, string> | undefined;
   scanner.expect(0x7b, "a safetensors header, which begins with {");
   if (!scanner.take(0x7d)) {
@@ -83,22 +84,21 @@ export function parseSafetensorsHeader(header: Uint8Array, fileSize: number, fil
       scanner.peek();
       const start = scanner.at;
       const name = scanner.string("a tensor name in quotes");
-      if (entries.has(name) || (name === "__metadata__" && metadata)) {
-        scanner.fail("each name once", start, `${quote(name)} again`);
-      }
+      const { size } = names;
+      if (names.add(name).size === size) scanner.fail("each name once", start, `${quote(name)} again`);
       scanner.expect(0x3a, '":"');
       scanner.inside = name;
       if (name === "__metadata__") {
         metadata = readMetadata(scanner);
         continue;
       }
-      if (entries.size === MAX_TENSORS) scanner.fail(`at most ${MAX_TENSORS} tensors`, start, "one more");
-      entries.set(name, readEntry(scanner, name));
+      if (entries.length === MAX_TENSORS) scanner.fail(`at most ${MAX_TENSORS} tensors`, start, "one more");
+      entries.push(readEntry(scanner, name));
     } while (scanner.more(0x7d));
   }
   scanner.inside = undefined;
   scanner.end();
-  return { tensors: place([...entries.values()], header.length + 8, fileSize, file), metadata: metadata ?? new Map() };
+  return { tensors: place(entries, header.length + 8, fileSize, file), metadata: metadata ?? new Map() };
 }
 
 function readMetadata(scanner: JsonScanner): Map<string, string> {

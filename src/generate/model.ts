@@ -328,7 +328,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     const unconditional = unconditionalOf(batch, config, options, vocab);
     const longest = (unconditional ?? []).reduce((most, { length }) => Math.max(most, length), batch.steps);
     const tokens = longest + config.max_new_tokens;
-    this.#checkLength(tokens, max_positions);
+    this.#checkLength(longest, config, max_positions);
     checkProcessors(options.logits_processor);
     checkBeams(call, config, options);
     checkDrafting(this, config, options);
@@ -446,9 +446,13 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     this.#kept.clear();
   }
 
-  #checkLength(tokens: number, max_positions: number): void {
-    if (tokens <= max_positions) return;
-    throw new OptionError(`${tokens} tokens are more than the ${max_positions} positions of this model`, {
+  /** The last new token has no position, since nothing reads it; contrastive search reads it to compare it. */
+  #checkLength(prompt: number, { max_new_tokens, mode }: GenerationConfig, max_positions: number): void {
+    const read = mode.contrastive ? max_new_tokens : Math.max(0, max_new_tokens - 1);
+    if (prompt + read <= max_positions) return;
+    const tokens = `${prompt} tokens and ${max_new_tokens} new ones`;
+    const which = mode.contrastive ? "" : ", of which the last is not read,";
+    throw new OptionError(`${tokens}${which} are more than the ${max_positions} positions of this model`, {
       hint: "shorten the prompt or lower max_new_tokens",
     });
   }

@@ -370,7 +370,10 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
     }
     const cache_dtype = config.cache_dtype ?? cacheDType(this.dtype);
     const tokens = decoder.steps + config.max_new_tokens;
-    checkDecoderPositions(this.module, tokens, "lower max_new_tokens");
+    // The last new token has no position, since nothing reads it but contrastive search. Whisper counts it, as in transformers.
+    const reads = module.features !== undefined || config.mode.contrastive !== undefined;
+    const placed = reads ? tokens : Math.max(decoder.steps, tokens - 1);
+    checkDecoderPositions(this.module, placed, "lower max_new_tokens");
     this.#checkRoom(decoder.rows * rowsOf(config), shape.steps, tokens, cache_dtype);
     if (given.logits_processor?.length || options.prefix_allowed_tokens_fn) warnOfHostProcessors();
     warnOfDefaultLength(call, options, this.generation_config);

@@ -7,37 +7,34 @@ import { flag, type Options, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { CallableBase } from "./callable.js";
 import { type Image, type RawImage, toRGB } from "./image.js";
+import { cropOf, cropSize, type ImageSize, imageSize, resizedTo } from "./image-size.js";
 import { bytesOf, isFile, type MediaFile, type MediaReader } from "./reader.js";
 import { centerCrop, FILTERS, type Filter, resize } from "./resize.js";
 
-const side = z.int().min(1).max(16_384);
 const colours = z.union([z.number(), z.array(z.number()).length(3)]);
-const size = z.union([
-  side,
-  z.object({ height: side, width: side }),
-  z.object({ shortest_edge: side, longest_edge: z.undefined().optional() }),
-]);
 
 const schema = z.object({
   do_resize: z.boolean().nullish(),
-  size: size.nullish(),
+  size: imageSize.nullish(),
+  default_to_square: z.boolean().nullish(),
   resample: z.int().min(0).max(5).nullish(),
   do_center_crop: z.boolean().nullish(),
-  crop_size: z.union([side, z.object({ height: side, width: side })]).nullish(),
+  crop_size: cropSize.nullish(),
   do_rescale: z.boolean().nullish(),
   rescale_factor: z.number().nullish(),
   do_normalize: z.boolean().nullish(),
   image_mean: colours.nullish(),
   image_std: colours.nullish(),
-  // What these processors do not do.
-  do_pad: z.literal(false).nullish(),
+  // Every image is RGB here, whether a file asks for it or not: so it is in transformers, where a file of an image is read.
+  do_convert_rgb: z.boolean().nullish(),
 });
 
 type Fields = z.infer<typeof schema>;
-type Size = NonNullable<Fields["size"]>;
 
 interface Defaults {
-  readonly size: Size;
+  readonly size: ImageSize;
+  /** Whether a size that is one number means both sides. */
+  readonly square: boolean;
   readonly filter: Filter;
   readonly crop: number | undefined;
   readonly mean: readonly number[];
@@ -46,6 +43,7 @@ interface Defaults {
 
 const CLIP: Defaults = {
   size: { shortest_edge: 224 },
+  square: false,
   filter: "bicubic",
   crop: 224,
   mean: [0.48145466, 0.4578275, 0.40821073],
@@ -53,11 +51,13 @@ const CLIP: Defaults = {
 };
 const VIT: Defaults = {
   size: { height: 224, width: 224 },
+  square: true,
   filter: "bilinear",
   crop: undefined,
   mean: [0.5, 0.5, 0.5],
   std: [0.5, 0.5, 0.5],
 };
+const SIGLIP: Defaults = { ...VIT, square: false, filter: "bicubic" };
 
 const SIGLIP: Defaults = { ...VIT, filter: "bicubic" };
 
@@ -76,6 +76,16 @@ const BY_MODEL: ReadonlyMap<string, string> = new Map([
   ["dinov2", "BitImageProcessor"],
   ["siglip", "SiglipImageProcessor"],
 ]);
+
+/** A switch of a file: null is off, as in transformers, and no word of it what the kind of processor does. */
+function told(value: boolean | null | undefined, otherwise: boolean): boolean {
+  return value === undefined ? otherwise : value === true;
+}
+
+/** What a file asks for and no processor here does; keys of files that change nothing are not looked at. */
+function unknownIn(config: Readonly<Record<string, unknown>>): string | undefined {
+  return Object.keys(config).find((key) => /^do_/.test(key) && !(key in schema.shape) && config[key]);
+}
 
 /** Numbers with a shape, as the calls of models take them. */
 export interface FloatTensor {
@@ -132,6 +142,12 @@ export class ImageProcessor extends CallableBase<
         `preprocessor_config.json: ${path}: ${issue!.message} (got ${show(config[String(issue!.path[0])])})`,
       );
     }
+    const unknown = unknownIn(config);
+    if (unknown) {
+      throw new ConfigError(`preprocessor_config.json: ${show(type)} cannot do what ${unknown} asks for`, {
+        hint: `set ${unknown} to false, or prepare images before and pass their pixels`,
+      });
+    }
     this.config = config;
     this.#fields = result.data;
     this.#defaults = defaults;
@@ -171,35 +187,27 @@ export class ImageProcessor extends CallableBase<
   #shaped(image: Image, asked: ImageProcessorOptions): Image {
     const fields = this.#fields;
     let shaped = image;
-    if (asked.do_resize ?? fields.do_resize ?? true) {
-      const [height, width] = this.#target(image, fields.size ?? this.#defaults.size);
+    if (asked.do_resize ?? told(fields.do_resize, true)) {
+      const square = fields.default_to_square ?? this.#defaults.square;
+      const [height, width] = resizedTo(image, fields.size ?? this.#defaults.size, square);
       const number = fields.resample ?? FILTERS[this.#defaults.filter];
       const filter = (Object.keys(FILTERS) as Filter[]).find((name) => FILTERS[name] === number)!;
       shaped = resize(image, height, width, filter);
     }
     const { crop } = this.#defaults;
-    if (asked.do_center_crop ?? fields.do_center_crop ?? crop !== undefined) {
+    if (asked.do_center_crop ?? told(fields.do_center_crop, crop !== undefined)) {
       const to = fields.crop_size ?? crop;
       if (to === undefined) throw new OptionError("do_center_crop needs a crop_size in preprocessor_config.json");
-      shaped = typeof to === "number" ? centerCrop(shaped, to, to) : centerCrop(shaped, to.height, to.width);
+      shaped = centerCrop(shaped, ...cropOf(to));
     }
     return shaped;
-  }
-
-  #target({ height, width }: Image, to: Size): readonly [number, number] {
-    const square = "height" in (this.#defaults.size as object);
-    if (typeof to === "object" && "height" in to) return [to.height, to.width];
-    const short = typeof to === "number" ? to : to.shortest_edge;
-    if (typeof to === "number" && square) return [to, to];
-    const long = Math.trunc((short * Math.max(height, width)) / Math.min(height, width));
-    return height <= width ? [short, long] : [long, short];
   }
 
   /** Bytes as f32 planes, in the order and the rounding of numpy. */
   #fill(into: Float32Array, { data, width, height }: Image, asked: ImageProcessorOptions): void {
     const fields = this.#fields;
-    const rescales = asked.do_rescale ?? fields.do_rescale ?? true;
-    const normalizes = asked.do_normalize ?? fields.do_normalize ?? true;
+    const rescales = asked.do_rescale ?? told(fields.do_rescale, true);
+    const normalizes = asked.do_normalize ?? told(fields.do_normalize, true);
     const factor = fields.rescale_factor ?? 1 / 255;
     const three = (value: number | readonly number[]): readonly number[] =>
       typeof value === "number" ? [value, value, value] : value;

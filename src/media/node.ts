@@ -6,7 +6,9 @@ import { FormatError, NotFoundError, OptionError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
 import { fetched } from "./fetched.js";
 import type { RawImage } from "./image.js";
+import { coloursOf, fromSamples, isYCbCr } from "./jpeg.js";
 import { orientationOf, upright } from "./orientation.js";
+import { lowered, plainPng } from "./png.js";
 import type { MediaReader } from "./reader.js";
 
 /** What is used of the packages. */
@@ -14,8 +16,8 @@ type Sharp = (bytes: Uint8Array, options: { ignoreIcc: true }) => SharpImage;
 interface SharpImage {
   metadata(): Promise<{ space?: string }>;
   pipelineColourspace(space: "cmyk"): SharpImage;
-  toColourspace(space: "cmyk"): SharpImage;
-  raw(): SharpRaw;
+  toColourspace(space: "cmyk" | "grey16"): SharpImage;
+  raw(options?: { depth: "ushort" }): SharpRaw;
 }
 interface SharpRaw {
   toBuffer(options: { resolveWithObject: true }): Promise<{
@@ -24,14 +26,23 @@ interface SharpRaw {
   }>;
 }
 interface PngJs {
-  readonly PNG: { readonly sync: { read(bytes: Uint8Array): { width: number; height: number; data: Uint8Array } } };
+  readonly PNG: {
+    readonly sync: {
+      read(
+        bytes: Uint8Array,
+        options: { skipRescale: boolean },
+      ): { width: number; height: number; data: Uint8Array | Uint16Array };
+    };
+  };
 }
 interface JpegJs {
   decode(
     bytes: Uint8Array,
-    options: { useTArray: true; formatAsRGBA: false; maxResolutionInMP: number },
+    options: { useTArray: true; formatAsRGBA: false; maxResolutionInMP: number; colorTransform?: boolean },
   ): { width: number; height: number; data: Uint8Array };
 }
+
+const RESOLVED = { resolveWithObject: true } as const;
 
 /** A package that may not be installed; undefined if it is not. */
 async function installed<T>(name: string): Promise<T | undefined> {
@@ -73,58 +84,82 @@ function fromInks(data: Uint8Array): Uint8Array {
   return rgb;
 }
 
-async function decode(bytes: Uint8Array, kind: Kind): Promise<RawImage> {
-  const sharp = await installed<Sharp>("sharp");
-  if (sharp) {
-    // Colours as they are stored, like everywhere else: no profile is applied.
-    const image = sharp(bytes, { ignoreIcc: true });
-    const inks = (await image.metadata()).space === "cmyk";
-    const source = inks ? image.pipelineColourspace("cmyk").toColourspace("cmyk") : image;
-    const { data, info } = await source.raw().toBuffer({ resolveWithObject: true });
-    const { width, height, channels } = info;
-    return inks ? { data: fromInks(data), width, height, channels: 3 } : { data, width, height, channels };
+async function bySharp(sharp: Sharp, bytes: Uint8Array, kind: Kind): Promise<RawImage> {
+  const png = kind === "PNG" ? plainPng(bytes) : undefined;
+  // Colours as they are stored, like everywhere else: no profile is applied.
+  const image = sharp(png?.bytes ?? bytes, { ignoreIcc: true });
+  if (png?.deep && png.gray) {
+    const { data, info } = await image.toColourspace("grey16").raw({ depth: "ushort" }).toBuffer(RESOLVED);
+    const samples = new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2);
+    return { width: info.width, height: info.height, data: lowered(samples, true) };
   }
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const inks = (await image.metadata()).space === "cmyk";
+  const source = inks ? image.pipelineColourspace("cmyk").toColourspace("cmyk") : image;
+  const { data, info } = await source.raw().toBuffer(RESOLVED);
+  const { width, height, channels } = info;
+  return inks ? { data: fromInks(data), width, height, channels: 3 } : { data, width, height, channels };
+}
+
+function byPngJs({ PNG }: PngJs, bytes: Uint8Array): RawImage {
+  const plain = plainPng(bytes);
+  const { data, width, height } = PNG.sync.read(plain.bytes, { skipRescale: plain.deep });
+  return { data: data instanceof Uint16Array ? lowered(data, plain.gray) : data, width, height, channels: 4 };
+}
+
+function byJpegJs(jpeg: JpegJs, bytes: Uint8Array): RawImage {
+  const options = { useTArray: true, formatAsRGBA: false, maxResolutionInMP: 500 } as const;
+  const colours = coloursOf(bytes);
+  // Gray needs nothing; four inks come as RGB alone.
+  if (colours?.components.length !== 3) return { ...jpeg.decode(bytes, options), channels: 3 };
+  const transform = colours.adobe === undefined ? undefined : bytes[colours.adobe];
+  // The note outweighs the option.
+  const untold = new Uint8Array(bytes);
+  if (colours.adobe !== undefined) untold[colours.adobe] = 0;
+  const { width, height, data } = jpeg.decode(untold, { ...options, colorTransform: false });
+  return fromSamples({ width, height, data }, colours.components, isYCbCr(colours, transform));
+}
+
+async function decode(bytes: Uint8Array, kind: Kind, small: boolean): Promise<RawImage> {
+  const sharp = small ? undefined : await installed<Sharp>("sharp");
+  if (sharp) return bySharp(sharp, bytes, kind);
   if (kind === "PNG") {
     const png = await installed<PngJs>("pngjs");
-    if (png) {
-      const { data, width, height } = png.PNG.sync.read(buffer);
-      return { data, width, height, channels: 4 };
-    }
+    if (png) return byPngJs(png, bytes);
   } else if (kind === "JPEG") {
     const jpeg = await installed<JpegJs>("jpeg-js");
-    if (jpeg) {
-      const options = { useTArray: true, formatAsRGBA: false, maxResolutionInMP: 500 } as const;
-      const { data, width, height } = jpeg.decode(buffer, options);
-      return { data, width, height, channels: 3 };
-    }
+    if (jpeg) return byJpegJs(jpeg, bytes);
   }
   throw new OptionError(`no decoder for ${kind} files is installed`, {
     hint: `npm install sharp${OWN[kind] ? `, or npm install ${OWN[kind]}` : ""}; or pass { width, height, data }`,
   });
 }
 
-export const NODE_MEDIA: MediaReader = {
-  async bytes(where) {
-    if (/^https?:\/\//i.test(where)) return fetched(where);
-    try {
-      return await readFile(/^file:/i.test(where) ? fileURLToPath(where) : where);
-    } catch (cause) {
-      throw new NotFoundError(`file ${show(where)} cannot be read`, { cause });
-    }
-  },
-  async image(bytes) {
-    const kind = kindOf(bytes);
-    if (!kind) {
-      throw new FormatError(`an image must be a file of one of these kinds: ${listed(Object.keys(KINDS))}`, {
-        hint: "or pass { width, height, data }",
-      });
-    }
-    try {
-      return upright(await decode(bytes, kind), orientationOf(bytes));
-    } catch (cause) {
-      if (cause instanceof OptionError) throw cause;
-      throw new FormatError(`a ${kind} file cannot be decoded`, { cause });
-    }
-  },
-};
+/** Node's files and decoders. @param small whether only the small decoders are used, even where sharp is installed */
+export function nodeMedia(small: boolean): MediaReader {
+  return {
+    async bytes(where) {
+      if (/^https?:\/\//i.test(where)) return fetched(where);
+      try {
+        return await readFile(/^file:/i.test(where) ? fileURLToPath(where) : where);
+      } catch (cause) {
+        throw new NotFoundError(`file ${show(where)} cannot be read`, { cause });
+      }
+    },
+    async image(bytes) {
+      const kind = kindOf(bytes);
+      if (!kind) {
+        throw new FormatError(`an image must be a file of one of these kinds: ${listed(Object.keys(KINDS))}`, {
+          hint: "or pass { width, height, data }",
+        });
+      }
+      try {
+        return upright(await decode(bytes, kind, small), orientationOf(bytes));
+      } catch (cause) {
+        if (cause instanceof OptionError) throw cause;
+        throw new FormatError(`a ${kind} file cannot be decoded`, { cause });
+      }
+    },
+  };
+}
+
+export const NODE_MEDIA: MediaReader = nodeMedia(false);

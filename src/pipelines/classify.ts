@@ -1,7 +1,7 @@
 // Labels with scores: texts, pairs of texts, images, and labels that the caller names.
 
 import { isList } from "../core/checks.js";
-import { OptionError, ShapeError } from "../core/errors.js";
+import { FormatError, OptionError, ShapeError } from "../core/errors.js";
 import { choice, flag, type Options, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { PreTrainedClipModel } from "../generate/clip-model.js";
@@ -14,6 +14,8 @@ import type { ImageInput } from "../media/image-processor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { Logits } from "../nn/features.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { formatOf } from "../tokenizer/chat/formats.js";
+import { Budget } from "../tokenizer/chat/limits.js";
 import {
   asText,
   inBatches,
@@ -236,18 +238,18 @@ function hypotheses(
 
 /** Python's format() with one value. @throws OptionError for a template that has no place for it, or for others */
 function hypothesis(template: string, label: string): string {
-  let places = 0;
-  let automatic = 0;
-  let wrong = false;
-  const text = template.replace(/\{\{|\}\}|\{(0?)\}|[{}]/g, (found, number: string | undefined) => {
-    if (found === "{{" || found === "}}") return found[0]!;
-    if (number === undefined) wrong = true;
-    places++;
-    if (number === "") automatic++;
-    return label;
-  });
-  // A second {} wants a second value.
-  if (!wrong && places > 0 && automatic < 2 && (automatic === 0 || places === automatic)) return text;
+  try {
+    const text = formatOf(template, { args: [label], named: new Map() }, new Budget(1));
+    if (text !== template) return text;
+  } catch (cause) {
+    if (!(cause instanceof FormatError)) throw cause;
+    const reason = cause.message.replace(/^chat template: (?:format: )?/, "");
+    throw new OptionError(`hypothesis_template ${show(template)}: ${reason}`, {
+      details: { option: "hypothesis_template" },
+      hint: "it has a {} for the label, as text of Python's format()",
+      cause,
+    });
+  }
   throw new OptionError(`hypothesis_template must have a {} for the label, got ${show(template)}`, {
     details: { option: "hypothesis_template" },
   });

@@ -178,20 +178,49 @@ function shares(logits: Float32Array, { open }: Window): Float64Array {
   return weights.map((weight) => weight / sum);
 }
 
+/** A part of a window from its first token to its last one. */
+interface Span {
+  readonly first: number;
+  readonly last: number;
+  readonly score: number;
+}
+
 /** The likeliest spans of the context; of those that become whole words some more, because several may become the same words. */
 function spansOf(
   start: Float64Array,
   end: Float64Array,
-  { at, count }: Window,
+  window: Window,
   { top_k = 1, max_answer_len = 15, align_to_words = true }: QuestionAnsweringOptions,
-): { first: number; last: number; score: number }[] {
-  const spans: { first: number; last: number; score: number }[] = [];
+): Span[] {
+  const { at, count } = window;
+  const most = align_to_words ? top_k * 2 + 10 : top_k;
+  const spans: Span[] = [];
   for (let first = at; first < at + count; first++) {
     for (let last = first; last < Math.min(at + count, first + max_answer_len); last++) {
       spans.push({ first, last, score: start[first]! * end[last]! });
     }
   }
-  return spans.sort((a, b) => b.score - a.score).slice(0, align_to_words ? top_k * 2 + 10 : top_k);
+  spans.sort((a, b) => b.score - a.score);
+  const likely = spans.filter(({ score }) => score > 0).slice(0, most);
+  return [...likely, ...unlikely(start, end, window, most - likely.length, max_answer_len)];
+}
+
+/**
+ * Spans of score 0, which Python has where more are asked for than have one: those that end before they begin, or are too long, or stand for
+ * no answer. It takes them from the pairs of all tokens of the window, of which most have no text; of equal scores in no order that is known,
+ * here in that of the pairs.
+ */
+function unlikely(start: Float64Array, end: Float64Array, { open }: Window, room: number, longest: number): Span[] {
+  const size = open.length;
+  const spans: Span[] = [];
+  for (let pair = 0, left = room; pair < size * size && left > 0; pair++) {
+    const [first, last] = [Math.floor(pair / size), pair % size];
+    const inside = last >= first && last < first + longest;
+    if (inside && start[first]! * end[last]! > 0) continue;
+    left--;
+    if (open[first] && open[last]) spans.push({ first, last, score: 0 });
+  }
+  return spans;
 }
 
 /** The text of a span; whole words are those of the window, which may have a part of the first and the last. */
@@ -204,6 +233,15 @@ function answerOf(
   { align_to_words = true }: QuestionAnsweringOptions,
 ): Answer {
   const [begin, beyond] = [window.from, window.from + window.count];
+  const within = (place: number) => place >= window.at && place < window.at + window.count;
+  if (!within(first) || !within(last)) {
+    // A token that stands for no answer is at the text's beginning; then words are not made whole.
+    const [start, end] = [
+      within(first) ? offsets[first - window.at + begin]![0] : 0,
+      within(last) ? offsets[last - window.at + begin]![1] : 0,
+    ];
+    return { score, start, end, answer: text.slice(start, end) };
+  }
   let [from, to] = [first - window.at + begin, last - window.at + begin];
   if (align_to_words) {
     while (from > begin && words[from] !== null && words[from - 1] === words[from]) from--;

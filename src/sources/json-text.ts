@@ -29,7 +29,19 @@ const ESCAPES = new Map([
 
 /** Offset of the first byte that is not UTF-8; -1 if there is none. */
 export function brokenUtf8(bytes: Uint8Array): number {
+  // Four bytes at a time where they are aligned: nearly all of most files is ASCII.
+  const shift = -bytes.byteOffset & 3;
+  const aligned = bytes.length > shift + 3;
+  const words = aligned
+    ? new Uint32Array(bytes.buffer, bytes.byteOffset + shift, (bytes.length - shift) >> 2)
+    : new Uint32Array(0);
   for (let at = 0; at < bytes.length; at++) {
+    if (aligned && ((at - shift) & 3) === 0 && at >= shift) {
+      let word = (at - shift) >> 2;
+      while (word < words.length && (words[word]! & 0x80808080) === 0) word++;
+      at = shift + 4 * word;
+      if (at >= bytes.length) return -1;
+    }
     const first = bytes[at]!;
     if (first < 0x80) continue;
     if (first < 0xc2 || first > 0xf4) return at;
@@ -191,6 +203,23 @@ export class JsonScanner {
       wide |= byte;
     }
     return this.fail('the closing "', at);
+  }
+
+  /** `string` where it is likely the one that is given: then it is not made again. */
+  again(text: string | undefined): string {
+    const { bytes } = this;
+    if (text === undefined || this.peek() !== 0x22) return this.string();
+    const start = this.at + 1;
+    let i = 0;
+    // Only of plain characters: those that are one byte, and stand for themselves.
+    for (; i < text.length; i++) {
+      const unit = text.charCodeAt(i);
+      if (bytes[start + i] !== unit || unit > 127 || unit < 0x20 || unit === 0x5c || unit === 0x22)
+        return this.string();
+    }
+    if (bytes[start + i] !== 0x22) return this.string();
+    this.at = start + i + 1;
+    return text;
   }
 
   /** The rest of a string whose first backslash is at `at`. */

@@ -41,28 +41,31 @@ export function jsonKind(value: JsonValue | undefined): string {
  * or something that is not an object.
  */
 export function parseJsonObject(bytes: Uint8Array, file: string, what = "JSON file", python = false): JsonObject {
-  const value = parse(bytes, file, what, python, "{");
+  const value = scannerOf(bytes, file, what, 0x7b).document(python);
   if (isJsonObject(value)) return value;
   throw otherKind(value, file, what, "an object");
 }
 
 /** The same for a file that must hold one list. */
 export function parseJsonList(bytes: Uint8Array, file: string, what = "JSON file", python = false): JsonValue[] {
-  const value = parse(bytes, file, what, python, "[");
+  const value = scannerOf(bytes, file, what, 0x5b).document(python);
   if (Array.isArray(value)) return value;
   throw otherKind(value, file, what, "a list");
 }
 
-/** Parses JSON text that should begin with `opening`. */
-function parse(bytes: Uint8Array, file: string, what: string, python: boolean, opening: "{" | "["): JsonValue {
-  const kind = bytes[0] === opening.charCodeAt(0) ? undefined : foreignKind(bytes);
+/**
+ * A scanner of JSON text that should begin with the byte `opening`, before it.
+ * @throws FormatError for a file of another kind, and for bytes that are no text
+ */
+export function scannerOf(bytes: Uint8Array, file: string, what: string, opening: number): JsonScanner {
+  const kind = bytes[0] === opening ? undefined : foreignKind(bytes);
   if (kind) {
     throw new FormatError(`${file}: expected a ${what}, got ${kind.name}`, {
-      details: { file, offset: 0, expected: `a JSON ${opening === "{" ? "object" : "list"}`, got: kind.name },
+      details: { file, offset: 0, expected: `a JSON ${opening === 0x7b ? "object" : "list"}`, got: kind.name },
       hint: kind.hint,
     });
   }
-  return new JsonScanner(bytes, file).document(python);
+  return new JsonScanner(bytes, file);
 }
 
 function otherKind(value: JsonValue, file: string, what: string, expected: string): FormatError {
@@ -72,7 +75,8 @@ function otherKind(value: JsonValue, file: string, what: string, expected: strin
   });
 }
 
-async function readSmall(source: Source, path: string, what: string, maxBytes: number): Promise<Uint8Array> {
+/** The bytes of a small file. @throws FormatError for more than `maxBytes`; NotFoundError, NetworkError, AbortError */
+export async function readSmall(source: Source, path: string, what: string, maxBytes: number): Promise<Uint8Array> {
   return withFile(source, path, what, async (file) => {
     if (file.size > maxBytes) {
       throw new FormatError(`${path}: a ${what} may have ${maxBytes} bytes, this one has ${file.size}`, {

@@ -23,6 +23,7 @@ import { type AnyDecoded, type Decoded, decodeIds } from "./decoded.js";
 import { encodingOf } from "./encoding.js";
 import type { Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
+import type { Infilled, Infilling } from "./infill.js";
 import type { JsonObject } from "./json-file.js";
 import { Languages } from "./languages.js";
 import {
@@ -74,6 +75,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   #additional: readonly string[];
   readonly #ofModel: readonly string[];
   readonly #languages: Languages;
+  readonly #infilling: Infilling | undefined;
   #writing: Tokenizer | undefined;
   #targetLang: string | null;
   readonly #inLanguage: TokenizerSettings["in_language"];
@@ -97,6 +99,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#targetLang = settings.target_lang ?? null;
     this.#inLanguage = settings.in_language;
     this.#languages = new Languages(settings);
+    this.#infilling = settings.infilling;
     if (settings.src_lang !== null) this.src_lang = settings.src_lang;
   }
 
@@ -244,6 +247,22 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   get mask_token_id(): number | null {
     return this.#specialId("mask_token");
   }
+  /** The token before what stands before a hole, of tokenizers that fill holes (Code Llama); null for others. */
+  get prefix_id(): number | null {
+    return this.#infilling?.id(this, "prefix_token") ?? null;
+  }
+  /** The token before what fills a hole. */
+  get middle_id(): number | null {
+    return this.#infilling?.id(this, "middle_token") ?? null;
+  }
+  /** The token before what stands behind a hole. */
+  get suffix_id(): number | null {
+    return this.#infilling?.id(this, "suffix_token") ?? null;
+  }
+  /** The token that ends what fills a hole. */
+  get eot_id(): number | null {
+    return this.#infilling?.id(this, "eot_token") ?? null;
+  }
   get special_tokens_map(): Partial<Record<SpecialName, string>> {
     return { ...this.#special };
   }
@@ -343,7 +362,11 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     if (pairs !== undefined && (pairs.length !== texts.length || (typeof text_pair === "string") !== single)) {
       throw new OptionError(`tokenizer: text_pair must match text: ${texts.length} texts, ${pairs.length} pairs`);
     }
-    const rows = makeRows(this, texts, pairs, options, located || options.return_offsets_mapping === true);
+    const filled = this.#filled(text, options);
+    const where = located || options.return_offsets_mapping === true;
+    const rows = filled
+      ? makeRows(this.#over(filled.backend), filled.texts, filled.pairs, filled.options, where)
+      : makeRows(this, texts, pairs, options, where);
     const labels = options.text_target === undefined ? undefined : this.#labels(options.text_target, options);
     if (labels && labels.length !== texts.length) {
       throw new OptionError(`tokenizer: text_target must match text: ${texts.length} texts, ${labels.length} targets`);
@@ -358,9 +381,20 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   #labels(text: string | readonly string[], options: CallOptions): number[][] {
     const targets = readTexts("tokenizer", "text_target", text);
     const backend = this.#languages.writing(this) ?? this.#writing ?? this.#backend;
+    return makeRows(this.#over(backend), targets, undefined, options, false).map(({ ids }) => ids);
+  }
+
+  /** The parts of texts with holes; undefined where there are none. */
+  #filled(text: string | readonly string[], options: CallOptions): Infilled<CallOptions> | undefined {
+    if (this.#infilling) return this.#infilling.parts(this, text, options);
+    if (options.suffix === undefined && options.suffix_first === undefined) return undefined;
+    throw new OptionError("tokenizer: suffix: this tokenizer fills no holes", { details: { option: "suffix" } });
+  }
+
+  /** What rows need, with another engine. */
+  #over(backend: Tokenizer) {
     const { padding_side, truncation_side, model_max_length, pad_token_id } = this;
-    const source = { backend, padding_side, truncation_side, model_max_length, pad_token_id };
-    return makeRows(source, targets, undefined, options, false).map(({ ids }) => ids);
+    return { backend, padding_side, truncation_side, model_max_length, pad_token_id };
   }
 
   /**
@@ -375,7 +409,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
       });
     }
     const { text_pair, padding, max_length, truncation, split_special_tokens, add_special_tokens } = options;
-    if (text_pair === undefined && !padding && max_length === undefined && !truncation) {
+    const filled = this.#filled(text, options);
+    if (!filled && text_pair === undefined && !padding && max_length === undefined && !truncation) {
       return this.backend.encode(text, { split_special_tokens, add_special_tokens });
     }
     const one = { ...options, return_tensors: false, return_overflowing_tokens: false } as const;

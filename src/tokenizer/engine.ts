@@ -94,6 +94,8 @@ export interface Tokenizer {
   withAddedTokens(added_tokens: readonly AddedToken[]): Tokenizer;
   /** The same tokenizer with other tokens around texts, in the form of a tokenizer.json's component. */
   withPostProcessor(post_processor: JsonObject): Tokenizer;
+  /** The same vocabulary for texts that are prepared, cut and framed otherwise, each as a component of tokenizer.json. */
+  withText(normalizer: JsonObject, pre_tokenizer: JsonObject, post_processor: JsonObject): Tokenizer;
 }
 
 /** Characters that normalizers may read while they normalize added tokens. */
@@ -126,15 +128,17 @@ export class JsonTokenizer implements Tokenizer {
 
   /**
    * @param json a checked tokenizer.json, with the added tokens of the other files already merged in
-   * @param alike a tokenizer that differs in added tokens or in the post-processor alone
+   * @param alike a tokenizer with the same model, whose other parts are taken as well where they are the same
    * @throws FormatError when a part cannot be built or the post-processor names a token that does not exist
    */
   constructor(json: TokenizerJson, alike?: JsonTokenizer) {
     const { file, added_tokens, vocab, scores, unk_token_id } = json;
     this.frames = json.decoder?.find(({ type }) => type === "Frames") as Frames | undefined;
     this.#json = json;
-    this.#normalize = alike ? alike.#normalize : buildNormalizer(file, json.normalizer);
-    this.#preTokenize = alike ? alike.#preTokenize : buildPreTokenizer(file, json.pre_tokenizer);
+    const before = alike && alike.#json.normalizer === json.normalizer ? alike.#normalize : undefined;
+    this.#normalize = before === undefined ? buildNormalizer(file, json.normalizer) : before;
+    const cuts = alike && alike.#json.pre_tokenizer === json.pre_tokenizer ? alike.#preTokenize : undefined;
+    this.#preTokenize = cuts ?? buildPreTokenizer(file, json.pre_tokenizer);
     this.#model = alike ? alike.#model : buildModel(json);
     const suffix = json.model.end_of_word_suffix;
     this.#suffix = typeof suffix === "string" && suffix !== "" ? suffix : undefined;
@@ -334,6 +338,11 @@ export class JsonTokenizer implements Tokenizer {
 
   withPostProcessor(post_processor: JsonObject): JsonTokenizer {
     return new JsonTokenizer({ ...this.#json, post_processor: [post_processor] }, this);
+  }
+
+  withText(normalizer: JsonObject, pre_tokenizer: JsonObject, post_processor: JsonObject): JsonTokenizer {
+    const parts = { normalizer: [normalizer], pre_tokenizer: [pre_tokenizer], post_processor: [post_processor] };
+    return new JsonTokenizer({ ...this.#json, ...parts }, this);
   }
 
   #makeFrame(pair: boolean): Frame {

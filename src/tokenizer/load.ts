@@ -298,6 +298,7 @@ export async function loadTokenizer(
     ...(writing ? { target: writing } : {}),
     ...speaking,
     languages: languageRule(files.convertedAs, config),
+    ...(className === "CodeLlamaTokenizer" ? { infilling: new (await import("./infill.js")).Infilling(config) } : {}),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
   return new PreTrainedTokenizer(writing && join ? join(reading, writing) : reading, settings);

@@ -5,6 +5,7 @@ import { choice, type Entry, flag, number, type Options, option, such, type Tabl
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { Templates } from "./chat/template.js";
 import type { Tokenizer } from "./engine.js";
+import type { Infilling } from "./infill.js";
 import type { JsonObject } from "./json-file.js";
 import type { LanguageRule } from "./languages.js";
 import type { AddedToken } from "./tokenizer-json.js";
@@ -64,6 +65,13 @@ export const CALL = {
     (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
     "a string or an array of strings",
   ),
+  /** Of Code Llama: what stands behind the hole that the model is to fill; a text with its fill token is cut there. */
+  suffix: such<string | readonly string[]>(
+    (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
+    "a string or an array of strings",
+  ),
+  /** Of Code Llama: what stands behind the hole comes first. */
+  suffix_first: flag(),
   /** Texts that a model is to write for these: their ids are `labels` of the result. */
   text_target: such<string | readonly string[]>(
     (value) => isText(value) || (Array.isArray(value) && value.every(isText)),
@@ -186,4 +194,6 @@ export interface TokenizerSettings extends TokenizerState {
   readonly languages?: LanguageRule | undefined;
   /** The engine of another language, where a file has several vocabularies. @throws OptionError for one that it has not */
   readonly in_language?: ((target_lang: string) => Tokenizer) | undefined;
+  /** How holes in texts are filled, if they are. */
+  readonly infilling?: Infilling | undefined;
 }

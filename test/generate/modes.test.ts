@@ -190,7 +190,7 @@ describe("guidance", () => {
     }
     await expect(t5.generate({ ...prompt })).rejects.toThrow(/guidance_scale is for models without an encoder/);
     const long = { input_ids: [[5]], max_new_tokens: 8, guidance_scale: 2 };
-    const negative = { negative_prompt_ids: [new Array<number>(gpt2.module.geometry.max_positions - 7).fill(5)] };
+    const negative = { negative_prompt_ids: [new Array<number>(gpt2.module.geometry.max_positions - 6).fill(5)] };
     await expect(gpt2.generate({ ...long, ...negative })).rejects.toThrow(/positions of this model/);
     const rows = llama.cache_footprint(prompt).bytes / llama.cache_footprint({ ...prompt, guidance_scale: 1 }).bytes;
     expect(rows).toBe(2);

@@ -171,3 +171,20 @@ it("a call and a load can name the language", async () => {
   const both = tokenizer(texts, { text_target: [...texts].reverse() });
   expect([both.input_ids, both.labels]).toEqual([input_ids, labels]);
 });
+
+it("Marian cuts punctuation as it is written: transformers makes sacremoses' normaliser, and never calls it", async () => {
+  const files = { "source.spm": "t5.model", "target.spm": "xlnet.model", "vocab.json": "marian-vocab.json" };
+  const config = { tokenizer_class: "MarianTokenizer", source_lang: "en", target_lang: "de" };
+  const tokenizer = await open({ files, config });
+  // Ids by transformers 5.18, without sacremoses, and with one whose normaliser raises an error.
+  const first = [
+    1, 1, 19, 63, 99, 105, 1, 1, 9, 9, 9, 1, 1, 121, 132, 105, 127, 65, 1, 1, 1, 139, 1, 1, 1, 1, 141, 294, 1, 125,
+  ];
+  expect(
+    tokenizer(["«Hello»  …  “quoted” ‘x’ – — it`s 5 % ;a ?b", "Hello … world ！？", "a ， b 。"]).input_ids,
+  ).toEqual([
+    [...first, 1, 1, 1, 1, 1, 11, 40, 1, 12, 55, 0],
+    [153, 99, 105, 1, 9, 9, 9, 470, 1, 2, 12, 0],
+    [171, 1, 6, 189, 1, 1, 0],
+  ]);
+});

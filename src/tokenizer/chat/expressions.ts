@@ -3,6 +3,7 @@
 import type { Token, TokenKind } from "./lexer.js";
 import { refuse } from "./limits.js";
 import type * as syntax from "./syntax.js";
+import { wholeNumber } from "./values.js";
 
 type Node = syntax.Node;
 
@@ -14,6 +15,13 @@ const CONSTANTS: ReadonlyMap<string, boolean | null> = new Map<string, boolean |
   ...(["false", "False"] as const).map((name) => [name, false] as const),
   ...(["none", "None"] as const).map((name) => [name, null] as const),
 ]);
+
+/** A whole number as it is written, exactly. */
+function wholeLiteral(text: string): number | bigint {
+  if (text.length <= 15) return Number(text);
+  // The longest that a template may write: as many digits as Python reads.
+  return text.length > 4_300 ? refuse("a whole number has too many digits") : wholeNumber(BigInt(text));
+}
 
 export const make = <N extends Node>(node: N): N => node;
 export const identifier = (value: string): syntax.Identifier => ({ type: "Identifier", value });
@@ -172,7 +180,7 @@ export class Expressions {
         return { type: "StringLiteral", value: text } as syntax.Literal<string>;
       }
       case "integer":
-        return { type: "IntegerLiteral", value: Number(value) } as syntax.Literal<number>;
+        return { type: "IntegerLiteral", value: wholeLiteral(value) } as syntax.Literal<number | bigint>;
       case "float":
         return { type: "FloatLiteral", value: Number(value) } as syntax.Literal<number>;
       case "operator":

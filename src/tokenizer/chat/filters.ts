@@ -2,6 +2,7 @@
 
 import { Call, type Filter } from "./call.js";
 import { DECIMALS, formatted } from "./formats.js";
+import { LAYOUT_FILTERS } from "./layout-filters.js";
 import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { attribute, keyed, LIST_FILTERS, sorted } from "./list-filters.js";
@@ -11,7 +12,19 @@ import { codePoints } from "./search.js";
 import { test } from "./tests.js";
 import { plain, TEXT_FILTERS, text } from "./text-filters.js";
 import { fixedText, jsonOf, textOf } from "./text-of.js";
-import { type Arguments, Dict, Float, itemsOf, listOf, numberOf, Tuple, truth, typeOf, type Value } from "./values.js";
+import {
+  type Arguments,
+  Dict,
+  Float,
+  itemsOf,
+  listOf,
+  numberOf,
+  Tuple,
+  truth,
+  typeOf,
+  type Value,
+  wholeNumber,
+} from "./values.js";
 
 /** A method of texts as a filter. */
 function method(name: string): Filter {
@@ -61,6 +74,7 @@ function rounded(value: Value, given: Call, budget: Budget): Value {
   if (way === "ceil") return new Float(Math.ceil(number * scale) / scale);
   if (way === "floor") return new Float(Math.floor(number * scale) / scale);
   if (way !== "common") return refuse("round: method must be common, ceil or floor");
+  if (typeof value === "bigint" && precision >= 0) return value;
   if (precision < 0) {
     const tens = 10 ** -precision;
     const near = Number(fixedText(number / tens, 0)) * tens;
@@ -82,11 +96,13 @@ function floatIn(value: Value): number | undefined {
   return name === "nan" ? Number.NaN : Number(`${sign}Infinity`);
 }
 
+/** Digits of a text that become a number at most. */
+const MOST_DIGITS = 4_300;
 const DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz";
 const PREFIXES: Readonly<Record<number, string>> = { 2: "0b", 8: "0o", 16: "0x" };
 
 /** Python's int() of a text; undefined where it fails. */
-function intIn(given: string, base: number): number | undefined {
+function intIn(given: string, base: number): number | bigint | undefined {
   const text = given
     .trim()
     .replace(/(?<=\w)_(?=\w)/g, "")
@@ -95,13 +111,14 @@ function intIn(given: string, base: number): number | undefined {
   const prefix = PREFIXES[base];
   const digits = prefix !== undefined && rest?.startsWith(prefix) ? rest.slice(2) : (rest ?? "");
   if (digits === "") return undefined;
-  let value = 0;
+  if (digits.length > MOST_DIGITS) return refuse(`int: a whole number has more than ${MOST_DIGITS} digits`);
+  let value = 0n;
   for (const digit of digits) {
     const one = DIGITS.indexOf(digit);
     if (one < 0 || one >= base) return undefined;
-    value = value * base + one;
+    value = value * BigInt(base) + BigInt(one);
   }
-  return sign === "-" ? -value : value;
+  return wholeNumber(sign === "-" ? -value : value);
 }
 
 /** The filter `int`: a text that is no whole number is read as a float. */
@@ -109,10 +126,11 @@ function whole(value: Value, given: Call): Value {
   const [usual, base] = [given.any("default"), given.whole("base", 10)];
   given.end();
   if (base < 2 || base > 36) return refuse("int: base must be 2 to 36");
-  const number = (typeof value === "string" ? intIn(value, base) : undefined) ?? floatIn(value);
+  const exact = typeof value === "bigint" ? value : typeof value === "string" ? intIn(value, base) : undefined;
+  if (exact !== undefined) return exact;
+  const number = floatIn(value);
   if (number === undefined || !Number.isFinite(number)) return usual === undefined ? 0 : usual;
-  const made = Math.trunc(number) + 0;
-  return Number.isSafeInteger(made) ? made : refuse("int makes a whole number that is too large");
+  return wholeNumber(BigInt(Math.trunc(number)));
 }
 
 function mapped(value: Value, given: Call, budget: Budget, all: Arguments): Value {
@@ -129,12 +147,15 @@ function mapped(value: Value, given: Call, budget: Budget, all: Arguments): Valu
 const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ...LIST_FILTERS,
   ...TEXT_FILTERS,
+  ...LAYOUT_FILTERS,
   [
     "abs",
     plain((value) =>
-      value instanceof Float
-        ? new Float(Math.abs(value.value))
-        : Math.abs(numberOf(value) ?? refuse("abs needs a number")),
+      typeof value === "bigint"
+        ? wholeNumber(value < 0n ? -value : value)
+        : value instanceof Float
+          ? new Float(Math.abs(value.value))
+          : Math.abs(numberOf(value) ?? refuse("abs needs a number")),
     ),
   ],
   [
@@ -263,7 +284,18 @@ const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
 const SHORT: Readonly<Record<string, string>> = { d: "default", e: "escape", count: "length" };
 
 /** Filters that make or ask something for each character. */
-const WALKS: ReadonlySet<string> = new Set(["e", "escape", "float", "indent", "int", "title", "wordcount"]);
+const WALKS: ReadonlySet<string> = new Set([
+  "e",
+  "escape",
+  "float",
+  "indent",
+  "int",
+  "pprint",
+  "title",
+  "urlize",
+  "wordcount",
+  "wordwrap",
+]);
 
 /** Applies a filter. @throws FormatError for one that is not known, and where it fails in Python */
 export function filter(name: string, value: Value, given: Arguments, budget: Budget): Value {

@@ -4,7 +4,20 @@ import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { codePoints } from "./search.js";
 import { fixedText, repr, textOf } from "./text-of.js";
-import { type Arguments, Dict, Float, isList, keyOf, listOf, numberOf, Tuple, typeOf, type Value } from "./values.js";
+import {
+  type Arguments,
+  Dict,
+  exactOf,
+  Float,
+  isList,
+  keyOf,
+  listOf,
+  numberOf,
+  Tuple,
+  typeOf,
+  type Value,
+  wholeNumber,
+} from "./values.js";
 
 /** What exact decimals take, in characters. */
 export const DECIMALS = 512;
@@ -65,26 +78,27 @@ function general(size: number, precision: number, keeps: boolean): string {
 }
 
 /** A number without its sign. @throws FormatError for kinds that are not known */
-function digitsOf(value: number, float: boolean, { kind, precision, alternate }: Spec): string {
-  const size = Math.abs(value);
+function digitsOf(value: number | bigint, float: boolean, { kind, precision, alternate }: Spec): string {
+  const whole = typeof value === "bigint" ? (value < 0n ? -value : value) : undefined;
+  const size = whole === undefined ? Math.abs(value as number) : numberOf(/^[bBoxXdn]?$/.test(kind) ? 0 : whole)!;
   if (!Number.isFinite(size) && (float || /[eEfFgG%]/.test(kind))) {
     const text = Number.isNaN(size) ? "nan" : "inf";
     return (/[EFG]/.test(kind) ? text.toUpperCase() : text) + (kind === "%" ? "%" : "");
   }
   const radix = ({ b: 2, o: 8, x: 16, X: 16 } as Readonly<Record<string, number>>)[kind];
   if (radix !== undefined && !float) {
-    const text = (alternate ? `0${kind}` : "") + size.toString(radix);
+    const text = (alternate ? `0${kind}` : "") + (whole ?? size).toString(radix);
     return kind === "X" ? text.toUpperCase() : text;
   }
   switch (kind) {
     case "d":
     case "n":
     case "":
-      if (!float && precision === undefined) return fixedText(size, 0);
+      if (!float && precision === undefined) return whole === undefined ? fixedText(size, 0) : whole.toString();
       if (kind === "") return precision === undefined ? textOfFloat(size) : general(size, precision, false);
       break;
     case "c":
-      if (!float) return String.fromCodePoint(size);
+      if (!float && size <= 0x10ffff) return String.fromCodePoint(size);
       break;
     case "e":
       return exponential(size, precision ?? 6);
@@ -128,7 +142,7 @@ function fielded(text: string, sign: string, spec: Spec, usual: string, budget: 
 export function formattedBy(value: Value, text: string, budget: Budget): string {
   if (text === "") return textOf(value, budget);
   const spec = specOf(text);
-  const number = numberOf(value);
+  const number = exactOf(value);
   if (number === undefined || (typeof value === "boolean" && spec.kind === "s")) {
     if (typeof value !== "string") return refuse(`format: a specification does not fit ${typeOf(value)}`);
     if (!["", "s"].includes(spec.kind) || spec.sign !== "" || spec.align === "=") {
@@ -164,11 +178,14 @@ const FIELD = /\{\{|\}\}|\{(\w*)((?:\.\w+|\[[^\][{}]*\])*)(?:!([rsa]))?(?::([^{}
 /** Python's text.format(...). @throws FormatError where Python fails, and for fields within specifications */
 export function formatOf(text: string, { args, named }: Arguments, budget: Budget): string {
   let next = 0;
+  let numbered = false;
   const parts = counted(budget);
   return text.replace(FIELD, (found: string, name?: string, path = "", change?: string, spec = "") => {
     if (found === "{{" || found === "}}") return parts(found[0]!);
     if (name === undefined) return refuse("format: a brace stands alone");
     const place = name === "" ? next++ : /^\d{1,4}$/.test(name) ? Number(name) : undefined;
+    numbered ||= name !== "" && place !== undefined;
+    if (numbered && next > 0) return refuse("format: fields with numbers and without cannot stand in one text");
     const there = place === undefined ? named.has(name) : place < args.length;
     if (!there) return refuse(`format: there is no value ${name || place}`);
     const value = reached(place === undefined ? named.get(name) : args[place], path);
@@ -249,18 +266,21 @@ function converted(
   if (kind === "c" && typeof value === "string" && codePoints(value, budget) === 1) {
     return fielded(value, "", { ...spec, precision, kind }, ">", budget);
   }
-  const number = numberOf(value);
+  const number = exactOf(value);
   if (number === undefined || !/^[diueEfFgGxXoc]$/.test(kind)) {
     return refuse(`the format %${kind} of ${typeOf(value)} is not supported`);
   }
   budget.step(DECIMALS);
   const whole = /^[diuxXoc]$/.test(kind);
-  if (whole && (!Number.isFinite(number) || (/^[xXo]$/.test(kind) && value instanceof Float))) {
+  if (
+    whole &&
+    ((typeof number === "number" && !Number.isFinite(number)) || (/^[xXo]$/.test(kind) && value instanceof Float))
+  ) {
     return refuse(`the format %${kind} of ${typeOf(value)} is not possible`);
   }
   const zero = flags.includes("0") && !left;
   const as = { ...spec, kind: /^[diu]$/.test(kind) ? "d" : kind, precision: whole ? undefined : precision };
-  const used = whole ? Math.trunc(number) : number;
+  const used = typeof number === "bigint" ? number : whole ? wholeNumber(BigInt(Math.trunc(number))) : number;
   const digits = digitsOf(used, !whole, as).padStart(whole ? (precision ?? 0) : 0, "0");
   const sign =
     used < 0 || Object.is(used, -0)

@@ -25,6 +25,7 @@ import {
   truth,
   typeOf,
   type Value,
+  wholeNumber,
 } from "./values.js";
 
 /** What a turn of a loop or a call costs beside its steps, in characters. */
@@ -307,8 +308,7 @@ export class Interpreter {
       case "StringLiteral":
         return (node as syntax.Literal<string>).value;
       case "IntegerLiteral": {
-        const { value } = node as syntax.Literal<number>;
-        return Number.isSafeInteger(value) ? value + 0 : refuse("a whole number is too large");
+        return (node as syntax.Literal<number | bigint>).value;
       }
       case "FloatLiteral":
         return new Float((node as syntax.Literal<number>).value);
@@ -358,6 +358,7 @@ export class Interpreter {
   #unary({ operator, argument }: syntax.Operation, scope: Scope): Value {
     const value = this.#value(argument, scope);
     if (operator.value === "not") return !truth(value);
+    if (typeof value === "bigint") return operator.value === "-" ? wholeNumber(-value) : value;
     const number = numberOf(value) ?? refuse(`${operator.value} needs a number, got ${typeOf(value)}`);
     const signed = operator.value === "-" ? 0 - number : number;
     return value instanceof Float ? new Float(signed) : signed;
@@ -404,6 +405,8 @@ export class Interpreter {
   #place(node: syntax.Node | undefined, scope: Scope): number | undefined {
     const value = node === undefined ? undefined : this.#value(node, scope);
     if (value === undefined || value === null) return undefined;
+    // No list is as long.
+    if (typeof value === "bigint") return value > 0n ? Number.MAX_SAFE_INTEGER : Number.MIN_SAFE_INTEGER;
     return typeof value === "number" ? value : refuse("a slice needs whole numbers");
   }
 }

@@ -5,7 +5,25 @@ import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { placeIn } from "./search.js";
 import { equal, textOf } from "./text-of.js";
-import { Dict, Float, isList, keyOf, listOf, numberOf, Tuple, typeOf, type Value } from "./values.js";
+import {
+  Dict,
+  exactOf,
+  Float,
+  isList,
+  keyOf,
+  listOf,
+  numberOf,
+  Tuple,
+  typeOf,
+  type Value,
+  wholeNumber,
+  wholeOf,
+} from "./values.js";
+
+/** What an operation on whole numbers beyond 2^53 takes at most, in characters. */
+const DIGITS = 4_300;
+/** Bits of a power that are more than Python writes digits of. */
+const MOST_BITS = 14_300n;
 
 function unsupported(operator: string, a: Value, b: Value): never {
   return refuse(`${operator} is not possible between ${typeOf(a)} and ${typeOf(b)}`);
@@ -14,7 +32,7 @@ function unsupported(operator: string, a: Value, b: Value): never {
 /** The order of two values: negative, 0 or positive. @throws FormatError for values without an order */
 export function compare(a: Value, b: Value, budget: Budget): number {
   budget.step(typeof a === "string" ? 2 * a.length : 0);
-  const [x, y] = [numberOf(a), numberOf(b)];
+  const [x, y] = [exactOf(a), exactOf(b)];
   if (x !== undefined && y !== undefined) return x < y ? -1 : x > y ? 1 : 0;
   if (typeof a === "string" && typeof b === "string") {
     return compareText(a, b);
@@ -85,9 +103,14 @@ export function joined(a: string, b: string, budget: Budget): string {
 function arithmetic(operator: string, a: Value, b: Value, x: number, y: number): Value {
   const float = a instanceof Float || b instanceof Float;
   const number = (value: number): Value => {
-    if (float) return new Float(value);
-    return Number.isSafeInteger(value) ? value + 0 : refuse(`${operator} makes a whole number that is too large`);
+    return float ? new Float(value) : value + 0;
   };
+  const [whole, other] = float ? [undefined, undefined] : [wholeOf(a), wholeOf(b)];
+  if (whole !== undefined && other !== undefined) {
+    const exact = [whole, other].every((one) => BigInt.asIntN(26, one) === one) && operator !== "**";
+    const made = exact ? undefined : wholeArithmetic(operator, whole, other);
+    if (made !== undefined) return made;
+  }
   switch (operator) {
     case "+":
       return number(x + y);
@@ -104,10 +127,58 @@ function arithmetic(operator: string, a: Value, b: Value, x: number, y: number):
       // As in Python: the rest has the divisor's sign, and is exact.
       const rest = x % y;
       const signed = rest !== 0 && rest < 0 !== y < 0 ? rest + y : rest;
-      if (operator === "%") return number(signed);
+      // A zero of floats has a sign, too.
+      if (operator === "%") return number(float && signed === 0 ? (y < 0 || Object.is(y, -0) ? -0 : 0) : signed);
       const quotient = (x - signed) / y;
       const whole = Math.floor(quotient);
-      return number(quotient - whole > 0.5 ? whole + 1 : whole);
+      const near = quotient - whole > 0.5 ? whole + 1 : whole;
+      return number(float && near === 0 ? (x / y < 0 || Object.is(x / y, -0) ? -0 : 0) : near);
+    }
+  }
+}
+
+/** Bits of a quotient that decide how it is rounded to a float, and more. */
+const QUOTIENT_BITS = 66;
+
+/** The float that is nearest to a quotient of whole numbers. @throws FormatError where there is none */
+function quotient(a: bigint, b: bigint): number {
+  const bits = (value: bigint): number => value.toString(2).replace("-", "").length;
+  const shift = BigInt(Math.max(0, QUOTIENT_BITS - bits(a) + bits(b)));
+  const scaled = a << shift;
+  // What is left makes the last bit 1, which is enough to say on which side of a tie it lies.
+  const exact = scaled / b;
+  const signed = scaled % b === 0n ? exact : a < 0n !== b < 0n ? -(-exact | 1n) : exact | 1n;
+  const near = Number(signed);
+  if (!Number.isFinite(near)) return refuse("/ makes too large a float");
+  // In two steps: a power of two below the smallest float is 0.
+  const half = Number(shift >> 1n);
+  return near * 2 ** -half * 2 ** -(Number(shift) - half);
+}
+
+/** What whole numbers make, exactly; undefined where it is no whole number. */
+function wholeArithmetic(operator: string, a: bigint, b: bigint): Value {
+  switch (operator) {
+    case "+":
+      return wholeNumber(a + b);
+    case "-":
+      return wholeNumber(a - b);
+    case "*":
+      return wholeNumber(a * b);
+    case "**": {
+      if (b < 0n) return undefined;
+      const size = a < 0n ? -a : a;
+      // Refused before it is made.
+      if (size > 1n && b * BigInt(size.toString(2).length - 1) > MOST_BITS)
+        return refuse("** makes too large a number");
+      return wholeNumber(size > 1n ? a ** b : a ** (b > 1n ? 2n - (b % 2n) : b));
+    }
+    default: {
+      if (b === 0n) return undefined;
+      if (operator === "/") return new Float(quotient(a, b));
+      // As in Python: the rest has the divisor's sign.
+      const rest = a % b;
+      const signed = rest !== 0n && rest < 0n !== b < 0n ? rest + b : rest;
+      return wholeNumber(operator === "%" ? signed : (a - signed) / b);
     }
   }
 }
@@ -133,6 +204,13 @@ export function operate(operator: string, a: Value, b: Value, budget: Budget): V
       return compare(a, b, budget) > 0;
     case ">=":
       return compare(a, b, budget) >= 0;
+  }
+  if (typeof a === "bigint" || typeof b === "bigint") {
+    budget.step(DIGITS);
+    // Before they are made floats, which they may be too large for.
+    const [whole, other] = [wholeOf(a), wholeOf(b)];
+    const made = whole === undefined || other === undefined ? undefined : wholeArithmetic(operator, whole, other);
+    if (made !== undefined) return made;
   }
   const [x, y] = [numberOf(a), numberOf(b)];
   if (x !== undefined && y !== undefined) return arithmetic(operator, a, b, x, y);

@@ -4,7 +4,7 @@ import type { Budget } from "./limits.js";
 import { refuse } from "./limits.js";
 import { compare, contains } from "./operators.js";
 import { equal, textOf } from "./text-of.js";
-import { Attributes, Callable, Dict, Float, listOf, numberOf, typeOf, type Value, View } from "./values.js";
+import { Attributes, Callable, Dict, Float, listOf, numberOf, typeOf, type Value, View, wholeOf } from "./values.js";
 
 type Test = (value: Value, other: Value, budget: Budget) => boolean;
 
@@ -13,10 +13,17 @@ function ordered(holds: (order: number) => boolean): Test {
 }
 
 function rest(value: Value, by: Value): number {
+  const [exact, divisor] = [wholeOf(value), wholeOf(by)];
+  if (exact !== undefined && divisor !== undefined && divisor !== 0n) {
+    const left = exact % divisor;
+    return Number(left !== 0n && left < 0n !== divisor < 0n ? left + divisor : left);
+  }
   const [number, other] = [value, by].map(
     (one) => numberOf(one) ?? refuse(`the test needs a number, got ${typeOf(one)}`),
   );
-  return other === 0 ? refuse("division by zero") : number! - other! * Math.floor(number! / other!);
+  if (other === 0) return refuse("division by zero");
+  const left = number! % other!;
+  return left !== 0 && left < 0 !== other! < 0 ? left + other! : left;
 }
 
 const isSequence = (value: Value): boolean =>
@@ -39,7 +46,7 @@ const TESTS: ReadonlyMap<string, Test> = new Map<string, Test>([
   ["false", (value) => value === false],
   ["true", (value) => value === true],
   ["float", (value) => value instanceof Float],
-  ["integer", (value) => typeof value === "number"],
+  ["integer", (value) => typeof value === "number" || typeof value === "bigint"],
   ["number", (value) => numberOf(value) !== undefined],
   ["none", (value) => value === null],
   ["string", (value) => typeof value === "string"],

@@ -5,12 +5,12 @@ import { refuse } from "./limits.js";
 import {
   Callable,
   Dict,
+  exactOf,
   Float,
   isList,
   type Key,
   keyOf,
   listOf,
-  numberOf,
   Tuple,
   typeOf,
   type Value,
@@ -31,8 +31,8 @@ function floatText(value: number): string {
 }
 
 /** A whole number without an exponent. */
-function intText(value: number): string {
-  return Number.isSafeInteger(value) ? String(value) : BigInt(value).toString();
+function intText(value: number | bigint): string {
+  return typeof value === "number" && !Number.isSafeInteger(value) ? BigInt(value).toString() : String(value);
 }
 
 /**
@@ -95,7 +95,10 @@ export function textOf(value: Value, budget: Budget): string {
   if (value === null) return "None";
   if (typeof value === "string") return value;
   if (typeof value === "boolean") return value ? "True" : "False";
-  if (typeof value === "number") return intText(value);
+  if (typeof value === "number" || typeof value === "bigint") {
+    if (typeof value === "bigint") budget.step(16 * value.toString(16).length);
+    return intText(value);
+  }
   if (value instanceof Float) return floatText(value.value);
   const inside = (parts: string[], open: string, close: string) => {
     budget.step(NESTED * (1 + parts.length));
@@ -188,7 +191,7 @@ export function jsonOf(value: Value, settings: JsonSettings, budget: Budget, lev
   if (typeof value === "string") {
     return jsonString(value, settings, budget);
   }
-  if (typeof value === "number") return textOf(value, budget);
+  if (typeof value === "number" || typeof value === "bigint") return textOf(value, budget);
   if (value instanceof Float) {
     const text = floatText(value.value);
     return text === "nan" ? "NaN" : text.replace("inf", "Infinity");
@@ -222,8 +225,11 @@ export function equal(a: Value, b: Value, budget: Budget): boolean {
   const text = typeof a === "string" && typeof b === "string";
   budget.step(text ? Math.min(a.length, b.length) : 0);
   if (text) return false;
-  const [x, y] = [numberOf(a), numberOf(b)];
-  if (x !== undefined || y !== undefined) return x === y;
+  const [x, y] = [exactOf(a), exactOf(b)];
+  if (typeof x === typeof y && x !== undefined) return x === y;
+  // A whole number that is too large for a number may be that of a float.
+  if (x !== undefined && y !== undefined) return x >= y && x <= y;
+  if (x !== undefined || y !== undefined) return false;
   budget.enter();
   try {
     const [list, other] = [listOf(a), listOf(b)];

@@ -85,13 +85,14 @@ export class Attributes {
   }
 }
 
-export type Key = string | number | boolean | null;
-/** `undefined` is Jinja's, which prints as nothing; a number is a whole one. */
+export type Key = string | number | bigint | boolean | null;
+/** `undefined` is Jinja's, which prints as nothing; a number is a whole one, and a bigint one that a number cannot hold. */
 export type Value =
   | undefined
   | null
   | boolean
   | number
+  | bigint
   | string
   | Float
   | readonly Value[]
@@ -115,7 +116,7 @@ export function typeOf(value: Value): string {
   if (value === undefined) return "undefined";
   if (value === null) return "None";
   if (typeof value === "boolean") return "bool";
-  if (typeof value === "number") return "int";
+  if (typeof value === "number" || typeof value === "bigint") return "int";
   if (typeof value === "string") return "str";
   if (value instanceof Float) return "float";
   if (isList(value)) return "list";
@@ -134,16 +135,45 @@ export function truth(value: Value): boolean {
   return Boolean(value);
 }
 
-/** A number or boolean as a number; undefined for anything else. */
+/** Digits of a whole number at most: as many as Python writes. */
+const MOST_DIGITS = 4_300;
+const MOST_WHOLE = 10n ** BigInt(MOST_DIGITS);
+
+/** A whole number as templates hold it: a number where it is exact. @throws FormatError for more digits than Python writes */
+export function wholeNumber(value: bigint): number | bigint {
+  if (BigInt.asIntN(54, value) === value && Number.isSafeInteger(Number(value))) return Number(value);
+  return value < MOST_WHOLE && value > -MOST_WHOLE
+    ? value
+    : refuse(`a whole number has more than ${MOST_DIGITS} digits`);
+}
+
+/** A whole number or boolean; undefined for anything else. */
+export function wholeOf(value: Value): bigint | undefined {
+  return typeof value === "number" || typeof value === "boolean" || typeof value === "bigint"
+    ? BigInt(value)
+    : undefined;
+}
+
+/** A number as it is, whole ones exactly, to be compared; undefined for anything else. */
+export function exactOf(value: Value): number | bigint | undefined {
+  return typeof value === "bigint" ? value : numberOf(value);
+}
+
+/** A number or boolean as a number, the nearest one to what is too large; undefined for anything else. */
 export function numberOf(value: Value): number | undefined {
   if (typeof value === "number") return value;
+  if (typeof value === "bigint") {
+    const near = Number(value);
+    return Number.isFinite(near) ? near : refuse("a whole number is too large for a float");
+  }
   if (typeof value === "boolean") return Number(value);
   return value instanceof Float ? value.value : undefined;
 }
 
 /** What is the same for values that Python counts as one in a set: 1, 1.0 and True. @throws FormatError for what cannot be in one */
 export function identityOf(value: Value): string {
-  const number = numberOf(value);
+  const number = exactOf(value);
+  if (typeof number === "number" && Number.isInteger(number)) return `#${BigInt(number)}`;
   if (number !== undefined) return `#${number}`;
   if (typeof value === "string") return `"${value}`;
   if (value === undefined || value === null) return String(value);
@@ -155,7 +185,7 @@ export function identityOf(value: Value): string {
 
 /** True for what a dictionary of a template can have as a key. */
 export function isKey(value: Value): value is Key | Float {
-  return value === null || ["string", "number", "boolean"].includes(typeof value) || value instanceof Float;
+  return value === null || ["string", "number", "bigint", "boolean"].includes(typeof value) || value instanceof Float;
 }
 
 /** A key of a dictionary. @throws FormatError for what cannot be one */
@@ -214,8 +244,7 @@ export class Reader {
       case "number":
         return Number.isSafeInteger(given) ? given + 0 : new Float(given);
       case "bigint":
-        if (BigInt.asIntN(53, given) === given) return Number(given);
-        break;
+        return wholeNumber(given);
       case "object": {
         if (given === null) return null;
         if (Array.isArray(given)) {

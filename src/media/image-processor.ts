@@ -59,8 +59,6 @@ const VIT: Defaults = {
 };
 const SIGLIP: Defaults = { ...VIT, square: false, filter: "bicubic" };
 
-const SIGLIP: Defaults = { ...VIT, filter: "bicubic" };
-
 /** What each processor does where its file says nothing. */
 const DEFAULTS: ReadonlyMap<string, Defaults> = new Map([
   ["ViTImageProcessor", VIT],

@@ -81,4 +81,8 @@ export class TwoVocabularies implements Tokenizer {
   withPostProcessor(post_processor: JsonObject): Tokenizer {
     return new TwoVocabularies(this.#read.withPostProcessor(post_processor), this.#written);
   }
+
+  withText(normalizer: JsonObject, pre_tokenizer: JsonObject, post_processor: JsonObject): Tokenizer {
+    return new TwoVocabularies(this.#read.withText(normalizer, pre_tokenizer, post_processor), this.#written);
+  }
 }

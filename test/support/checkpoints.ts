@@ -51,3 +51,15 @@ export function editJson(file: string, fields: Record<string, unknown>): void {
   const before = JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>;
   writeFileSync(file, JSON.stringify({ ...before, ...fields }));
 }
+
+/** A copy of a fixture's folder whose stored names lack a prefix, as files of the first repositories of BLOOM and GPT-2 do. */
+export function withoutPrefix(prefix: string, ...path: string[]): string {
+  const folder = copyOf(...path);
+  editHeader(join(folder, "model.safetensors"), (header) => {
+    for (const name of Object.keys(header).filter((stored) => stored.startsWith(prefix))) {
+      header[name.slice(prefix.length)] = header[name]!;
+      delete header[name];
+    }
+  });
+  return folder;
+}

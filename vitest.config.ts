@@ -19,13 +19,13 @@ const ON_ALL_DEVICES = [
   "webgpu",
 ];
 /** They leave their process as they found it, so that others may follow them there, where modules are loaded already. */
-const PLAIN = ["checkpoints", "cli", "docs", "fuzz", "hub", "media", "native", "pipelines", "tokenizer", "wasm"];
+const PLAIN = ["checkpoints", "cli", "docs", "fuzz", "hub", "media", "pipelines", "tokenizer", "wasm"];
 /** They measure their process, lose and break devices, close what other suites of their folder use, or watch what is opened. */
 const ALONE = [
   ...["config", "generation-config", "index", "pickle", "quantized", "safetensors"].map(
     (name) => `test/fuzz/${name}.test.ts`,
   ),
-  ...["native/tokens", "checkpoints/checkpoint"].map((name) => `test/${name}.test.ts`),
+  "test/checkpoints/checkpoint.test.ts",
   ...["responsive", "scratch"].map((name) => `test/laws/${name}.test.ts`),
   "test/tokenizer/piece-cache.test.ts",
   ...["choice", "derived", "device", "loss", "memory", "shaders", "variants"].map(

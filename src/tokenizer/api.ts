@@ -2,9 +2,8 @@
 // tokens, over any engine. Not here: how text becomes ids (engine.ts), reading files (load.ts), how chat templates are applied
 // (apply-chat-template.ts).
 
-import { Callable } from "../core/callable.js";
 import { isList } from "../core/checks.js";
-import { OctavoError, OptionError, suggestion } from "../core/errors.js";
+import { OctavoError, OptionError } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import {
@@ -23,9 +22,10 @@ import { type AnyDecoded, type Decoded, decodeIds } from "./decoded.js";
 import { encodingOf } from "./encoding.js";
 import type { Tokenizer } from "./engine.js";
 import { type IdList, readIds, readRows, readTexts } from "./ids.js";
-import type { Infilled, Infilling } from "./infill.js";
+import type { Infilled } from "./infill.js";
 import type { JsonObject } from "./json-file.js";
 import { Languages } from "./languages.js";
+import { NamedTokens } from "./named-tokens.js";
 import {
   ADD_SPECIAL_TOKENS,
   ADD_TOKENS,
@@ -37,15 +37,7 @@ import {
   type SpecialTokens,
   withNewTokens,
 } from "./new-tokens.js";
-import {
-  CALL,
-  type CallOptions,
-  DECODE_TIMED,
-  type DecodeOptions,
-  type SpecialName,
-  type TokenizerCall,
-  type TokenizerSettings,
-} from "./options.js";
+import { CALL, type CallOptions, DECODE_TIMED, type DecodeOptions, type TokenizerSettings } from "./options.js";
 import { makeRows } from "./rows.js";
 import { StreamDecoder, type StreamDecoderOptions } from "./stream.js";
 import { promptIds } from "./timed.js";
@@ -60,11 +52,10 @@ function sideOf(value: Side, option: string): Side {
   return value;
 }
 
-export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
+export class PreTrainedTokenizer extends NamedTokens {
   readonly name_or_path: string;
   readonly init_kwargs: JsonObject;
   clean_up_tokenization_spaces: boolean;
-  #special: Partial<Record<SpecialName, string>>;
   #paddingSide: Side;
   #truncationSide: Side;
   #typeIds: boolean;
@@ -72,26 +63,20 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   #template: TokenizerSettings["chat_template"];
   readonly #save: TokenizerSettings["save"];
   #backend: Tokenizer;
-  #additional: readonly string[];
-  readonly #ofModel: readonly string[];
   readonly #languages: Languages;
-  readonly #infilling: Infilling | undefined;
   #writing: Tokenizer | undefined;
   #targetLang: string | null;
   readonly #inLanguage: TokenizerSettings["in_language"];
 
   constructor(backend: Tokenizer, settings: TokenizerSettings) {
-    super();
+    super(settings);
     this.#backend = backend;
     this.#template = settings.chat_template;
     this.#save = settings.save;
     this.name_or_path = settings.name_or_path;
     this.init_kwargs = settings.init_kwargs;
-    this.#additional = settings.additional_special_tokens;
-    this.#ofModel = settings.model_special_tokens ?? [];
     this.#longest = settings.model_max_length;
     this.clean_up_tokenization_spaces = settings.clean_up_tokenization_spaces;
-    this.#special = { ...settings.special };
     this.#paddingSide = sideOf(settings.padding_side, "padding_side");
     this.#truncationSide = sideOf(settings.truncation_side, "truncation_side");
     this.#typeIds = settings.return_token_type_ids;
@@ -99,7 +84,6 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#targetLang = settings.target_lang ?? null;
     this.#inLanguage = settings.in_language;
     this.#languages = new Languages(settings);
-    this.#infilling = settings.infilling;
     if (settings.src_lang !== null) this.src_lang = settings.src_lang;
   }
 
@@ -150,11 +134,6 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     return this.#backend;
   }
 
-  /** Special tokens without a name; not those with names of the model's own, such as image_token. */
-  get additional_special_tokens(): readonly string[] {
-    return this.#additional;
-  }
-
   /** The side that `padding` fills. Generation with decoder-only models needs "left". */
   get padding_side(): Side {
     return this.#paddingSide;
@@ -196,82 +175,6 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     this.#longest = length;
   }
 
-  get bos_token(): string | null {
-    return this.#special.bos_token ?? null;
-  }
-  set bos_token(token: string | null) {
-    this.#setSpecial("bos_token", token);
-  }
-  get eos_token(): string | null {
-    return this.#special.eos_token ?? null;
-  }
-  set eos_token(token: string | null) {
-    this.#setSpecial("eos_token", token);
-  }
-  get pad_token(): string | null {
-    return this.#special.pad_token ?? null;
-  }
-  set pad_token(token: string | null) {
-    this.#setSpecial("pad_token", token);
-  }
-  get unk_token(): string | null {
-    return this.#special.unk_token ?? null;
-  }
-  get sep_token(): string | null {
-    return this.#special.sep_token ?? null;
-  }
-  get cls_token(): string | null {
-    return this.#special.cls_token ?? null;
-  }
-  get mask_token(): string | null {
-    return this.#special.mask_token ?? null;
-  }
-  get bos_token_id(): number | null {
-    return this.#specialId("bos_token");
-  }
-  get eos_token_id(): number | null {
-    return this.#specialId("eos_token");
-  }
-  get pad_token_id(): number | null {
-    return this.#specialId("pad_token");
-  }
-  get unk_token_id(): number | null {
-    return this.#specialId("unk_token");
-  }
-  get sep_token_id(): number | null {
-    return this.#specialId("sep_token");
-  }
-  get cls_token_id(): number | null {
-    return this.#specialId("cls_token");
-  }
-  get mask_token_id(): number | null {
-    return this.#specialId("mask_token");
-  }
-  /** The token before what stands before a hole, of tokenizers that fill holes (Code Llama); null for others. */
-  get prefix_id(): number | null {
-    return this.#infilling?.id(this, "prefix_token") ?? null;
-  }
-  /** The token before what fills a hole. */
-  get middle_id(): number | null {
-    return this.#infilling?.id(this, "middle_token") ?? null;
-  }
-  /** The token before what stands behind a hole. */
-  get suffix_id(): number | null {
-    return this.#infilling?.id(this, "suffix_token") ?? null;
-  }
-  /** The token that ends what fills a hole. */
-  get eot_id(): number | null {
-    return this.#infilling?.id(this, "eot_token") ?? null;
-  }
-  get special_tokens_map(): Partial<Record<SpecialName, string>> {
-    return { ...this.#special };
-  }
-  get all_special_tokens(): string[] {
-    return [...new Set([...Object.values(this.#special), ...this.#ofModel, ...this.#additional])];
-  }
-  get all_special_ids(): number[] {
-    return this.all_special_tokens.flatMap((token) => this.backend.token_to_id(token) ?? []);
-  }
   /** Tokens of the model itself. */
   get vocab_size(): number {
     return this.backend.vocab_size;
@@ -279,26 +182,6 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
   /** All tokens, added ones included: Python's `len(tokenizer)`. */
   get size(): number {
     return this.backend.size;
-  }
-
-  #specialId(name: SpecialName): number | null {
-    const token = this.#special[name];
-    return token === undefined ? null : (this.backend.token_to_id(token) ?? null);
-  }
-
-  #setSpecial(name: SpecialName, token: string | null): void {
-    if (token === null) {
-      delete this.#special[name];
-      return;
-    }
-    if (typeof token !== "string" || this.backend.token_to_id(token) === undefined) {
-      const near = typeof token === "string" ? suggestion(token, this.all_special_tokens) : undefined;
-      throw new OptionError(
-        `tokenizer.${name}: ${show(token)} is not in the vocabulary` + (near ? `; did you mean ${near}?` : ""),
-        { details: { option: name }, hint: `tokenizer.add_special_tokens({ ${name}: "..." }) adds a new one` },
-      );
-    }
-    this.#special[name] = token;
   }
 
   /**
@@ -326,10 +209,8 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
       options,
     );
     const count = this.#add([...named.values(), ...(others ?? [])]);
-    for (const [name, { content }] of named) this.#special[name] = content;
-    if (!others?.length) return count;
-    const before = (replace_additional_special_tokens ?? replace_extra_special_tokens ?? true) ? [] : this.#additional;
-    this.#additional = [...new Set([...before, ...others.map(({ content }) => content)])];
+    const replace = replace_additional_special_tokens ?? replace_extra_special_tokens ?? true;
+    this.nameTokens(named, others, replace);
     return count;
   }
 
@@ -386,7 +267,7 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
 
   /** The parts of texts with holes; undefined where there are none. */
   #filled(text: string | readonly string[], options: CallOptions): Infilled<CallOptions> | undefined {
-    if (this.#infilling) return this.#infilling.parts(this, text, options);
+    if (this.infilling) return this.infilling.parts(this, text, options);
     if (options.suffix === undefined && options.suffix_first === undefined) return undefined;
     throw new OptionError("tokenizer: suffix: this tokenizer fills no holes", { details: { option: "suffix" } });
   }
@@ -524,7 +405,10 @@ export class PreTrainedTokenizer extends (Callable as new () => TokenizerCall) {
     }
     const { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template } = this;
     const rest = { padding_side, truncation_side, model_max_length, clean_up_tokenization_spaces, chat_template };
-    const tokens = { additional_special_tokens: this.#additional, added_tokens: this.#backend.added_tokens };
+    const tokens = {
+      additional_special_tokens: this.additional_special_tokens,
+      added_tokens: this.#backend.added_tokens,
+    };
     const languages = { src_lang: this.src_lang, tgt_lang: this.tgt_lang, target_lang: this.target_lang };
     return this.#save({ special: this.special_tokens_map, ...rest, ...tokens, ...languages }, folder);
   }

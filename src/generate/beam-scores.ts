@@ -6,7 +6,7 @@ import type { BeamConfig } from "./beam-config.js";
 import { Best, type Candidate, drawn, type Item } from "./beam-items.js";
 import type { GenerationConfig } from "./config.js";
 import type { Continuations } from "./constrained-beams.js";
-import { logSoftmax } from "./processors/host/base.js";
+import { largest, logSoftmax } from "./processors/host/base.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import type { Kept } from "./scores.js";
 import type { RowToken } from "./sequence.js";
@@ -119,7 +119,7 @@ function likeliest({ running, first }: Item, count: number, logits: StepLogits):
   for (const [from, { score }] of running.entries()) {
     const own = logits.row(first + from);
     const shift = logits.shift(first + from);
-    const last = nthLargest(own, count);
+    const last = own[largest(own, count).at(-1)!]!;
     // Rounding keeps the order of logits, but makes equal what was nearly so; of equal ones the first counts.
     const near = last - 2 ** -21 * (Math.abs(last - shift) + Math.abs(score));
     if (!Number.isFinite(near)) return undefined;
@@ -131,21 +131,6 @@ function likeliest({ running, first }: Item, count: number, logits: StepLogits):
     }
   }
   return best.list;
-}
-
-/** The n-th largest of values, in one pass; minus infinity if there are fewer. */
-function nthLargest(values: Float32Array, n: number): number {
-  const largest = new Float32Array(n).fill(Number.NEGATIVE_INFINITY);
-  let least = largest[n - 1]!;
-  for (let i = 0; i < values.length; i++) {
-    const value = values[i]!;
-    if (!(value > least)) continue;
-    let place = n - 1;
-    for (; place > 0 && value > largest[place - 1]!; place--) largest[place] = largest[place - 1]!;
-    largest[place] = value;
-    least = largest[n - 1]!;
-  }
-  return least;
 }
 
 /** Lowers the scores of what earlier groups have chosen, by each who did (Vijayakumar et al. 2018, Hamming diversity). */

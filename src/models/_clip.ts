@@ -1,11 +1,12 @@
-// What the two towers of CLIP (and of SigLIP) share: their configs, and the layers.
+// What the two towers of CLIP (and of SigLIP) share: their configs, what texts begin with, and the layers.
 
 import * as z from "zod";
 import { scope, type Tensor } from "../core/tensor.js";
 import { attend, attendAll } from "../nn/attend.js";
-import { Linear, Module } from "../nn/module.js";
+import { Embedding, Linear, Module } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import { type Pass, runBlocks } from "../nn/pass.js";
+import { add } from "../ops/add.js";
 import { activationName, count, epsilon, headSize } from "./_config.js";
 import { area, VisionMLP } from "./_vit.js";
 
@@ -54,6 +55,22 @@ type Tower = Pick<
 /** The id of files before the end of a text had its own: there the largest id of a text ends it. */
 export const OLD_EOS = 2;
 export const EOS = 49_407;
+
+/** Tokens and their positions. */
+export class TextEmbeddings extends Module {
+  token_embedding: Embedding;
+  position_embedding: Embedding;
+
+  constructor(c: Pick<TextConfig, "vocab_size" | "max_position_embeddings" | "hidden_size">) {
+    super();
+    this.token_embedding = new Embedding(c.vocab_size, c.hidden_size);
+    this.position_embedding = new Embedding(c.max_position_embeddings, c.hidden_size);
+  }
+
+  forward(pass: Pass, ids: Tensor): Tensor {
+    return add(this.token_embedding.forward(ids), this.position_embedding.forward(pass.input.positions));
+  }
+}
 
 class CLIPAttention extends Module {
   k_proj: Linear;

@@ -10,41 +10,27 @@ import type { FeatureInput } from "../nn/features.js";
 import { Embedding, Linear, Module, Parameter, Scalar } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
-import { add } from "../ops/add.js";
 import { contiguous } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
-import { CLIPEncoder, EOS, OLD_EOS, schema, type TextConfig, type VisionConfig } from "./_clip.js";
+import { CLIPEncoder, EOS, OLD_EOS, schema, type TextConfig, TextEmbeddings, type VisionConfig } from "./_clip.js";
 import { readConfig } from "./_config.js";
 import { checkImage, gridOf, PatchConv, pixelInput, withClass } from "./_vit.js";
 
-class CLIPTextEmbeddings extends Module {
-  token_embedding: Embedding;
-  position_embedding: Embedding;
-
-  constructor(c: TextConfig) {
-    super();
-    this.token_embedding = new Embedding(c.vocab_size, c.hidden_size);
-    this.position_embedding = new Embedding(c.max_position_embeddings, c.hidden_size);
-  }
-}
-
 class CLIPTextTransformer extends Module {
-  embeddings: CLIPTextEmbeddings;
+  embeddings: TextEmbeddings;
   encoder: CLIPEncoder;
   final_layer_norm: LayerNorm;
 
   constructor(c: TextConfig) {
     super();
-    this.embeddings = new CLIPTextEmbeddings(c);
+    this.embeddings = new TextEmbeddings(c);
     this.encoder = new CLIPEncoder(c, true);
     this.final_layer_norm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
   }
 
   forward(pass: Pass, ids: Tensor): Tensor {
     return scope(() => {
-      const { token_embedding, position_embedding } = this.embeddings;
-      const embedded = add(token_embedding.forward(ids), position_embedding.forward(pass.input.positions));
-      return this.final_layer_norm.forward(this.encoder.forward(embedded, pass));
+      return this.final_layer_norm.forward(this.encoder.forward(this.embeddings.forward(pass, ids), pass));
     });
   }
 }

@@ -7,19 +7,18 @@ import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type DualGeometry, DualModel } from "../nn/dual.js";
 import { type FeatureInput, FeatureModel, type Logits } from "../nn/features.js";
-import { Embedding, Linear, Module, Parameter, Scalar } from "../nn/module.js";
+import { Embedding, Linear, Module, Scalar } from "../nn/module.js";
 import { LayerNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";
 import { add } from "../ops/add.js";
-import { attention } from "../ops/attention.js";
 import { contiguous } from "../ops/copy.js";
 import { embedding } from "../ops/embedding.js";
 import { filled } from "../ops/fill.js";
-import { linear } from "../ops/linear.js";
 import { pool } from "../ops/pool.js";
-import { CLIPEncoder } from "./_clip.js";
+import { CLIPEncoder, TextEmbeddings } from "./_clip.js";
 import { activationName, count, epsilon, headSize, labelCount, readConfig } from "./_config.js";
-import { area, checkImage, gridOf, PatchConv, pixelInput, VisionMLP } from "./_vit.js";
+import { GatheringHead } from "./_gathering.js";
+import { area, checkImage, gridOf, PatchConv, pixelInput } from "./_vit.js";
 
 const tower = {
   hidden_size: count.default(768),
@@ -55,17 +54,6 @@ const schema = z.object({
 type TextConfig = z.infer<typeof text>;
 type VisionConfig = z.infer<typeof vision>;
 
-class TextEmbeddings extends Module {
-  token_embedding: Embedding;
-  position_embedding: Embedding;
-
-  constructor(c: TextConfig) {
-    super();
-    this.token_embedding = new Embedding(c.vocab_size, c.hidden_size);
-    this.position_embedding = new Embedding(c.max_position_embeddings, c.hidden_size);
-  }
-}
-
 class TextTransformer extends Module {
   embeddings: TextEmbeddings;
   encoder: CLIPEncoder;
@@ -83,9 +71,7 @@ class TextTransformer extends Module {
   /** Embeddings [B,width] by the states of the tokens `pooled` i32[B]. */
   forward(pass: Pass, ids: Tensor, pooled: Tensor): Tensor {
     return scope(() => {
-      const { token_embedding, position_embedding } = this.embeddings;
-      const embedded = add(token_embedding.forward(ids), position_embedding.forward(pass.input.positions));
-      const hidden = this.final_layer_norm.forward(this.encoder.forward(embedded, pass));
+      const hidden = this.final_layer_norm.forward(this.encoder.forward(this.embeddings.forward(pass, ids), pass));
       return this.head.forward(embedding(hidden.view(-1, hidden.shape[2]!), pooled));
     });
   }
@@ -110,62 +96,6 @@ class VisionEmbeddings extends Module {
       const positions = this.position_embedding.forward(Tensor.from(pixels.device, entries, [1, entries.length]));
       const steps = [batch, entries.length, hidden];
       return add(patches.view(...steps), contiguous(positions.expand(...steps)));
-    });
-  }
-}
-
-/** torch's MultiheadAttention, whose three projections of the input are one matrix. */
-class GatheringAttention extends Module {
-  in_proj_weight: Parameter;
-  in_proj_bias: Parameter;
-  out_proj: Linear;
-  readonly heads: number;
-
-  constructor(width: number, heads: number) {
-    super();
-    this.in_proj_weight = new Parameter(3 * width, width);
-    this.in_proj_bias = new Parameter(3 * width);
-    this.out_proj = new Linear(width, width, { bias: true });
-    this.heads = heads;
-  }
-
-  /** What `query` [1,1,C] finds in x[B,N,C]: [B,1,C]. */
-  forward(query: Tensor, x: Tensor): Tensor {
-    return scope(() => {
-      const [batch = 0, steps = 0, width = 0] = x.shape;
-      const size = width / this.heads;
-      const project = (of: Tensor, part: number): Tensor => {
-        const bias = contiguous(this.in_proj_bias.value.narrow(0, part * width, width), "f32");
-        return linear(of, this.in_proj_weight.value.narrow(0, part * width, width), { bias });
-      };
-      const q = project(contiguous(query, "f32"), 0).view(1, 1, this.heads, size);
-      const each = contiguous(q.expand(batch, 1, this.heads, size));
-      const heads = (part: number): Tensor => project(x, part).view(batch, steps, this.heads, size).permute(0, 2, 1, 3); // [B,H,N,D]
-      const y = attention(each, heads(1), heads(2), { scale: size ** -0.5, causal: false });
-      return this.out_proj.forward(y.view(batch, 1, width));
-    });
-  }
-}
-
-/** One vector for an image. */
-class GatheringHead extends Module {
-  probe: Parameter;
-  attention: GatheringAttention;
-  layernorm: LayerNorm;
-  mlp: VisionMLP;
-
-  constructor(c: VisionConfig) {
-    super();
-    this.probe = new Parameter(1, 1, c.hidden_size);
-    this.attention = new GatheringAttention(c.hidden_size, c.num_attention_heads);
-    this.layernorm = new LayerNorm(c.hidden_size, c.layer_norm_eps);
-    this.mlp = new VisionMLP(c.hidden_size, c.intermediate_size, c.hidden_act);
-  }
-
-  forward(x: Tensor): Tensor {
-    return scope(() => {
-      const found = this.attention.forward(this.probe.value, x);
-      return this.mlp.forward(this.layernorm.forward(found), found).view(x.shape[0]!, -1);
     });
   }
 }

@@ -117,16 +117,21 @@ export function softmax(scores: Float32Array): Float64Array {
 
 /** The ids of the `count` largest scores, the largest first; of equal ones the lower id, or the higher one. */
 export function largest(scores: ArrayLike<number>, count: number, ties: "lower" | "higher" = "lower"): number[] {
-  const before =
-    ties === "lower" ? (a: number, b: number): boolean => a > b : (a: number, b: number): boolean => a >= b;
+  const higher = ties === "higher";
   const ids: number[] = [];
+  // Most scores are compared with this one alone.
+  let least = Number.NaN;
   for (let id = 0; id < scores.length; id++) {
     const score = scores[id]!;
-    if (ids.length === count && !before(score, scores[ids.at(-1)!]!)) continue;
+    if (ids.length === count && !(score > least || (higher && score === least))) continue;
     let place = ids.length;
-    while (place > 0 && before(score, scores[ids[place - 1]!]!)) place--;
+    for (; place > 0; place--) {
+      const before = scores[ids[place - 1]!]!;
+      if (!(score > before || (higher && score === before))) break;
+    }
     ids.splice(place, 0, id);
     if (ids.length > count) ids.pop();
+    least = scores[ids.at(-1)!]!;
   }
   return ids;
 }

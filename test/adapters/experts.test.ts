@@ -5,18 +5,14 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { Adapters } from "../../src/adapters/set.js";
 import type { Device } from "../../src/core/device.js";
-import type { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForCausalLM, get_peft_model, type PreTrainedModel } from "../../src/index.js";
-import { type Loaded, loadModel } from "../../src/load/index.js";
-import type { CausalLM } from "../../src/nn/decoder.js";
 import { manual_seed } from "../../src/nn/init.js";
-import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
-import { Disk } from "../../src/sources/disk.js";
-import { adamW, adapt, decoded, largest, off, type Step, stepOf, type Training } from "../support/adapter-steps.js";
+import type { BitsAndBytesOptions } from "../../src/quant/config.js";
+import { adamW, decoded, largest, off, stepOf } from "../support/adapter-steps.js";
 import { DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { FIXTURES } from "../support/fixtures.js";
+import { PeftCase } from "../support/peft-case.js";
 import { temporary } from "../support/temporary.js";
 import { gpu, whyNoGPU } from "../support/webgpu.js";
 
@@ -54,69 +50,24 @@ describe.each([...DEVICES, ...(gpu && waits ? ["webgpu"] : [])])("%s", { timeout
     ["training", "stacks"].map((kind) => [base, kind]),
   );
   describe.each(name === "reference" ? [["gpt_oss", "stacks"]] : cases)("%s, %s", (base, kind) => {
-    const training = readJson<Training>("peft", base!, kind!, "expected.json");
-    const golden = readArrays("peft", base!, kind!, "expected.safetensors");
-    let model: CausalLM | undefined;
-    let adapters: Adapters | undefined;
-    const load = async (options: BitsAndBytesOptions): Promise<Loaded> => {
-      const source = new Disk(join(FIXTURES, "models", base!));
-      const quantization = new BitsAndBytesConfig(options);
-      const loaded = await loadModel(source, "causal-lm", { device, name: base!, dtype: "float32", quantization });
-      model = loaded.model;
-      return loaded;
-    };
-    const put = async (loaded: Loaded): Promise<Map<string, Tensor>> => {
-      const made = await adapt(loaded, ["peft", base!, kind!, "initial"]);
-      adapters = made.adapters;
-      return made.tensors;
-    };
-    const unload = (): void => {
-      adapters?.dispose();
-      adapters = undefined;
-      model?.dispose();
-    };
-    afterEach(unload);
-    /** Gradients of a first step by the adapters are those. The library's are f32 as well. */
-    const close = ({ gradients }: Step, want: (key: string) => ArrayLike<number>): void => {
-      for (const [key, got] of gradients) {
-        expect(largest(want(key)), key).toBeGreaterThan(1e-3);
-        expect(off(got, want(key)), key).toBeLessThan(training.tolerance.adapter * Math.max(1, largest(want(key))));
-      }
-    };
+    const peft = new PeftCase(base!, kind!);
+    afterEach(() => peft.unload());
 
     test("dense: three steps of AdamW give the losses and the adapters of peft", async () => {
-      const loaded = await load({});
-      const tensors = await put(loaded);
-      const update = adamW(training);
-      for (const [t, want] of training.losses.entries()) {
-        const step = await stepOf(device, loaded.model, tensors, training.batches[t % 2]!);
-        if (t === 0) close(step, (key) => golden.get(`grad_step1.${key}`)!.values);
-        expect(Math.abs(step.loss - want), `loss of step ${t + 1}`).toBeLessThan(training.tolerance.loss);
-        await update(tensors, step.gradients);
-      }
-      const final = readArrays("peft", base!, kind!, "final", "adapter_model.safetensors");
-      for (const [key, tensor] of tensors) {
-        const { values } = final.get(`base_model.model.${key}`)!;
-        expect(off(await tensor.readFloats(), values), key).toBeLessThan(training.tolerance.adapter);
-      }
+      await peft.learnsAsPeft(device);
     });
 
     test.each(name !== "cpu" ? [] : kind === "training" ? STORED : STORED.slice(0, 2))(
       "%s: the gradients are those with the floats that it stands for",
       async (_, options) => {
-        const loaded = await load(options);
-        const tensors = await put(loaded);
+        const { training } = peft;
+        const loaded = await peft.load(device, options);
+        const tensors = await peft.put(loaded);
         const got = await stepOf(device, loaded.model, tensors, training.batches[0]!);
-        const update = adamW(training);
-        await update(tensors, got.gradients);
+        await adamW(training)(tensors, got.gradients);
         const next = await stepOf(device, loaded.model, tensors, training.batches[0]!);
         expect(next.loss).toBeLessThan(got.loss);
-        unload();
-        const dense = await load(options);
-        decoded(dense.model);
-        const want = await stepOf(device, dense.model, await put(dense), training.batches[0]!);
-        expect(Math.abs(got.loss - want.loss)).toBeLessThan(training.tolerance.loss);
-        close(got, (key) => want.gradients.get(key)!);
+        await peft.stepsAsDecoded(device, options, got);
       },
     );
   });

@@ -4,7 +4,6 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { Adapters } from "../../src/adapters/set.js";
 import type { Device } from "../../src/core/device.js";
 import { Tensor } from "../../src/core/tensor.js";
 import {
@@ -16,14 +15,12 @@ import {
   type LoraOptions,
   type PreTrainedModel,
 } from "../../src/index.js";
-import { type Loaded, loadModel } from "../../src/load/index.js";
-import type { CausalLM } from "../../src/nn/decoder.js";
 import { manual_seed } from "../../src/nn/init.js";
-import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
-import { Disk } from "../../src/sources/disk.js";
-import { adamW, adapt, decoded, largest, off, type Step, stepOf, type Training } from "../support/adapter-steps.js";
+import type { BitsAndBytesOptions } from "../../src/quant/config.js";
+import { largest, off, stepOf, type Training } from "../support/adapter-steps.js";
 import { DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { PeftCase } from "../support/peft-case.js";
 import { temporary } from "../support/temporary.js";
 import { gpu } from "../support/webgpu.js";
 
@@ -46,62 +43,17 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
 
   // The plain loops and a GPU in software are slow: they do the case with a shared table.
   describe.each(name === "cpu" ? CASES : CASES.slice(0, 1))("%s, %s", (base, kind) => {
-    const training = readJson<Training>("peft", base, kind, "expected.json");
-    const golden = readArrays("peft", base, kind, "expected.safetensors");
-    let model: CausalLM | undefined;
-    let adapters: Adapters | undefined;
-    const load = async (options: BitsAndBytesOptions): Promise<Loaded> => {
-      const source = new Disk(join(FIXTURES, "models", base));
-      const quantization = new BitsAndBytesConfig(options);
-      const loaded = await loadModel(source, "causal-lm", { device, name: base, dtype: "float32", quantization });
-      model = loaded.model;
-      return loaded;
-    };
-    const put = async (loaded: Loaded): Promise<Map<string, Tensor>> => {
-      const made = await adapt(loaded, ["peft", base, kind, "initial"]);
-      adapters = made.adapters;
-      return made.tensors;
-    };
-    const unload = (): void => {
-      adapters?.dispose();
-      adapters = undefined;
-      model?.dispose();
-    };
-    afterEach(unload);
-    const close = ({ gradients }: Step, want: (key: string) => ArrayLike<number>): void => {
-      for (const [key, got] of gradients) {
-        expect(largest(want(key)), key).toBeGreaterThan(1e-3);
-        expect(off(got, want(key)), key).toBeLessThan(training.tolerance.adapter * Math.max(1, largest(want(key))));
-      }
-    };
+    const peft = new PeftCase(base, kind);
+    afterEach(() => peft.unload());
 
     test("three steps of AdamW give the losses and the adapters of peft", async () => {
-      const loaded = await load({});
-      const tensors = await put(loaded);
-      const update = adamW(training);
-      for (const [t, want] of training.losses.entries()) {
-        const step = await stepOf(device, loaded.model, tensors, training.batches[t % 2]!);
-        if (t === 0) close(step, (key) => golden.get(`grad_step1.${key}`)!.values);
-        expect(Math.abs(step.loss - want), `loss of step ${t + 1}`).toBeLessThan(training.tolerance.loss);
-        await update(tensors, step.gradients);
-      }
-      const final = readArrays("peft", base, kind, "final", "adapter_model.safetensors");
-      expect(final.size).toBe(tensors.size);
-      for (const [key, tensor] of tensors) {
-        const { values } = final.get(`base_model.model.${key}`)!;
-        expect(off(await tensor.readFloats(), values), key).toBeLessThan(training.tolerance.adapter);
-      }
+      await peft.learnsAsPeft(device);
     });
 
     test.each(name === "cpu" ? STORED : [])("%s: the gradients are those with the floats", async (_, options) => {
-      const loaded = await load(options);
-      const got = await stepOf(device, loaded.model, await put(loaded), training.batches[0]!);
-      unload();
-      const dense = await load(options);
-      decoded(dense.model);
-      const want = await stepOf(device, dense.model, await put(dense), training.batches[0]!);
-      expect(Math.abs(got.loss - want.loss)).toBeLessThan(training.tolerance.loss);
-      close(got, (key) => want.gradients.get(key)!);
+      const loaded = await peft.load(device, options);
+      const got = await stepOf(device, loaded.model, await peft.put(loaded), peft.training.batches[0]!);
+      await peft.stepsAsDecoded(device, options, got);
     });
   });
 });

@@ -1,18 +1,13 @@
 // LoRA over dense, LLM.int8() and NF4 weights, against peft: losses and the first gradients, then ten steps of AdamW.
 
-import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import type { Adapters } from "../../src/adapters/set.js";
 import type { Device } from "../../src/core/device.js";
-import type { Tensor } from "../../src/core/tensor.js";
-import { type Loaded, loadModel } from "../../src/load/index.js";
-import type { CausalLM } from "../../src/nn/decoder.js";
-import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
-import { Disk } from "../../src/sources/disk.js";
-import { adamW, adapt, decoded, largest, off, type Step, stepOf, type Training } from "../support/adapter-steps.js";
+import type { BitsAndBytesOptions } from "../../src/quant/config.js";
+import { adamW, decoded, largest, off, type Step, stepOf } from "../support/adapter-steps.js";
 import { DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
-import { FIXTURES, readArrays, readJson } from "../support/fixtures.js";
+import { readArrays } from "../support/fixtures.js";
 import { lossOf } from "../support/losses.js";
+import { PeftCase } from "../support/peft-case.js";
 import { gpu } from "../support/webgpu.js";
 
 const NF4: BitsAndBytesOptions = {
@@ -35,31 +30,12 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
   });
 
   describe.each(["llama", "bloom"])("%s", (base) => {
-    const training = readJson<Training>("peft", base, "training", "expected.json");
-    const golden = readArrays("peft", base, "training", "expected.safetensors");
-    let model: CausalLM | undefined;
-    let adapters: Adapters | undefined;
-    const load = async (options: BitsAndBytesOptions): Promise<Loaded> => {
-      const source = new Disk(join(FIXTURES, "models", base));
-      const quantization = new BitsAndBytesConfig(options);
-      const loaded = await loadModel(source, "causal-lm", { device, name: base, dtype: "float32", quantization });
-      model = loaded.model;
-      return loaded;
-    };
-    const put = async (loaded: Loaded, folder: readonly string[]): Promise<Map<string, Tensor>> => {
-      const made = await adapt(loaded, folder);
-      adapters = made.adapters;
-      return made.tensors;
-    };
-    afterEach(() => {
-      adapters?.dispose();
-      adapters = undefined;
-      model?.dispose();
-    });
+    const peft = new PeftCase(base, "training");
+    const { training, golden } = peft;
+    afterEach(() => peft.unload());
     // A software adapter takes minutes for what others do in a second: of the second model it does the first step.
     const full = name !== "webgpu" || base === "llama";
     const slow = full ? "" : " (minutes on a GPU in software, whose ops the conformance suite tests)";
-    const initial = ["peft", base, "training", "initial"];
     // The library's gradients are f32 as well; its own tolerance is for what ten steps make of them.
     const close = ({ gradients }: Step): void => {
       for (const [key, got] of gradients) {
@@ -69,9 +45,9 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     };
 
     test.runIf(full)(`NF4: ten steps of AdamW give the losses and the adapters of peft${slow}`, async () => {
-      const loaded = await load(NF4);
+      const loaded = await peft.load(device, NF4);
       const { model } = loaded;
-      const tensors = await put(loaded, initial);
+      const tensors = await peft.put(loaded);
       const update = adamW(training);
       for (const [t, want] of training.losses.entries()) {
         const step = await stepOf(device, model, tensors, training.batches[t % 2]!);
@@ -87,9 +63,9 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     });
 
     test("dense: the loss and the gradients of the first step", async () => {
-      const loaded = await load(NF4);
+      const loaded = await peft.load(device, NF4);
       decoded(loaded.model);
-      const tensors = await put(loaded, initial);
+      const tensors = await peft.put(loaded);
       const step = await stepOf(device, loaded.model, tensors, training.batches[0]!);
       expect(Math.abs(step.loss - training.losses[0]!)).toBeLessThan(training.tolerance.loss);
       close(step);
@@ -104,13 +80,12 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
           [EXACT_INT8, true],
           [INT8, false],
         ] as const) {
-          const loaded = await load(options);
+          const loaded = await peft.load(device, options);
           if (dense) decoded(loaded.model);
           // Adapters that peft has trained: with B at zero, gradients by A would be zero.
-          const tensors = await put(loaded, ["peft", base, "training", "final"]);
+          const tensors = await peft.put(loaded, "final");
           steps.push(await stepOf(device, loaded.model, tensors, training.batches[0]!));
-          adapters?.dispose();
-          loaded.model.dispose();
+          peft.unload();
         }
         const [exact, want, coded] = steps as [Step, Step, Step];
         expect(Math.abs(exact.loss - want.loss)).toBeLessThan(training.tolerance.loss);
@@ -131,7 +106,7 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
     );
 
     test.runIf(full)(`without its adapters the base is as it was, and they cost no copy of it${slow}`, async () => {
-      const loaded = await load(NF4);
+      const loaded = await peft.load(device, NF4);
       const { model } = loaded;
       const losses = async (): Promise<Float32Array> => {
         using loss = lossOf(device, model, training.batches[0]!);
@@ -139,11 +114,11 @@ describe.each([...DEVICES, ...(gpu ? ["webgpu"] : [])])("%s", { timeout: 240_000
       };
       const before = await losses();
       const bytes = device.memory.live;
-      const tensors = await put(loaded, ["peft", base, "training", "final"]);
+      const tensors = await peft.put(loaded, "final");
       const added = [...tensors.values()].reduce((sum, { nbytes }) => sum + nbytes, 0);
       expect(device.memory.live - bytes).toBeLessThan(added + tensors.size * 1024);
       expect(off(await losses(), before)).toBeGreaterThan(0.1);
-      adapters?.dispose();
+      peft.takeOff();
       expect(device.memory.live).toBe(bytes);
       expect(off(await losses(), before)).toBe(0);
     });

@@ -47,16 +47,15 @@ function parse(json: ConfigJson): GPTNeoConfig {
   const c = readConfig(json, schema, ALIASES);
   headSize(c.hidden_size, c.num_heads);
   const types = c.attention_types ?? [[["global", "local"], 12]];
+  // Counted before they are listed: a file may name a thousand million.
+  const named = c.attention_layers?.length ?? types.reduce((sum, [kinds, times]) => sum + kinds.length * times, 0);
+  if (named !== c.num_layers) {
+    throw new ConfigError(`config.json: attention_types has ${named} layers, and num_layers is ${c.num_layers}`, {
+      hint: CONFIG_HINT,
+    });
+  }
   const layers =
     c.attention_layers ?? types.flatMap(([kinds, times]) => Array.from({ length: times }, () => kinds).flat());
-  if (layers.length !== c.num_layers) {
-    throw new ConfigError(
-      `config.json: attention_types has ${layers.length} layers, and num_layers is ${c.num_layers}`,
-      {
-        hint: CONFIG_HINT,
-      },
-    );
-  }
   return { ...c, windows: layers.map((one) => (one === "local" ? c.window_size : undefined)) };
 }
 

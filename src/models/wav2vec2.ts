@@ -1,5 +1,5 @@
-// wav2vec 2.0 (Baevski et al. 2020) and HuBERT (Hsu et al. 2021), which is the same model: convolutions over a waveform, a convolution for positions with normalised weights, and an
-// encoder with LayerNorm after each part, or before it (do_stable_layer_norm).
+// wav2vec 2.0 (Baevski et al. 2020) and HuBERT (Hsu et al. 2021), which is the same model: convolutions over a waveform, a convolution for
+// positions with normalised weights, and an encoder with LayerNorm after each part, or before it (do_stable_layer_norm).
 
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
 import { scope, Tensor } from "../core/tensor.js";

@@ -54,6 +54,16 @@ describe("windows", () => {
   });
 });
 
+test("gpt_neo: kinds of layers are counted before they are listed", async () => {
+  const many = Array.from({ length: 1024 }, () => [new Array(1024).fill("local"), 1024]);
+  const begin = process.memoryUsage().rss;
+  await expect(refused("gpt_neo", { attention_types: many })).rejects.toThrow(
+    /has 1073741824 layers, and num_layers is 4/,
+  );
+  expect(process.memoryUsage().rss - begin).toBeLessThan(256e6);
+  await expect(refused("gpt_neo", { attention_layers: ["local"] })).rejects.toThrow(/has 1 layers/);
+});
+
 test("which layers rotate, and by which frequencies", async () => {
   const turns = async (type: string, more?: ConfigJson): Promise<string[]> =>
     (await layersOf(type, more)).map((layer) => layer.turns);

@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 export const ENTRIES = ["src/browser.ts", "src/browser/worker.ts", "src/nn/index.ts", "src/train/index.ts"];
 /** Packages that run in browsers. */
-const PACKAGES = ["@huggingface/tokenizers", "fastest-levenshtein", "zod"];
+const PACKAGES = ["@huggingface/tokenizers", "fastest-levenshtein"];
 
 /** Targets of the imports of a file, dynamic ones included, without those of types alone. */
 function importsOf(text) {

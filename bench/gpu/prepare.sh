@@ -26,10 +26,9 @@ platform=$(node -p '`${process.platform}-${process.arch}`')
 cp -r "node_modules/webgpu/dist/$platform" "$folder/node_modules/webgpu/dist/"
 # The packages that the built code imports.
 mkdir -p "$folder/node_modules/@huggingface"
-for package in zod fastest-levenshtein @huggingface/tokenizers; do
+for package in fastest-levenshtein @huggingface/tokenizers; do
   cp -rL "node_modules/$package" "$folder/node_modules/$package"
 done
-rm -rf "$folder/node_modules/zod/src"
 
 # The Vulkan loader, and what NVIDIA's driver links to where there is no desktop: this machine's own, or Debian's packages.
 library() { # name package

@@ -1,10 +1,10 @@
 // LoraConfig: what an adapter changes of a model and how, as adapter_config.json of PEFT says it. Fields, defaults and checks are
 // PEFT's (0.21). Which modules a config names is in targets.ts.
 
-import * as z from "zod";
 import { isWhole, listOf } from "../core/checks.js";
 import { entriesOf, FormatError, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
 import { choice, type EntryFacts, flag, number, type Options, option, readOptions, such } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import type { JsonObject } from "../sources/json.js";
 import { editJson, PythonFloat } from "../sources/json-edit.js";

@@ -2,8 +2,8 @@
 
 import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import * as z from "zod";
 import { type Entry, type Options, readOptions, type Table } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { FROM_PRETRAINED } from "../generate/options.js";
 import { checkDeviceName, DEVICE_NAMES } from "../load/device.js";
 import { DEVICE, SOURCE } from "../load/options.js";
@@ -35,10 +35,10 @@ export function flagOf(
   { flag = name.replaceAll("_", "-"), value = "<value>", ...entry }: Entry<unknown>,
 ): Option {
   const { schema, help } = entry;
-  if (schema instanceof z.ZodBoolean) return new Option(`--${flag}`, help);
+  if (schema instanceof z.BooleanSchema) return new Option(`--${flag}`, help);
   const option = new Option(`--${flag} ${value}`, help);
-  if (schema instanceof z.ZodLiteral) return option.choices([...schema.values].map(String));
-  return schema instanceof z.ZodNumber ? option.argParser(schema.isInt ? whole : real) : option;
+  if (schema instanceof z.LiteralSchema) return option.choices([...schema.values].map(String));
+  return schema instanceof z.NumberSchema ? option.argParser(schema.isInt ? whole : real) : option;
 }
 
 /** Adds a flag for each option of a table that has help, and returns the flags by option name. */

@@ -1,9 +1,9 @@
 // Tables of options. A table has one entry for each option of a call. The entry gives the option's TypeScript type, its
 // check, its text in messages and, if it has `help`, its flag on the command line.
 
-import * as z from "zod";
 import { isFunction, isSignal } from "./checks.js";
 import { entriesOf, OptionError, suggestion } from "./errors.js";
+import * as z from "./schema.js";
 import { kindOf, show } from "./show.js";
 
 /** The facts of an entry beside its check. */
@@ -24,7 +24,7 @@ export interface EntryFacts {
 
 /** An option whose values are of type T. */
 export interface Entry<T> extends EntryFacts {
-  readonly schema: z.ZodType<T>;
+  readonly schema: z.Schema<T>;
   /** Allowed values, as the end of "it must be ...". */
   readonly wanted: string;
 }
@@ -42,7 +42,7 @@ export type Needed<T extends Table, Names extends keyof T> = {
 };
 
 /** An entry of a table. The schema only checks: it changes no value. */
-export function option<T>(schema: z.ZodType<T>, wanted: string, facts: EntryFacts = {}): Entry<T> {
+export function option<T>(schema: z.Schema<T>, wanted: string, facts: EntryFacts = {}): Entry<T> {
   return { schema, wanted, ...facts };
 }
 
@@ -70,7 +70,7 @@ export function choice<const T extends string | number | boolean>(values: readon
   return option(z.literal(values), words.length === 2 ? words.join(" or ") : `one of ${words.join(", ")}`, facts);
 }
 
-/** A value whose type zod cannot express: class instances, functions, unions of both. */
+/** A value whose type a schema cannot express: class instances, functions, unions of both. */
 export function such<T>(check: (value: unknown) => boolean, wanted: string, facts?: EntryFacts): Entry<T> {
   return option(z.custom<T>(check), wanted, facts);
 }
@@ -97,7 +97,8 @@ export function problemWith(
 ): { message: string; hint: string | undefined } | undefined {
   const { schema, wanted, hint, secret } = entry;
   if (isValid(schema, value)) return undefined;
-  const near = schema instanceof z.ZodLiteral && typeof value === "string" ? nearest(value, schema.values) : undefined;
+  const near =
+    schema instanceof z.LiteralSchema && typeof value === "string" ? nearest(value, schema.values) : undefined;
   return {
     message: `${name} must be ${wanted}, got ${secret ? kindOf(value) : show(value)}${near ? `; did you mean "${near}"?` : ""}`,
     hint: typeof hint === "function" ? hint(value) : hint,
@@ -105,7 +106,7 @@ export function problemWith(
 }
 
 /** A value that throws when it is looked at (a proxy, a getter) is not valid. */
-function isValid(schema: z.ZodType, value: unknown): boolean {
+function isValid(schema: z.Schema<unknown>, value: unknown): boolean {
   try {
     return schema.safeParse(value).success;
   } catch {

@@ -1,8 +1,8 @@
 // optimum's BetterTransformer: a state of a model (attention-state.ts), under optimum's name.
 
-import * as z from "zod";
 import { OptionError } from "../core/errors.js";
 import { option, readOptions, such } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import type { Model } from "../nn/model.js";
 import { LoadedModel } from "./base.js";

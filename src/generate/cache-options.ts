@@ -1,9 +1,9 @@
 // The options of generate() for the key-value cache.
 
-import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { type Options, option, readOptions, such } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import { isOn } from "../load/names.js";
 import { type CacheDType, type CacheOptions, layerShapes } from "../nn/cache.js";

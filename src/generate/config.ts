@@ -1,10 +1,10 @@
 // GenerationConfig: the options of generate(), their defaults (transformers') and checks. A model's generation_config.json
 // changes the defaults; the caller's options win.
 
-import * as z from "zod";
 import { isWhole } from "../core/checks.js";
 import { ConfigError, OptionError } from "../core/errors.js";
 import { choice, flag, number, type Options, option, problemWith, whole } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { listed, show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";

@@ -1,8 +1,8 @@
 // Options of generate() whose processors run on the host, and those of beams: names, checks and neutral values are transformers'.
 
-import * as z from "zod";
 import { isWhole, listOf } from "../core/checks.js";
 import { checkedLater, flag, number, option, such, whole } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { type BeamConstraint, forcedWords, problemWithConstraint } from "./constraints.js";
 import { problemWithWatermark, type Watermarking } from "./processors/host/watermark.js";
 

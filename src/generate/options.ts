@@ -1,7 +1,6 @@
 // The options of from_pretrained, forward, generate and stream: one table for each call. Options that generation_config.json
 // may hold are in config.ts, those that find a model in load/options.ts.
 
-import * as z from "zod";
 import { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, type FloatName, parseDType } from "../core/dtype.js";
 import {
@@ -20,6 +19,7 @@ import {
   whole,
   withoutFlags,
 } from "../core/options.js";
+import * as z from "../core/schema.js";
 import type { ProgressEvent } from "../load/fill.js";
 import { deviceName } from "../load/names.js";
 import { DEVICE, SOURCE, WEIGHTS, type WeightsOptions } from "../load/options.js";

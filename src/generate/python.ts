@@ -1,11 +1,11 @@
 // Options of from_pretrained that Python has for machines with several devices, and for choices that are made once for all
 // here. What changes no result is taken and has no effect.
 
-import * as z from "zod";
 import { listOf } from "../core/checks.js";
 import { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, such, text, whole } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { listed, show } from "../core/show.js";
 import { ATTN_IMPLEMENTATIONS, type AttnImplementation } from "../load/attn-implementation.js";
 import { readDeviceMap, type Strategy } from "../load/device-map/index.js";

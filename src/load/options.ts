@@ -1,8 +1,9 @@
 // The options of calls that find a model or open a device: their tables, and the check that a device takes an option.
 
-import * as z from "zod";
+import { isOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { flag, number, type Options, option, readOptions, such, text, whole } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import { TOKEN } from "../sources/address.js";
 import type { DownloadEvent } from "../sources/source.js";
@@ -89,8 +90,8 @@ export const DEVICE = {
    */
   deterministic: flag({ help: "the results of a text never depend on the texts beside it (slower on some devices)" }),
   /** Browsers: the WebAssembly module's address or bytes; src/browser/wasm-file.ts gives the default locations. */
-  wasm: option<WasmPlace>(
-    z.union([z.string(), z.instanceof(URL), z.instanceof(Uint8Array), z.instanceof(ArrayBuffer)]),
+  wasm: such<WasmPlace>(
+    (value) => typeof value === "string" || isOf(value, URL) || isOf(value, Uint8Array) || isOf(value, ArrayBuffer),
     "an address or the module's bytes",
   ),
 };

@@ -1,13 +1,13 @@
 // Writes a loaded model as transformers and bitsandbytes do: the same names, dtypes, shapes and bytes of tensors, the same
 // config.json. Weights are read from the device one tensor at a time.
 
-import * as z from "zod";
 import { A_VARIANT, isVariant } from "../checkpoints/checkpoint.js";
 import type { FolderFiles, FolderWriter } from "../checkpoints/folder.js";
 import { elementsOf, STORED_BITS } from "../checkpoints/stored.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { FormatError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
 import { type Options, option, readOptions, signal, such } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import type { PushWritten } from "../hub/push-options.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";

@@ -1,9 +1,9 @@
 // Feature extractors of transformers: sound as the waveforms of wav2vec 2.0 or the spectrograms of Whisper.
 
-import * as z from "zod";
 import { isList } from "../core/checks.js";
 import { ConfigError, OctavoError, OptionError, ShapeError, UnsupportedModelError } from "../core/errors.js";
 import { choice, flag, type Options, readOptions, whole } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import { CallableBase } from "./callable.js";
 import type { FloatTensor } from "./image-processor.js";
@@ -110,7 +110,7 @@ export class FeatureExtractor extends CallableBase<
     }
     const result = schema.safeParse(config);
     if (!result.success) {
-      const [issue] = result.error.issues;
+      const [issue] = result.issues;
       const key = issue!.path.join(".");
       throw new ConfigError(`preprocessor_config.json: ${key}: ${issue!.message} (got ${show(config[key])})`);
     }

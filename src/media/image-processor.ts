@@ -1,9 +1,9 @@
 // Image processors of transformers: an image is resized, cropped, rescaled and normalised as preprocessor_config.json says.
 
-import * as z from "zod";
 import { isList } from "../core/checks.js";
 import { ConfigError, OptionError, ShapeError, UnsupportedModelError } from "../core/errors.js";
 import { flag, type Options, readOptions } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import { CallableBase } from "./callable.js";
 import { type Image, type RawImage, toRGB } from "./image.js";
@@ -134,7 +134,7 @@ export class ImageProcessor extends CallableBase<
     }
     const result = schema.safeParse(config);
     if (!result.success) {
-      const [issue] = result.error.issues;
+      const [issue] = result.issues;
       const path = issue!.path.join(".");
       throw new ConfigError(
         `preprocessor_config.json: ${path}: ${issue!.message} (got ${show(config[String(issue!.path[0])])})`,

@@ -1,7 +1,7 @@
 // Sizes as preprocessor_config.json has them, and what an image becomes by one.
 
-import * as z from "zod";
 import { ShapeError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { shapeText, show } from "../core/show.js";
 
 const side = z.int().min(1).max(16_384);

@@ -1,7 +1,7 @@
 // What BART and its descendants share around their layers: the embeddings of both stacks, and the head. They differ in where the norms
 // stand, in what tells positions apart, and in what their files name.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import type { DecoderGeometry } from "../nn/decoder.js";
@@ -51,7 +51,7 @@ const ALIASES = {
 export interface BartKind {
   readonly model_type: string;
   readonly class_name: string;
-  readonly schema: z.ZodObject & z.ZodType<BartConfig>;
+  readonly schema: z.ObjectSchema & z.Schema<BartConfig>;
   /** LayerNorm before each part, and one after the last layer of a stack; else after each part. */
   readonly norm_before: boolean;
   /** A LayerNorm of the embeddings. */

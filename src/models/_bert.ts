@@ -1,7 +1,7 @@
 // What BERT (Devlin et al. 2018) and its descendants share: learned positions, attention over all tokens, LayerNorm after each
 // part, and heads whose shape is the same whatever they are called.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";

@@ -1,6 +1,6 @@
 // What the two towers of CLIP (and of SigLIP) share: their configs, what texts begin with, and the layers.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { attend, attendAll } from "../nn/attend.js";
 import { Embedding, Linear, Module } from "../nn/module.js";

@@ -1,14 +1,14 @@
-// Checks of config.json for the model files: zod schemas, with the alternative field names of older files.
+// Checks of config.json for the model files: schemas, with the alternative field names of older files.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { Act } from "../ops/activation.js";
 
 /** A count of at least 1; absurd sizes are rejected before anything is planned with them. */
-export const count: z.ZodNumber = z.int().min(1).max(16_777_216);
-export const epsilon: z.ZodNumber = z.number().positive().max(1);
+export const count: z.NumberSchema = z.int().min(1).max(16_777_216);
+export const epsilon: z.NumberSchema = z.number().positive().max(1);
 
 /** Wrong fields that an error names. */
 const MOST_PROBLEMS = 4;
@@ -26,21 +26,18 @@ const ACTIVATIONS: Readonly<Record<string, Act>> = {
   tanh: "tanh",
 };
 
-export const activationName: z.ZodType<Act, string> = z.string().transform((name, context): Act => {
+export const activationName: z.Schema<Act> = z.string().transform((name, reading): Act => {
   const act = Object.hasOwn(ACTIVATIONS, name) ? ACTIVATIONS[name] : undefined;
   if (act) return act;
-  context.addIssue({
-    code: "custom",
-    message: `unknown activation ${show(name)} (known: ${Object.keys(ACTIVATIONS).join(", ")})`,
-  });
-  return z.NEVER;
+  reading.add(`unknown activation ${show(name)} (known: ${Object.keys(ACTIVATIONS).join(", ")})`);
+  return "none";
 });
 
 /**
  * Checks a config.json against a schema. `aliases` maps a field to its names in other files; the first one present is used.
  * @throws ConfigError naming each wrong field with the expected and the actual value
  */
-export function readConfig<S extends z.ZodObject>(
+export function readConfig<S extends z.ObjectSchema>(
   config: ConfigJson,
   schema: S,
   aliases: Readonly<Record<string, readonly string[]>> = {},
@@ -54,7 +51,7 @@ export function readConfig<S extends z.ZodObject>(
   }
   const result = schema.safeParse(Object.fromEntries(fields));
   if (result.success) return result.data;
-  const problems = result.error.issues.map((issue) => {
+  const problems = result.issues.map((issue) => {
     const path = issue.path.join(".");
     const got = issue.path.reduce<unknown>(
       (at, key) => (at && typeof at === "object" ? (at as Record<PropertyKey, unknown>)[key] : undefined),
@@ -67,7 +64,7 @@ export function readConfig<S extends z.ZodObject>(
   throw new ConfigError(
     `config.json of a ${show(config.model_type)} model: ${some}${more > 0 ? `; and ${more} more` : ""}`,
     {
-      details: { fields: result.error.issues.map((issue) => issue.path.join(".")) },
+      details: { fields: result.issues.map((issue) => issue.path.join(".")) },
       hint: CONFIG_HINT,
     },
   );

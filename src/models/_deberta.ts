@@ -2,8 +2,8 @@
 // "Disentangled attention"): (q·k + q·K[d] + k·Q[d]) / √(n·size), where K and Q are projections of a table of relative positions, d is
 // the row of the distance query - key, and n the number of terms.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";

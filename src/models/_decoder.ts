@@ -1,7 +1,7 @@
 // What the decoders with rotary positions share, whatever their norms: fields of config.json, grouped heads, names of tensors.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import type { NameRule } from "../nn/architecture.js";
 import { activationName, count } from "./_config.js";
 

@@ -1,8 +1,8 @@
 // Sparse feed-forwards of Mixtral and Qwen: a router chooses a few experts for each token, and their results are mixed. An
 // expert is a gated feed-forward; each of its three matrices is a stack with those of all experts.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { EvenUse } from "../nn/even-use.js";
 import { Linear, Module } from "../nn/module.js";
@@ -29,7 +29,7 @@ export function evenUseOf({
   output_router_logits,
   router_aux_loss_coef,
   num_experts_per_tok,
-}: z.infer<z.ZodObject<typeof evenUseFields>> & {
+}: z.infer<z.ObjectSchema<typeof evenUseFields>> & {
   readonly num_experts_per_tok: number;
 }): EvenUse {
   return { each: num_experts_per_tok, coefficient: router_aux_loss_coef, by_default: output_router_logits };

@@ -1,7 +1,7 @@
 // The config of Falcon in its styles.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type RopeFrequencies, ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";

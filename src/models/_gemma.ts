@@ -1,7 +1,7 @@
 // What Gemma 2 and 3 share: embeddings times the root of the hidden size, norms that store weight - 1, before and after each part
 // of a layer, and windows on some layers.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { RMSNorm } from "../nn/norm.js";
 import type { Pass } from "../nn/pass.js";

@@ -1,8 +1,8 @@
 // What GPT-J (Wang and Komatsuzaki 2021) and CodeGen share: one norm for attention and feed-forward, which both read, rotary
 // positions on neighbouring dims of a part of each head, and a head with a bias. They differ in their projections.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson, NameRule } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";

@@ -2,7 +2,7 @@
 // grouped heads and rotary positions, on a part of each head or all of it; the two parts of a layer stand one after the other, or side by
 // side behind one norm.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type AttendOptions, attend } from "../nn/attend.js";

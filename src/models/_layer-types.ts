@@ -1,11 +1,11 @@
 // Which layers see a window: the fields of config.json that Qwen, Gemma and SmolLM share.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import type { ConfigJson } from "../nn/architecture.js";
 
 /** The types of all layers, one name each. */
-export const layerTypes = z.array(z.enum(["full_attention", "sliding_attention"])).nullish();
+export const layerTypes = z.array(z.literal(["full_attention", "sliding_attention"])).nullish();
 
 interface Given {
   readonly num_hidden_layers: number;

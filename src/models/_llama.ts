@@ -1,9 +1,9 @@
 // What LLaMA (Touvron et al. 2023) and its descendants share: RMSNorm before each part, rotary positions, grouped
 // key-value heads. Their layers differ after attention; what else differs are traits.
 
-import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type AttendOptions, attend } from "../nn/attend.js";
@@ -32,7 +32,7 @@ export const llamaFields = {
 export { decoderNames as llamaNames };
 
 /** A bias that files of an architecture name and never have. */
-export const never: z.ZodType<boolean, boolean | undefined> = z.literal(false).default(false);
+export const never: z.Schema<boolean> = z.literal(false).default(false);
 
 const shared = z.object(llamaFields);
 type Fields = z.infer<typeof shared>;

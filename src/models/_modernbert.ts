@@ -1,7 +1,7 @@
 // The config of ModernBERT.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
@@ -29,14 +29,14 @@ const schema = z.object({
   decoder_bias: z.boolean().default(true),
   classifier_bias: z.boolean().default(false),
   classifier_activation: activationName.default("gelu"),
-  classifier_pooling: z.enum(["cls", "mean"]).default("cls"),
+  classifier_pooling: z.literal(["cls", "mean"]).default("cls"),
   local_attention: count.min(2).default(128),
-  layer_types: z.array(z.enum(KINDS)).nullish(),
+  layer_types: z.array(z.literal(KINDS)).nullish(),
   global_attn_every_n_layers: count.default(3),
   global_rope_theta: theta.nullish(),
   local_rope_theta: theta.nullish(),
-  rope_parameters: z.partialRecord(z.enum(KINDS), ropeBlock).nullish(),
-  rope_scaling: z.null().optional(),
+  rope_parameters: z.partialRecord(KINDS, ropeBlock).nullish(),
+  rope_scaling: z.literal(null).optional(),
   tie_word_embeddings: z.boolean().default(true),
 });
 

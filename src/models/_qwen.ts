@@ -1,6 +1,6 @@
 // What Qwen 2 and Qwen 3 share: windows that have to be turned on, from some layer on or as listed.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { count } from "./_config.js";
 import { layerTypes, slidingLayers, windowOf } from "./_layer-types.js";
 import { type LlamaTraits, llamaFields } from "./_llama.js";

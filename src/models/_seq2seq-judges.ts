@@ -1,8 +1,8 @@
 // Encoder-decoders as judges: both stacks read the same text, the decoder one place later. A text is judged by the decoder's state at its
 // last end, an answer's place by the states of all tokens.
 
-import * as z from "zod";
 import { OptionError, ShapeError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { type BatchIds, type EncoderBase, EncoderForTask, type EncoderGeometry, startAndEnd } from "../nn/encoder.js";

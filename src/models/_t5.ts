@@ -1,7 +1,7 @@
 // The config of T5 and of its descendants mT5 and UMT5, and their layers.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
@@ -47,7 +47,7 @@ export interface T5Kind {
   readonly scales: "unless said" | "shared" | "never";
 }
 
-const multilingualSchema = schema.extend({ feed_forward_proj: z.string().default("gated-gelu") });
+const multilingualSchema = z.object({ ...schema.shape, feed_forward_proj: z.string().default("gated-gelu") });
 
 const ALIASES = {
   d_model: ["hidden_size"],

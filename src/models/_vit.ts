@@ -1,8 +1,8 @@
 // What vision transformers (Dosovitskiy et al. 2021) and their descendants share: patches as tokens, a class token, learned
 // positions, and attention in the modules of BERT's names.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError, OptionError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { attendAll } from "../nn/attend.js";
 import { Conv2d } from "../nn/conv.js";

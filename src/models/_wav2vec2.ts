@@ -1,7 +1,7 @@
 // The parts of wav2vec 2.0: its config, the convolutions that hear, and the layers.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";
@@ -26,7 +26,7 @@ const schema = z.object({
   intermediate_size: count,
   hidden_act: activationName.default("gelu"),
   layer_norm_eps: epsilon.default(1e-5),
-  feat_extract_norm: z.enum(["group", "layer"]).default("group"),
+  feat_extract_norm: z.literal(["group", "layer"]).default("group"),
   feat_extract_activation: activationName.default("gelu"),
   conv_dim: sizes.default([512, 512, 512, 512, 512, 512, 512]),
   conv_stride: sizes.default([5, 2, 2, 2, 2, 2, 2]),

@@ -1,8 +1,8 @@
 // ALBERT (Lan et al. 2019): BERT with narrow tables behind a projection, and few layers that run several times: groups of them
 // share the depth of the network.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";

@@ -1,6 +1,6 @@
 // BART (Lewis et al. 2020) and mBART (Liu et al. 2020): an encoder-decoder of text with learned positions that begin at 2.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type BartConfig, type BartKind, BartModel, bartAs, bartFields, readBart } from "./_bart-model.js";
 import { OffsetPositions } from "./_offset-positions.js";

@@ -1,7 +1,7 @@
 // BERT (Devlin et al. 2018): an encoder with learned positions, LayerNorm after each part, and heads for masked tokens, texts,
 // tokens and answers.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { EncoderForTask } from "../nn/encoder.js";
 import { Linear } from "../nn/module.js";

@@ -1,6 +1,6 @@
 // Blenderbot (Roller et al. 2020), which chats: BART's layers with the norms before each part, and positions that begin at 0.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { Embedding } from "../nn/module.js";
 import { type BartConfig, bartAs, bartFields } from "./_bart-model.js";

@@ -1,7 +1,7 @@
 // BLOOM (BigScience 2022): ALiBi instead of positions, a LayerNorm right after the embedding, one fused projection whose
 // rows are interleaved per head ([H, 3, D]).
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { alibiSlopes } from "../nn/alibi.js";
 import type { Architecture } from "../nn/architecture.js";

@@ -1,7 +1,7 @@
 // CLIP (Radford et al. 2021): a causal transformer for texts and a vision transformer for images, with LayerNorm before each
 // part, whose pooled states are projected into one space.
 
-import type * as z from "zod";
+import type * as z from "../core/schema.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import type { Conv2d } from "../nn/conv.js";

@@ -1,7 +1,7 @@
 // Command R and Aya (Cohere 2024): both parts of a layer side by side behind a LayerNorm without bias, neighbouring dims rotate together,
 // and a factor on logits.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { epsilon, readConfig } from "./_config.js";

@@ -1,8 +1,8 @@
 // DINOv2 (Oquab et al. 2023): a vision transformer whose parts are scaled by a vector each before they are added, for images
 // of any size.
 
-import * as z from "zod";
 import { OptionError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type FeatureInput, FeatureModel, type Features, type Logits } from "../nn/features.js";

@@ -1,6 +1,6 @@
 // DistilBERT (Sanh et al. 2019): BERT with half the layers, without token types and without a pooler.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";

@@ -1,8 +1,8 @@
 // ELECTRA (Clark et al. 2020): BERT's layers behind tables of another width. Not here: the discriminator's own head, which tells
 // replaced tokens from others.
 
-import * as z from "zod";
 import { UnsupportedModelError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { EncoderForTask } from "../nn/encoder.js";

@@ -1,6 +1,6 @@
 // ERNIE 4.5 (Baidu 2025), the dense models: LLaMA whose neighbouring dims rotate together.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { count, epsilon, readConfig } from "./_config.js";

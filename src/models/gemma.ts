@@ -1,7 +1,7 @@
 // Gemma (Mesnard et al. 2024): the decoder of _llama.ts with embeddings times the root of the hidden size, and norms that store
 // weight - 1.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { activationName, count, readConfig } from "./_config.js";
 import { LlamaDecoderLayer, llamaFields, llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";

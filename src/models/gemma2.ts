@@ -1,6 +1,6 @@
 // Gemma 2 (Riviere et al. 2024): soft caps on scores and logits, and a window on every other layer.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { count, readConfig } from "./_config.js";
 import { GemmaLayer, gemmaFields, gemmaTraits } from "./_gemma.js";

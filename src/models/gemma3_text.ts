@@ -1,7 +1,7 @@
 // Gemma 3 without images (Kamath et al. 2025): norms of heads, and five layers with a window, whose positions have frequencies
 // of their own, for each that sees all.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type RopeFields, ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { count, headSize, readConfig } from "./_config.js";

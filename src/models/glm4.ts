@@ -1,7 +1,7 @@
 // GLM-4-0414 (Zhipu AI 2025): LLaMA with a norm behind each part of a layer, too, gate and up in one projection, and rotary positions on
 // neighbouring dims of half of each head.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { RMSNorm } from "../nn/norm.js";

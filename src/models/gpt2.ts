@@ -1,7 +1,7 @@
 // GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each part, one fused projection for q, k and v whose
 // weights checkpoints store transposed ([in, out]).
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";

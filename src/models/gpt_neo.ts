@@ -1,8 +1,8 @@
 // GPT-Neo (Black et al. 2021): GPT-2's decoder with a projection for each of q, k and v, scores that are not divided by the root of the
 // head size, and layers that see a window in turn with those that see all.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";
@@ -14,7 +14,7 @@ import type { Act } from "../ops/activation.js";
 import { add } from "../ops/add.js";
 import { activationName, count, epsilon, headSize, readConfig } from "./_config.js";
 
-const kind = z.enum(["global", "local"]);
+const kind = z.literal(["global", "local"]);
 
 const schema = z.object({
   vocab_size: count,

@@ -1,8 +1,8 @@
 // GPT-NeoX (Black et al. 2022), and Pythia: one fused projection whose rows are grouped by head ([H, 3, D]), rotary positions
 // on a part of each head, and a feed-forward that reads the layer's input beside attention instead of after it.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";

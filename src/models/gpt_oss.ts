@@ -1,7 +1,7 @@
 // gpt-oss (OpenAI 2025, model card): experts with biases and limits, a window on every other layer, and for each head a sink: one
 // more score beside those of its keys, for a key without a value.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson, NameRule } from "../nn/architecture.js";
 import type { AttendOptions } from "../nn/attend.js";

@@ -1,6 +1,6 @@
 // Granite 3 (IBM 2024): LLaMA with factors on embeddings, scores, the outputs of both parts of a layer, and logits.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { RMSNorm } from "../nn/norm.js";

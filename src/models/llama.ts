@@ -1,6 +1,6 @@
 // LLaMA (Touvron et al. 2023): the decoder of _llama.ts with a gated feed-forward.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { readConfig } from "./_config.js";
 import { LlamaDecoderLayer, llamaFields, llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";

@@ -1,7 +1,7 @@
 // M2M-100 (Fan et al. 2020) and NLLB (Costa-jussa et al. 2022), translators between many languages: BART's layers with the norms before
 // each part, and sinusoids for the places of the tokens that are no padding.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { type BartConfig, bartAs, bartFields, sinusoidFields } from "./_bart-model.js";
 import { activationName } from "./_config.js";

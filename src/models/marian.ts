@@ -1,7 +1,7 @@
 // Marian (Junczys-Dowmunt et al. 2018), the translators of OPUS-MT: BART's layers with sinusoids for positions, and no norm of the
 // embeddings.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { type BartConfig, bartAs, bartFields, sinusoidFields } from "./_bart-model.js";
 import { count, readConfig } from "./_config.js";

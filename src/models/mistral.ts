@@ -1,6 +1,6 @@
 // Mistral 7B (Jiang et al. 2023) and its descendants: LLaMA without biases, and a window on every layer if config.json has one.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { count, readConfig } from "./_config.js";
 import { LlamaDecoderLayer, llamaFields, llamaForCausalLM, llamaNames, never, resolveLlama } from "./_llama.js";

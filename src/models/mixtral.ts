@@ -1,6 +1,6 @@
 // Mixtral (Jiang et al. 2024): the decoder of _llama.ts with a sparse feed-forward; each token uses a few experts.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson, NameRule } from "../nn/architecture.js";
 import type { Linear } from "../nn/module.js";

@@ -1,9 +1,9 @@
 // MPNet (Song et al. 2020): BERT's layers without token types, positions that count the tokens that are no padding, and a learned
 // bias for the distance between two tokens, which all layers share.
 
-import * as z from "zod";
 import type { Device } from "../core/device.js";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";

@@ -1,7 +1,7 @@
 // MPT (MosaicML 2023): ALiBi with slopes of its own, norms with weights alone, no biases, one fused projection ([3, H, D]) that
 // may be clipped. Settings of the original that transformers' class does not read are refused where they would matter.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import { mptAlibiSlopes } from "../nn/alibi.js";
 import type { Architecture } from "../nn/architecture.js";
@@ -36,8 +36,8 @@ const schema = z.object({
   max_seq_len: count.default(2048),
   expansion_ratio: z.literal(4).default(4),
   no_bias: z.literal(true).default(true),
-  norm_type: z.enum(["low_precision_layernorm", "layernorm"]).default("low_precision_layernorm"),
-  logit_scale: z.null().optional(),
+  norm_type: z.literal(["low_precision_layernorm", "layernorm"]).default("low_precision_layernorm"),
+  logit_scale: z.literal(null).optional(),
   layer_norm_epsilon: epsilon.default(1e-5),
   attn_config: attention.nullish(),
   tie_word_embeddings: z.boolean().default(true),

@@ -1,7 +1,7 @@
 // Nomic's BERT (Nussbaum et al. 2024), of nomic-embed-text: rotary positions, one fused projection for q, k and v, a gated feed-forward, no
 // biases, and a LayerNorm after each part. Its embeddings of texts are means of states.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { attendAll } from "../nn/attend.js";
@@ -28,11 +28,7 @@ const schema = z.object({
   num_attention_heads: count.default(12),
   intermediate_size: count.default(3072),
   /** The original calls it by the whole feed-forward. */
-  hidden_act: z
-    .string()
-    .transform((name) => (name === "swiglu" ? "silu" : name))
-    .pipe(activationName)
-    .default("silu"),
+  hidden_act: z.union([z.literal("swiglu").transform((): Act => "silu"), activationName]).default("silu"),
   layer_norm_eps: epsilon.default(1e-12),
   head_dim: count.nullish(),
   type_vocab_size: count.default(2),
@@ -40,8 +36,8 @@ const schema = z.object({
   rotary_emb_base: z.number().positive().default(1000),
   rotary_emb_fraction: z.literal(1).default(1),
   rotary_emb_interleaved: no,
-  rotary_emb_scale_base: z.null().optional(),
-  rotary_scaling_factor: z.null().optional(),
+  rotary_emb_scale_base: z.literal(null).optional(),
+  rotary_scaling_factor: z.literal(null).optional(),
   ...{ causal: no, prenorm: no, parallel_block: no, use_rms_norm: no },
   ...{ qkv_proj_bias: no, mlp_fc1_bias: no, mlp_fc2_bias: no },
 });

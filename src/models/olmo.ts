@@ -1,6 +1,6 @@
 // OLMo (Groeneveld et al. 2024): a LayerNorm without weights; queries, keys and values may have a limit.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { readConfig } from "./_config.js";

@@ -1,6 +1,6 @@
 // OLMo 2 (Team OLMo 2025): all layers see all keys.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { readConfig } from "./_config.js";
 import { llamaNames, resolveLlama } from "./_llama.js";

@@ -1,6 +1,6 @@
 // OLMo 3 (Team OLMo 2025): three layers with a window for each that sees all, whose rotary positions alone are scaled.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type RopeFields, ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { count, headSize, readConfig } from "./_config.js";

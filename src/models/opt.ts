@@ -1,7 +1,7 @@
 // OPT (Zhang et al. 2022): learned positions with an offset of 2, ReLU. The 350m model differs: LayerNorm after each
 // part, none at the end, and projections between a narrower embedding and the hidden size.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture } from "../nn/architecture.js";
 import { attend } from "../nn/attend.js";

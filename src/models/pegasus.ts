@@ -1,6 +1,6 @@
 // Pegasus (Zhang et al. 2020), for summaries: BART's layers with the norms before each part, and sinusoids for positions.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { type BartConfig, bartAs, bartFields, sinusoidFields } from "./_bart-model.js";
 import { marianSinusoids } from "./_sinusoids.js";

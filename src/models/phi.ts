@@ -1,7 +1,7 @@
 // Phi-1, 1.5 and 2 (Li et al. 2023): both parts of a layer side by side behind one LayerNorm, rotary positions on a part of each head,
 // biases everywhere, the head included.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { activationName, epsilon, readConfig } from "./_config.js";

@@ -1,8 +1,8 @@
 // Phi-3 and Phi-4-mini (Abdin et al. 2024): LLaMA with queries, keys and values in one projection, and gate and up in another;
 // rotary positions on a part of each head, with LongRoPE for long texts.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";

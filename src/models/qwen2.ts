@@ -1,6 +1,6 @@
 // Qwen 2 and 2.5 (Yang et al. 2024): LLaMA with biases on queries, keys and values.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { readConfig } from "./_config.js";
 import { LlamaDecoderLayer, llamaForCausalLM, llamaNames, never, resolveLlama } from "./_llama.js";

@@ -1,6 +1,6 @@
 // Qwen 3 (Yang et al. 2025): LLaMA with an RMSNorm of each head of queries and keys before they are rotated.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { count, readConfig } from "./_config.js";
 import { LlamaDecoderLayer, llamaForCausalLM, llamaNames, resolveLlama } from "./_llama.js";

@@ -1,6 +1,6 @@
 // Qwen 3 with experts (Yang et al. 2025): the attention of Qwen 3, and a sparse feed-forward on all layers or some.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson, NameRule } from "../nn/architecture.js";
 import type { Linear } from "../nn/module.js";

@@ -1,8 +1,8 @@
 // RoBERTa (Liu et al. 2019), and XLM-RoBERTa and CamemBERT, which differ from it in their vocabulary: BERT's layers, with
 // positions that count the tokens that are no padding, from the id of padding + 1.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { EncoderForTask } from "../nn/encoder.js";
 import { type BertConfig, BertModel, bertFields, featuresOf, questionAnsweringOf, tokenClassifierOf } from "./_bert.js";

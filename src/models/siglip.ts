@@ -1,8 +1,8 @@
 // SigLIP (Zhai et al. 2023), and the models of SigLIP 2 with a fixed size of images: two towers as CLIP's, without a causal order or a class
 // token. The last token stands for a text, and a learned query gathers an image. Each pair of a text and an image is judged by itself.
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type DualGeometry, DualModel } from "../nn/dual.js";

@@ -1,7 +1,7 @@
 // SmolLM3 (Hugging Face 2025): LLaMA with some layers that do not rotate queries and keys ("NoPE").
 
-import * as z from "zod";
 import { CONFIG_HINT, ConfigError } from "../core/errors.js";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { ropeFields, ropeFrequencies } from "../nn/rope.js";
 import { count, readConfig } from "./_config.js";

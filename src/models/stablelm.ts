@@ -1,7 +1,7 @@
 // StableLM (Stability AI 2023): LayerNorm around a decoder like LLaMA's, rotary positions on a part of each head. The larger
 // models of version 2 have both parts of a layer side by side, and a norm for each head of queries and keys.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { epsilon, readConfig } from "./_config.js";

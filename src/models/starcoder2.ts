@@ -1,6 +1,6 @@
 // StarCoder 2 (Lozhkov et al. 2024), a model of programs: LayerNorm, biases, a window of keys.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import type { Architecture } from "../nn/architecture.js";
 import { LayerNorm } from "../nn/norm.js";
 import { activationName, count, epsilon, readConfig } from "./_config.js";

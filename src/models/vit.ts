@@ -1,7 +1,7 @@
 // ViT (Dosovitskiy et al. 2021): an image as a text of patches behind a class token, LayerNorm before each part, and a
 // classifier on the class token.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, type Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { type FeatureInput, FeatureModel, type Features, type Logits } from "../nn/features.js";

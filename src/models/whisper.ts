@@ -1,7 +1,7 @@
 // Whisper (Radford et al. 2022): an encoder of log-mel spectrograms behind two convolutions, and a decoder of text with
 // learned positions.
 
-import * as z from "zod";
+import * as z from "../core/schema.js";
 import { scope, Tensor } from "../core/tensor.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import { Conv1d } from "../nn/conv.js";

@@ -1,11 +1,11 @@
 // The functions of the flash-attn package, by its names and conventions: heads after tokens, and queries that are the last of the
 // keys, however many there are of each.
 
-import * as z from "zod";
 import { listOf, numbersIn } from "../core/checks.js";
 import { isFloat } from "../core/dtype.js";
 import { DTypeError, OptionError, ShapeError } from "../core/errors.js";
 import { flag, number, type Options, option, readOptions, such, whole } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { shapeText, show } from "../core/show.js";
 import { scope, Tensor } from "../core/tensor.js";
 import { contiguous, copyInto } from "../ops/copy.js";

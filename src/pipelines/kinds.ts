@@ -1,9 +1,9 @@
 // What a pipeline is made of: the parts that a task needs, the options of its calls, and how inputs become batches.
 
-import * as z from "zod";
 import { isList, listOf } from "../core/checks.js";
 import { entriesOf, OptionError } from "../core/errors.js";
 import { type Options, option, such, type Table } from "../core/options.js";
+import * as z from "../core/schema.js";
 import type { Tensor } from "../core/tensor.js";
 import type { LoadedModel } from "../generate/base.js";
 import type { PrefixAllowedTokens } from "../generate/processors/host-processor.js";

@@ -1,9 +1,9 @@
 // token-classification: labels of tokens, of words, or of entities, with their places in the text.
 
-import * as z from "zod";
 import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, such, text as textOption } from "../core/options.js";
+import * as z from "../core/schema.js";
 import type { PreTrainedEncoder } from "../generate/encoder-model.js";
 import { paddedRows } from "../generate/inputs.js";
 import { softmax } from "../generate/processors/host/base.js";

@@ -1,9 +1,9 @@
 // BitsAndBytesConfig: how the linears of a model are quantized. Fields, defaults and checks follow transformers.
 
-import * as z from "zod";
 import { listOf } from "../core/checks.js";
 import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { choice, flag, type Options, option, readOptions, such } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { O4_BLOCK } from "../ops/o4.js";
 import { OWN_METHOD, SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";
 

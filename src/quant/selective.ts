@@ -1,10 +1,10 @@
 // SelectiveConfig: a scheme for each linear of a model, chosen by the paths of modules. A configuration of Octavo's own, under a
 // `quant_method` that other programs refuse by name; each matrix is stored in exactly the layout of its scheme.
 
-import * as z from "zod";
 import { DTYPE_SPELLINGS, type FloatName, parseDType, torchName } from "../core/dtype.js";
 import { entriesOf, OptionError, suggestion } from "../core/errors.js";
 import { type Options, option, readOptions, such, withoutFlags } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { show } from "../core/show.js";
 import type { FloatDType } from "../nn/weight.js";
 import { OWN_METHOD, SHARED, type Shared, sharedFields, sharedOf } from "./_shared.js";

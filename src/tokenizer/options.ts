@@ -1,7 +1,7 @@
 // The options, call signatures and settings of PreTrainedTokenizer (api.ts).
 
-import * as z from "zod";
 import { choice, type Entry, flag, number, type Options, option, such, type Table, text } from "../core/options.js";
+import * as z from "../core/schema.js";
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
 import type { Templates } from "./chat/template.js";
 import type { Tokenizer } from "./engine.js";

@@ -1,7 +1,6 @@
 // The options of TrainingArguments, in transformers' names and with its defaults (5.x; of 4.x those that guides still use). Options of
 // Python that would do nothing here, or whose work is not done, are in the second table: they take the value that asks for nothing.
 
-import * as z from "zod";
 import { listOf } from "../core/checks.js";
 import {
   choice,
@@ -15,6 +14,7 @@ import {
   text,
   whole,
 } from "../core/options.js";
+import * as z from "../core/schema.js";
 import { SCHEDULER_TYPES } from "./schedules.js";
 
 const finite = (n: unknown): n is number => typeof n === "number" && Number.isFinite(n);
@@ -221,7 +221,7 @@ export const TRAINING = {
 /** An option that only has a value at which it does nothing. */
 function only<T extends boolean | number | string | null>(values: readonly T[], hint: string) {
   return option<T>(
-    z.literal(values as readonly [T, ...T[]]) as unknown as z.ZodType<T>,
+    z.literal(values as readonly [T, ...T[]]) as unknown as z.Schema<T>,
     values.map(String).join(" or "),
     {
       hint,

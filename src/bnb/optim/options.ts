@@ -1,8 +1,8 @@
 // The options of the optimizers, a table for each kind. Those of Python that would do nothing are only accepted at the value at which
 // they do nothing.
 
-import * as z from "zod";
 import { choice, flag, number, type Options, option, such, type Table, whole } from "../../core/options.js";
+import * as z from "../../core/schema.js";
 import { numbersOf } from "../functional-checks.js";
 
 const atLeastZero = (n: number): boolean => n >= 0 && n < Number.POSITIVE_INFINITY;
@@ -21,7 +21,7 @@ function betas<T extends readonly number[]>(count: number) {
 
 /** An option that only has the value at which it does nothing. */
 function only<T extends number | boolean>(value: T, hint: string) {
-  return option<T>(z.literal(value) as unknown as z.ZodType<T>, String(value), { hint });
+  return option<T>(z.literal(value) as unknown as z.Schema<T>, String(value), { hint });
 }
 
 /** Of all optimizers. */

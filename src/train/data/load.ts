@@ -1,9 +1,8 @@
 // load_dataset: examples of files, in memory or as a stream, by the parameters of Python's datasets. What opens files is the platform's.
 
-import * as z from "zod";
 import { isList, listOf } from "../../core/checks.js";
 import { NotFoundError, OptionError } from "../../core/errors.js";
-import { choice, type EntryFacts, flag, type Options, option, readOptions, such, text } from "../../core/options.js";
+import { choice, type EntryFacts, flag, type Options, readOptions, such, text } from "../../core/options.js";
 import { listed, show } from "../../core/show.js";
 import { isFile } from "../../media/reader.js";
 import { arrowExamples } from "./arrow.js";
@@ -37,11 +36,8 @@ const ENDINGS: ReadonlyMap<string, Format> = new Map([
 const isText = (value: unknown): value is string => typeof value === "string";
 
 const separator = (facts?: EntryFacts) =>
-  option(
-    z
-      .string()
-      .length(1)
-      .regex(/[^"\r\n]/),
+  such<string>(
+    (value) => isText(value) && /^[^"\r\n]$/u.test(value),
     "one character that is no quote and no line end",
     facts,
   );

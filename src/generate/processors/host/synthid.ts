@@ -2,10 +2,10 @@
 // each of some keys says of every token, by those before it, whether its bit is set; tokens with set bits become likelier, one key
 // after the other. Bits and scores are those of transformers.
 
-import * as z from "zod";
 import { isOf, listOf } from "../../../core/checks.js";
 import { OptionError } from "../../../core/errors.js";
 import { flag, type Needed, type Options, option, readOptions, such, whole } from "../../../core/options.js";
+import * as z from "../../../core/schema.js";
 import { RowProcessor, readRows, softmax, wholeOf } from "./base.js";
 import { randomBits } from "./randperm.js";
 

@@ -2,10 +2,10 @@
 // a part of the vocabulary is green, chosen by the tokens before, and gets a bias. The green lists are those of transformers on a
 // CPU, whatever the device here. Texts are looked at in watermark-detector.ts.
 
-import * as z from "zod";
 import { isOf } from "../../../core/checks.js";
 import { OctavoError } from "../../../core/errors.js";
 import { choice, number, type Options, option, readOptions, whole } from "../../../core/options.js";
+import * as z from "../../../core/schema.js";
 import { largest, RowProcessor, wholeOf } from "./base.js";
 import { randperm } from "./randperm.js";
 import {

@@ -15,8 +15,7 @@ import type { Adapters } from "./set.js";
 import type { LoraLayer } from "./weight.js";
 
 /** How adapters are combined. */
-export const COMBINATIONS = ["linear", "cat"] as const;
-export type Combination = (typeof COMBINATIONS)[number];
+export type Combination = "linear" | "cat";
 
 /**
  * Puts an adapter on the model that is made of others; it does not work yet.

@@ -1,23 +1,18 @@
 // The browser as a platform: models come from servers and stay in the browser's storage; devices are WebGPU and
 // WebAssembly. It works in Workers and pages, and in Deno and Bun where only `navigator.gpu` and `fetch` are needed.
 
-import { openReference } from "../backends/reference/index.js";
-import type { WasmModule } from "../backends/wasm/api.js";
 import { Device } from "../core/device.js";
 import { DeviceError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { deviceName } from "../load/names.js";
 import { checkDeviceOptions, type DeviceOptions, optionsFor, type SourceOptions } from "../load/options.js";
 import { type DeviceChoice, type Platform, sharing } from "../load/platform.js";
-import { OPS, signatures } from "../ops/index.js";
 import { modelAddress, quoteAddress, tokenForServer } from "../sources/address.js";
 import { HttpSource } from "../sources/http.js";
 import { STORYTELLER } from "../sources/model-id.js";
 import type { Source } from "../sources/source.js";
 import { BROWSER_MEDIA } from "./media.js";
 import { openCache } from "./storage.js";
-import { wasmFile } from "./wasm-file.js";
-import { fetchWasm, openWasmFrom } from "./wasm-module.js";
 import { isRelative, WEB } from "./web.js";
 
 const DEVICE_NAMES = ["auto", "webgpu", "wasm", "reference"] as const;
@@ -87,10 +82,17 @@ export async function requestDevice(device: string | number = "auto", given: Dev
       const { openWebGPU } = await import("../backends/webgpu/index.js");
       return new Device(await openWebGPU(api, { deterministic: options.deterministic }));
     }
-    case "wasm":
+    case "wasm": {
+      const { openWasmDevice } = await import("./wasm-device.js");
       return openWasmDevice(options);
-    case "reference":
+    }
+    case "reference": {
+      const [{ openReference }, { OPS }] = await Promise.all([
+        import("../backends/reference/index.js"),
+        import("../ops/index.js"),
+      ]);
       return new Device(openReference(OPS));
+    }
     case "auto": {
       const { name, reason } = await chooseDevice();
       const opened = await requestDevice(name, optionsFor(name, options));
@@ -127,33 +129,6 @@ async function gpu(): Promise<GPU> {
   throw new DeviceError("webgpu: this browser offers no adapter", {
     hint: 'use the device "wasm"; or see if the browser\'s settings have turned off hardware acceleration',
   });
-}
-
-/** More threads than this make it slower: they wait for each other. */
-const MOST_THREADS = 8;
-
-/** The WASM device. Pages with cross-origin isolation (COOP and COEP headers) get threads. */
-async function openWasmDevice({ wasm, threads }: DeviceOptions): Promise<Device> {
-  const most = Math.min(WEB.navigator?.hardwareConcurrency ?? 1, MOST_THREADS);
-  const options = { threads: threads ?? most, signatures: signatures() };
-  if (wasm instanceof Uint8Array || wasm instanceof ArrayBuffer)
-    return new Device(openWasmFrom("the module", { bytes: wasm, ...options }));
-  const url = new URL(wasm ?? wasmFile(), WEB.location?.href).href;
-  return new Device(openWasmFrom(url, { module: await wasmModule(url, wasm !== undefined), ...options }));
-}
-
-/** Compiled modules by address. */
-const compiled = new Map<string, Promise<WasmModule>>();
-
-/** @throws DeviceError */
-function wasmModule(url: string, chosen: boolean): Promise<WasmModule> {
-  let module = compiled.get(url);
-  if (!module) {
-    module = fetchWasm(url, chosen);
-    compiled.set(url, module);
-    module.catch(() => compiled.delete(url));
-  }
-  return module;
 }
 
 export const BROWSER: Platform = {

@@ -7,9 +7,11 @@ import { ERROR_CLASSES, type ErrorDetails, OctavoError } from "../core/errors.js
 import { show } from "../core/show.js";
 import type { ProgressEvent } from "../load/fill.js";
 import type { Logs } from "../train/callbacks.js";
-import type { WorkerGenerateOptions, WorkerLoadOptions, WorkerTrainOptions } from "./options.js";
+import type { WorkerGenerateOptions, WorkerTrainOptions } from "./call-options.js";
+import type { WorkerLoadOptions } from "./options.js";
 
-export type { WorkerGenerateOptions, WorkerLoadOptions, WorkerTrainOptions } from "./options.js";
+export type { WorkerGenerateOptions, WorkerTrainOptions } from "./call-options.js";
+export type { WorkerLoadOptions } from "./options.js";
 
 /** Bytes on the device. */
 export interface WorkerMemory {

@@ -7,11 +7,12 @@ import type { Device } from "../core/device.js";
 import { OptionError } from "../core/errors.js";
 import { Turns } from "../core/turns.js";
 import type { PreTrainedModel } from "../generate/model.js";
+import { openParts } from "../generate/parts.js";
 import { manual_seed } from "../nn/init.js";
-import type { PreTrainedTokenizer } from "../tokenizer/api.js";
+import { CONVERSATIONS, type PreTrainedTokenizer } from "../tokenizer/api.js";
 import type { TrainerCallback } from "../train/callbacks.js";
 import { SFTConfig, SFTTrainer } from "../train/sft-trainer.js";
-import type { WorkerTrainOptions } from "./options.js";
+import type { WorkerTrainOptions } from "./call-options.js";
 import type { WorkerMemory, WorkerTrained, WorkerTrainingStep } from "./protocol.js";
 
 export interface Subject {
@@ -31,6 +32,7 @@ export interface Watch {
  * @throws OptionError, AbortError, OctavoError, OutOfMemoryError
  */
 export async function trainAdapter(subject: Subject, given: WorkerTrainOptions, watch: Watch): Promise<WorkerTrained> {
+  await Promise.all([openParts(), CONVERSATIONS.open()]);
   const { model } = subject;
   const { peft_config, adapter_name: name = "default" } = given;
   const args = new SFTConfig({ logging_steps: 1, ...given.args });

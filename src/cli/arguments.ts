@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Entry, type Options, readOptions, type Table } from "../core/options.js";
 import * as z from "../core/schema.js";
-import { FROM_PRETRAINED } from "../generate/options.js";
+import { FROM_PRETRAINED } from "../generate/loading-options.js";
 import { checkDeviceName, DEVICE_NAMES } from "../load/device.js";
 import { DEVICE, SOURCE } from "../load/options.js";
 import type { CacheDType } from "../nn/cache.js";

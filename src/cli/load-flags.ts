@@ -6,7 +6,7 @@ import { parseDType } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { omit } from "../core/options.js";
 import type { FromPretrainedOptions } from "../generate/auto.js";
-import { FROM_PRETRAINED } from "../generate/options.js";
+import { FROM_PRETRAINED } from "../generate/loading-options.js";
 import { NODE } from "../load/node.js";
 import { SOURCE } from "../load/options.js";
 import { onOwnDevice } from "../load/platform.js";

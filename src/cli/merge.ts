@@ -4,7 +4,7 @@ import { readdir } from "node:fs/promises";
 import { Command } from "commander";
 import { OptionError } from "../core/errors.js";
 import { AutoModelForCausalLM } from "../generate/auto.js";
-import { SAVE } from "../load/save.js";
+import { SAVE } from "../load/save-options.js";
 import { A_MODEL, optionsOf } from "./arguments.js";
 import { addRunFlags, addWeightFlags, interruption, type LoadFlags, loadOn, loadOptions } from "./load-flags.js";
 import { bytes, note, print, printJson, warner } from "./output.js";

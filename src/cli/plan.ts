@@ -8,7 +8,7 @@ import { torchName } from "../core/dtype.js";
 import { OptionError } from "../core/errors.js";
 import { omit } from "../core/options.js";
 import { bytes as bytesText } from "../core/show.js";
-import { FROM_PRETRAINED } from "../generate/options.js";
+import { FROM_PRETRAINED } from "../generate/loading-options.js";
 import { ESTIMATED_DTYPES, type EstimatedDType, estimateMemory } from "../load/device-map/estimate.js";
 import { STRATEGIES, type Strategy } from "../load/device-map/index.js";
 import { type Memory, readMemory } from "../load/device-map/memory.js";

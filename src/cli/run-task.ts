@@ -3,7 +3,7 @@
 import { Command, InvalidArgumentError, Option } from "commander";
 import { isList } from "../core/checks.js";
 import { OptionError, suggestion } from "../core/errors.js";
-import { FROM_PRETRAINED } from "../generate/options.js";
+import { FROM_PRETRAINED } from "../generate/loading-options.js";
 import { pipeline } from "../pipelines/node.js";
 import { kindNamed, TASKS } from "../pipelines/pipeline.js";
 import type { TaskName } from "../pipelines/signatures.js";

@@ -1,23 +1,14 @@
 // Methods of loaded models that are about adapters, in the words of transformers and PEFT. In Python a PeftModel is a model around a
 // model; here it is the model itself, so both spellings are its own.
 
-import { disposeAdapter, type Firsts } from "../adapters/adapter.js";
-import {
-  type AnyLoraConfig,
-  type Decomposing,
-  type DrawnLora,
-  type LoraOptions,
-  loraConfig,
-} from "../adapters/config.js";
-import { firstsOf } from "../adapters/decompose.js";
-import { isDecomposition } from "../adapters/first-values.js";
-import { type MergeError, Merging } from "../adapters/merge.js";
-import { type Read, readAdapter } from "../adapters/read.js";
+import type { Firsts } from "../adapters/adapter.js";
+import type { AnyLoraConfig, Decomposing, DrawnLora, LoraOptions } from "../adapters/config.js";
+import type { MergeError, Merging } from "../adapters/merge.js";
+import type { Read } from "../adapters/read.js";
 import type { RowAdapters } from "../adapters/rows.js";
-import { Adapters, adapterName, noAdapters, type Prepared } from "../adapters/set.js";
-import { addWeighted, type Combination } from "../adapters/weighted.js";
-import { adapterState, checkTables } from "../adapters/write.js";
-import { type Files, filesOf, sourceInMemory } from "../checkpoints/folder-in-memory.js";
+import type { Adapters, Prepared } from "../adapters/set.js";
+import type { Combination } from "../adapters/weighted.js";
+import type { Files } from "../checkpoints/folder-in-memory.js";
 import { isList, isOf, listOf } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
@@ -29,6 +20,7 @@ import type { Matrix, Parameter } from "../nn/module.js";
 import type { StateTensor } from "../nn/state.js";
 import type { Source } from "../sources/source.js";
 import { LOAD_ADAPTER, type LoadAdapterOptions, MERGE, type MergeOptions, WEIGHTED } from "./adapter-options.js";
+import { ADAPTERS } from "./parts.js";
 import { VocabularyMethods } from "./vocabulary-methods.js";
 import { warnOnce } from "./warn.js";
 
@@ -61,19 +53,19 @@ export abstract class AdapterMethods extends VocabularyMethods {
     this.checkIdle(method);
     const host = this.adapterHost;
     if (!host) throw new OctavoError("ERR_UNSUPPORTED", `${method} needs a model that was loaded by from_pretrained`);
-    this.#adapters ??= new Adapters(this.module, host.architecture);
+    this.#adapters ??= new ADAPTERS.now.Adapters(this.module, host.architecture);
     return this.#adapters;
   }
 
   /** @throws OptionError if there are no adapters */
   #some(method: string): Adapters {
     const adapters = this.#set(method);
-    if (adapters.size === 0) throw noAdapters();
+    if (adapters.size === 0) throw ADAPTERS.now.noAdapters();
     return adapters;
   }
 
   #merger(adapters: Adapters): Merging {
-    this.#merging ??= new Merging(adapters);
+    this.#merging ??= new ADAPTERS.now.Merging(adapters);
     return this.#merging;
   }
 
@@ -105,7 +97,7 @@ export abstract class AdapterMethods extends VocabularyMethods {
       const source = await this.#open(which, given);
       try {
         const warn = (message: string): void => warnOnce(message, message);
-        read = await readAdapter(adapters, source, called, { trainable, signal: given.signal, warn });
+        read = await ADAPTERS.now.readAdapter(adapters, source, called, { trainable, signal: given.signal, warn });
       } finally {
         await source.close();
       }
@@ -115,7 +107,7 @@ export abstract class AdapterMethods extends VocabularyMethods {
     try {
       this.#set("load_adapter"); // the model may have been disposed meanwhile, or generate now
     } catch (error) {
-      disposeAdapter(read.adapter);
+      ADAPTERS.now.disposeAdapter(read.adapter);
       throw error;
     }
     adapters.put(read.adapter, trainable, read.firsts);
@@ -124,8 +116,8 @@ export abstract class AdapterMethods extends VocabularyMethods {
   }
 
   async #open(which: unknown, given: LoadAdapterOptions): Promise<Source> {
-    const files = filesOf(which);
-    if (files) return sourceInMemory(files);
+    const files = ADAPTERS.now.filesOf(which);
+    if (files) return ADAPTERS.now.sourceInMemory(files);
     const open = this.adapterHost?.origin.source;
     const where = isOf(which, URL) ? addressOf(which) : which;
     if (typeof where !== "string" || where === "") {
@@ -162,14 +154,14 @@ export abstract class AdapterMethods extends VocabularyMethods {
     const [first, second] = typeof config === "string" ? [name, config] : [config, name];
     const adapters = this.#set("add_adapter");
     const called = adapters.free(second === undefined || second === null ? "default" : second);
-    const read = loraConfig("add_adapter", first);
+    const read = ADAPTERS.now.loraConfig("add_adapter", first);
     const { name: base } = this.adapterHost!.origin;
     const given = read.with({ base_model_name_or_path: base ?? read.fields.base_model_name_or_path });
     const { init_lora_weights: init, loftq_config: loftq } = read.fields;
     if (init !== "loftq" && loftq && Object.keys(loftq).length > 0) {
       warnOnce("loftq_config", `loftq_config is for init_lora_weights: "loftq", and says nothing beside ${show(init)}`);
     }
-    if (isDecomposition(init)) return this.#addDecomposing(adapters.prepare(called, given));
+    if (ADAPTERS.now.isDecomposition(init)) return this.#addDecomposing(adapters.prepare(called, given));
     adapters.add(called, given);
     this.#begin(adapters, called);
     return this;
@@ -179,7 +171,7 @@ export abstract class AdapterMethods extends VocabularyMethods {
     let firsts: Firsts | undefined;
     this.hold();
     try {
-      firsts = await firstsOf(this.module, prepared.config, prepared.blueprint);
+      firsts = await ADAPTERS.now.firstsOf(this.module, prepared.config, prepared.blueprint);
     } finally {
       await this.release();
     }
@@ -218,7 +210,7 @@ export abstract class AdapterMethods extends VocabularyMethods {
   /** Names of the adapters that work, in order. @throws OptionError if there are no adapters */
   active_adapters(): string[] {
     this.checkUsable();
-    if (!this.adapters) throw noAdapters();
+    if (!this.adapters) throw ADAPTERS.now.noAdapters();
     return [...this.adapters.choice.active];
   }
 
@@ -374,7 +366,7 @@ export abstract class AdapterMethods extends VocabularyMethods {
         hint: "PEFT's default, a decomposition of the sum, is not here",
       });
     }
-    addWeighted(all, adapters, weights, adapter_name, combination_type);
+    ADAPTERS.now.addWeighted(all, adapters, weights, adapter_name, combination_type);
     return this;
   }
 
@@ -382,10 +374,10 @@ export abstract class AdapterMethods extends VocabularyMethods {
   async get_adapter_state_dict(name?: string): Promise<Map<string, StateTensor>> {
     this.checkUsable();
     const { adapters } = this;
-    if (!adapters) throw noAdapters();
+    if (!adapters) throw ADAPTERS.now.noAdapters();
     const adapter = adapters.get(name ?? adapters.choice.active[0] ?? adapters.names[0]);
-    checkTables(adapters, adapter);
-    return adapterState(adapter);
+    ADAPTERS.now.checkTables(adapters, adapter);
+    return ADAPTERS.now.adapterState(adapter);
   }
 
   /** All parameters: the model's by their names in checkpoints, and those of adapters as PEFT calls them. */
@@ -440,7 +432,7 @@ export function adaptersOfRows(
       details: { option: "adapter_names" },
     });
   }
-  if (!adapters) throw noAdapters();
+  if (!adapters) throw ADAPTERS.now.noAdapters();
   if (list.length !== prompts) adapters.perRow(list, prompts); // says so
   return adapters.perRow(
     rows.map((prompt) => list[prompt]!),
@@ -460,7 +452,7 @@ function addressOf(url: URL): string | undefined {
 /** Names as callers give them: one, or a list. @throws OptionError */
 function namesOf(call: string, names: unknown): readonly string[] {
   const list = typeof names === "string" ? [names] : listOf(names, (one): one is string => typeof one === "string");
-  if (list && list.length > 0) return list.map((name) => adapterName(name));
+  if (list && list.length > 0) return list.map((name) => ADAPTERS.now.adapterName(name));
   throw new OptionError(`${call}: expected the name of an adapter, or a list of some, got ${show(names)}`, {
     details: { option: "adapter_name" },
   });

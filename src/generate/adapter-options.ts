@@ -1,6 +1,6 @@
 // The options of the methods about adapters: one table for each call.
 
-import { COMBINATIONS } from "../adapters/weighted.js";
+import type { Combination } from "../adapters/weighted.js";
 import { listOf } from "../core/checks.js";
 import { choice, flag, type Options, signal, such } from "../core/options.js";
 import { SOURCE } from "../load/options.js";
@@ -33,7 +33,7 @@ export interface MergeOptions extends Options<typeof MERGE> {}
 /** Options of add_weighted_adapter. */
 export const WEIGHTED = {
   /** "cat" is the exact sum, "linear" is near it and keeps the rank. */
-  combination_type: choice(COMBINATIONS, {
+  combination_type: choice<Combination>(["linear", "cat"], {
     hint: 'of PEFT\'s ways of combining adapters "linear" and "cat" are here',
   }),
 };

@@ -11,7 +11,8 @@ import { PUSH, type Pushed, type PushOptions } from "../hub/push-options.js";
 import type { AttnImplementation } from "../load/attn-implementation.js";
 import type { PlacedModel } from "../load/fill.js";
 import type { Loaded } from "../load/index.js";
-import { folderName, SAVE, type Savable, type Saved, type SaveOptions, saveModel } from "../load/save.js";
+import type { Savable, Saved } from "../load/save.js";
+import { folderName, SAVE, type SaveOptions } from "../load/save-options.js";
 import { dequantizeModel, stateOf } from "../load/state.js";
 import type { Architecture, ConfigJson, Task } from "../nn/architecture.js";
 import { checkTree, type NonFinite } from "../nn/finite.js";
@@ -26,7 +27,7 @@ import { AttentionState } from "./attention-state.js";
 import { type ModelMemory, memoryOf } from "./memory.js";
 import { MovingMethods } from "./moving-methods.js";
 import { Places } from "./places.js";
-import { type SaveAdapters, saveAdapters } from "./save-adapters.js";
+import type { SaveAdapters } from "./save-adapters.js";
 import { hasMethods } from "./training-methods.js";
 import { Users } from "./users.js";
 
@@ -190,8 +191,10 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
       this.#attention.checkSavable();
       if (this.adapters) {
         const { folders, source } = this.#origin?.origin ?? {};
+        const { saveAdapters } = await import("./save-adapters.js");
         return saveAdapters(this.adapters, folders, name, options, source);
       }
+      const { saveModel } = await import("../load/save.js");
       return saveModel(this.#savable("save_pretrained"), name, options);
     });
   }
@@ -207,8 +210,12 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
     const folders: FolderWriter = { replace: (_folder, _replaces, write) => write(files) };
     return this.#reading("save_pretrained", async () => {
       this.#attention.checkSavable();
-      if (this.adapters) return saveAdapters(this.adapters, folders, "checkpoint", options, undefined);
+      if (this.adapters) {
+        const { saveAdapters } = await import("./save-adapters.js");
+        return saveAdapters(this.adapters, folders, "checkpoint", options, undefined);
+      }
       const { origin, ...rest } = this.#savable("save_pretrained");
+      const { saveModel } = await import("../load/save.js");
       return saveModel({ ...rest, origin: { ...origin, folders } }, "checkpoint", options);
     });
   }

@@ -11,11 +11,11 @@ import { MetaModel } from "../load/meta.js";
 import { deviceName, isOn } from "../load/names.js";
 import { Offloaded } from "../load/offloaded.js";
 import type { Platform } from "../load/platform.js";
-import { folderName } from "../load/save.js";
+import { folderName } from "../load/save-options.js";
 import type { Task } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import { LoadedModel, rearrange } from "./base.js";
-import { FROM_PRETRAINED, type FromPretrainedOptions } from "./options.js";
+import { FROM_PRETRAINED, type FromPretrainedOptions } from "./loading-options.js";
 import { loadPretrained, nameOf, type TaskHolders } from "./pretrained.js";
 import { PYTHON } from "./python.js";
 

@@ -22,7 +22,8 @@ import type { Drafter } from "./drafters/drafter.js";
 import { checkDrafting, draftsOf, openDrafter } from "./drafters/index.js";
 import { type CacheNeeds, checkKept, type DynamicCache, keptTexts } from "./dynamic-cache.js";
 import { type Ends, endingOf } from "./ending.js";
-import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
+import type { Constraint } from "./grammar/constraint.js";
+import { checkStructured, structuredOption } from "./grammar/structured.js";
 import { unconditionalOf } from "./guidance.js";
 import { ALONE, healed, unhealed } from "./healing.js";
 import {
@@ -50,6 +51,7 @@ import {
   type StreamOptions,
   type TextStreamOptions,
 } from "./options.js";
+import { GRAMMAR } from "./parts.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
 import { checkRoom } from "./room.js";
@@ -333,7 +335,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
     checkBeams(call, config, options);
     checkDrafting(this, config, options);
     if (config.mode.dola) layeredDecoder(this.module, config.mode.dola); // what it would refuse later
-    const constraint = constraintOf(options, vocab, config.eos_token_ids);
+    const constraint = structuredOption(options) && GRAMMAR.now.constraintOf(options, vocab, config.eos_token_ids);
     checkStructured(constraint?.option, config);
     checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);
     if (options.past_key_values) checkKept(config);

@@ -1,10 +1,10 @@
 // from_pretrained of models and tokenizers, for any platform: checks options, then finds and loads the model.
 
-import { ADAPTER_CONFIG, readConfig } from "../adapters/read.js";
 import { Device } from "../core/device.js";
 import { type FloatName, parseDType } from "../core/dtype.js";
 import { CheckpointError, NotFoundError, OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
+import { withParts } from "../core/part.js";
 import { show } from "../core/show.js";
 import type { Tensor } from "../core/tensor.js";
 import type { SpreadModel } from "../load/fill.js";
@@ -12,7 +12,6 @@ import { type Loaded, type LoadOptions, loadModel } from "../load/index.js";
 import { type MetaModel, metaModel, metaOf } from "../load/meta.js";
 import { SOURCE, WEIGHTS } from "../load/options.js";
 import { onAuto, type Platform, reopening } from "../load/platform.js";
-import { Spread } from "../load/spread.js";
 import type { ConfigJson, Task } from "../nn/architecture.js";
 import { DualModel } from "../nn/dual.js";
 import { EncoderModel } from "../nn/encoder.js";
@@ -26,14 +25,11 @@ import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer } from "../tokenizer/load.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
 import type { LoadedModel } from "./base.js";
-import { PreTrainedClipModel } from "./clip-model.js";
-import { type EncoderResults, PreTrainedEncoder } from "./encoder-model.js";
-import { PreTrainedFeatureModel } from "./feature-model.js";
+import type { PreTrainedClipModel } from "./clip-model.js";
+import type { EncoderResults, PreTrainedEncoder } from "./encoder-model.js";
+import type { PreTrainedFeatureModel } from "./feature-model.js";
 import type { FeatureValues } from "./features.js";
-import { PreTrainedModel } from "./model.js";
 import {
-  type EncoderForwardOptions,
-  type FeatureForwardOptions,
   FROM_CONFIG,
   FROM_PRETRAINED,
   type FromConfigOptions,
@@ -41,12 +37,15 @@ import {
   QUANTIZED,
   TOKENIZER_FROM_PRETRAINED,
   type TokenizerOptions,
-} from "./options.js";
-import { attentionOf, boundFor, boundsOf, parallelOf, placeOf, spreadOf } from "./python.js";
-import { PreTrainedSeq2SeqLM } from "./seq2seq-model.js";
+} from "./loading-options.js";
+import { PreTrainedModel } from "./model.js";
+import type { EncoderForwardOptions, FeatureForwardOptions } from "./options.js";
+import { openParts } from "./parts.js";
+import { attentionOf, boundFor, boundsOf, parallelOf, placeOf, spreadOf } from "./placing.js";
+import type { PreTrainedSeq2SeqLM } from "./seq2seq-model.js";
 import type { PreTrainedSpeechSeq2Seq } from "./speech-model.js";
 
-export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./options.js";
+export type { FromConfigOptions, FromPretrainedOptions, TokenizerOptions } from "./loading-options.js";
 
 function askedQuantization(options: FromPretrainedOptions): Quantization | undefined {
   const { quantization_config: config, load_in_8bit, load_in_4bit } = options;
@@ -82,6 +81,11 @@ export interface PreTrainedBase extends LoadedModel<Model> {
   ): Features & Pick<EncoderResults["base"], "sentence_embedding"> & { hidden_states?: Tensor[] };
 }
 
+const clip = () => import("./clip-model.js");
+const encoder = () => import("./encoder-model.js");
+const features = () => import("./feature-model.js");
+const seq2seq = () => import("./seq2seq-model.js");
+
 /** The return type of each task's from_pretrained. */
 export interface TaskHolders {
   "causal-lm": PreTrainedModel;
@@ -98,26 +102,31 @@ export interface TaskHolders {
   clip: PreTrainedClipModel;
 }
 
-const HOLDERS: {
-  readonly [T in Task]: (loaded: Loaded<T>, device: Device, ownsDevice: boolean) => TaskHolders[T];
-} = {
-  "causal-lm": (...parts) => new PreTrainedModel(...parts),
-  "seq2seq-lm": (...parts) => new PreTrainedSeq2SeqLM(...parts),
-  base: (loaded, ...parts) => {
+type Holder<T extends Task> = (loaded: Loaded<T>, device: Device, ownsDevice: boolean) => Promise<TaskHolders[T]>;
+
+/** The class that holds a model of a task; a program loads the classes of its models alone. */
+const HOLDERS: { readonly [T in Task]: Holder<T> } = {
+  "causal-lm": async (...parts) => new PreTrainedModel(...parts),
+  "seq2seq-lm": async (...parts) => new (await seq2seq()).PreTrainedSeq2SeqLM(...parts),
+  base: async (loaded, ...parts) => {
     const { model } = loaded;
-    if (model instanceof DualModel) return new PreTrainedClipModel(loaded as never, ...parts) as never;
-    const holder = model instanceof EncoderModel ? PreTrainedEncoder<"base"> : PreTrainedFeatureModel<Features>;
+    if (model instanceof DualModel) return new (await clip()).PreTrainedClipModel(loaded as never, ...parts) as never;
+    const holder =
+      model instanceof EncoderModel
+        ? (await encoder()).PreTrainedEncoder<"base">
+        : (await features()).PreTrainedFeatureModel<Features>;
     return new holder(loaded as never, ...parts) as PreTrainedBase;
   },
-  "masked-lm": (...parts) => new PreTrainedEncoder(...parts),
-  "sequence-classification": (...parts) => new PreTrainedEncoder(...parts),
-  "token-classification": (...parts) => new PreTrainedEncoder(...parts),
-  "question-answering": (...parts) => new PreTrainedEncoder(...parts),
-  "speech-seq2seq": (...parts) => new PreTrainedSeq2SeqLM(...parts) as unknown as PreTrainedSpeechSeq2Seq,
-  ctc: (...parts) => new PreTrainedFeatureModel(...parts),
-  "image-classification": (...parts) => new PreTrainedFeatureModel(...parts),
-  "audio-classification": (...parts) => new PreTrainedFeatureModel(...parts),
-  clip: (...parts) => new PreTrainedClipModel(...parts),
+  "masked-lm": async (...parts) => new (await encoder()).PreTrainedEncoder(...parts),
+  "sequence-classification": async (...parts) => new (await encoder()).PreTrainedEncoder(...parts),
+  "token-classification": async (...parts) => new (await encoder()).PreTrainedEncoder(...parts),
+  "question-answering": async (...parts) => new (await encoder()).PreTrainedEncoder(...parts),
+  "speech-seq2seq": async (...parts) =>
+    new (await seq2seq()).PreTrainedSeq2SeqLM(...parts) as unknown as PreTrainedSpeechSeq2Seq,
+  ctc: async (...parts) => new (await features()).PreTrainedFeatureModel(...parts),
+  "image-classification": async (...parts) => new (await features()).PreTrainedFeatureModel(...parts),
+  "audio-classification": async (...parts) => new (await features()).PreTrainedFeatureModel(...parts),
+  clip: async (...parts) => new (await clip()).PreTrainedClipModel(...parts),
 };
 
 /** Models without a head, whose kinds differ: the caller names a class whose forward is not that of PreTrainedBase. */
@@ -208,7 +217,9 @@ export async function loadPretrained<T extends Task>(
       const { source, folders, push } = platform;
       const origin = { name: model, config: loaded.config_text, reopen, source, folders, push };
       const all = { ...loaded, origin, warnings: [...warnings, ...loaded.warnings] };
-      return HOLDERS[task](all, spread?.main ?? (on as Device), own);
+      if (!platform.sparing) await openParts();
+      const holder: Holder<T> = HOLDERS[task];
+      return await holder(all, spread?.main ?? (on as Device), own);
     } catch (error) {
       loaded.model.dispose(); // whatever is refused now, its weights go
       await spread?.close();
@@ -242,7 +253,9 @@ export async function loadPretrained<T extends Task>(
     if (!base) throw error;
     const made = await loadPretrained(platform, task, base.name, { ...options, ...base.place });
     try {
-      await made.load_adapter(model, { ...pick(SOURCE, options), signal });
+      await withParts(async () => {
+        await made.load_adapter(model, { ...pick(SOURCE, options), signal });
+      });
     } catch (refused) {
       await made[Symbol.asyncDispose]();
       throw refused;
@@ -258,8 +271,9 @@ export async function loadPretrained<T extends Task>(
  * @throws CheckpointError if its config names none, or an address: nothing that a file says makes a program ask a server
  */
 async function baseOf(source: Source, error: unknown, warn: (message: string) => void) {
-  const missing = error instanceof NotFoundError && (await source.names([ADAPTER_CONFIG])).has(ADAPTER_CONFIG);
-  if (!missing) return undefined;
+  if (!(error instanceof NotFoundError)) return undefined;
+  const { ADAPTER_CONFIG, readConfig } = await import("../adapters/read.js");
+  if (!(await source.names([ADAPTER_CONFIG])).has(ADAPTER_CONFIG)) return undefined;
   const { base_model_name_or_path: name, revision } = (await readConfig(source, warn)).fields;
   if (name !== null && name !== "" && !/^[a-z][a-z0-9+.-]*:/i.test(name)) {
     return { name, place: { revision: revision ?? undefined, subfolder: undefined } };
@@ -298,6 +312,7 @@ async function severalOf(
   }
   const spread = spreadOf(options);
   if (!spread || (spread.gpu && !(await hasGPU(platform)))) return undefined;
+  const { Spread } = await import("../load/spread.js");
   return (model) => Spread.open(platform, model, spread);
 }
 
@@ -352,7 +367,11 @@ export function autoTokenizer(platform: Platform): AutoTokenizers {
       const source = await platform.source(model, { ...pick(SOURCE, options), signal });
       const reopen = reopening(platform, model, source, options);
       try {
-        return await loadTokenizer(source, pick(LOAD_TOKENIZER, options), { reopen, folders: platform.folders });
+        return await loadTokenizer(source, pick(LOAD_TOKENIZER, options), {
+          reopen,
+          folders: platform.folders,
+          sparing: platform.sparing,
+        });
       } finally {
         await source.close();
       }

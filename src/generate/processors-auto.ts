@@ -26,7 +26,7 @@ import type { Source } from "../sources/source.js";
 import type { PreTrainedTokenizer } from "../tokenizer/api.js";
 import { loadTokenizer, type TokenizerOrigin } from "../tokenizer/load.js";
 import { LOAD_TOKENIZER } from "../tokenizer/options.js";
-import { TOKENIZER_FROM_PRETRAINED, type TokenizerOptions } from "./options.js";
+import { TOKENIZER_FROM_PRETRAINED, type TokenizerOptions } from "./loading-options.js";
 import { nameOf } from "./pretrained.js";
 
 export interface AutoProcessors<P> {

@@ -10,7 +10,8 @@ import { listOf } from "../core/checks.js";
 import { OptionError } from "../core/errors.js";
 import { type Options, readOptions, such } from "../core/options.js";
 import { show } from "../core/show.js";
-import { SAVE, type Saved, type SaveOptions } from "../load/save.js";
+import type { Saved } from "../load/save.js";
+import { SAVE, type SaveOptions } from "../load/save-options.js";
 import type { AdapterHost } from "./adapter-methods.js";
 
 /** Options of save_pretrained for a model with adapters. */

@@ -18,7 +18,8 @@ import { fileWarnings, type GenerationConfig, generationConfig, warnOfDefaultLen
 import { layeredDecoder } from "./dola.js";
 import { type Ends, endingOf } from "./ending.js";
 import { readFeatures } from "./features.js";
-import { type Constraint, checkStructured, constraintOf } from "./grammar/constraint.js";
+import type { Constraint } from "./grammar/constraint.js";
+import { checkStructured, structuredOption } from "./grammar/structured.js";
 import { unhealed } from "./healing.js";
 import { type Batch, eachPrompt, type Ids, numbersOf, promptsOf, readBatch, table, withImpliedMask } from "./inputs.js";
 import { lossOf, lossOfStates } from "./labels.js";
@@ -38,6 +39,7 @@ import {
   SPEECH_GENERATE,
   SPEECH_STREAM,
 } from "./options.js";
+import { GRAMMAR } from "./parts.js";
 import { onHost } from "./processors/host/chain.js";
 import { checkProcessors, warnOfHostProcessors } from "./processors/host-processor.js";
 import { checkRoom } from "./room.js";
@@ -360,7 +362,7 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
       );
     }
     if (config.mode.dola) layeredDecoder(this.module, config.mode.dola);
-    const constraint = constraintOf(options, vocab, config.eos_token_ids);
+    const constraint = structuredOption(options) && GRAMMAR.now.constraintOf(options, vocab, config.eos_token_ids);
     checkStructured(constraint?.option, config);
     checkOffloadedCache(options.cache_implementation, this.module.placement?.devices ?? [this.device]);
     if (options.prompt_lookup_num_tokens) {

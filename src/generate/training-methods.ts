@@ -1,13 +1,11 @@
 // Methods of loaded models for training: which parameters ask for gradients, the backward pass, and weights that come back from a
 // checkpoint.
 
-import { restoreAdapter } from "../adapters/read.js";
 import { isFunction } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { flag, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import { Tensor } from "../core/tensor.js";
-import { restoreModel } from "../load/restore.js";
 import { CausalLM } from "../nn/decoder.js";
 import { askFor } from "../nn/module.js";
 import type { Source } from "../sources/source.js";
@@ -139,7 +137,11 @@ export abstract class TrainingMethods extends AdapterMethods {
       }
     };
     await this.users.alone("restore", async () => {
-      if (!adapters) return from("", (source) => restoreModel(this.module, architecture, source));
+      if (!adapters) {
+        const { restoreModel } = await import("../load/restore.js");
+        return from("", (source) => restoreModel(this.module, architecture, source));
+      }
+      const { restoreAdapter } = await import("../adapters/read.js");
       for (const name of adapters.names) {
         const folder = name === "default" ? "" : name;
         await from(folder, (source) => restoreAdapter(adapters, adapters.get(name), source));

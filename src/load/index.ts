@@ -2,7 +2,7 @@
 // the first weight is read.
 
 import { type Checkpoint, hasWeights, openCheckpoint } from "../checkpoints/checkpoint.js";
-import { type PackedFormat, unpackCheckpoint } from "../checkpoints/packed/index.js";
+import type { PackedFormat } from "../checkpoints/packed/format.js";
 import type { Device } from "../core/device.js";
 import { DTYPE_SPELLINGS, parseDType, torchName } from "../core/dtype.js";
 import { CheckpointError, ConfigError, NotFoundError, OptionError, suggestion } from "../core/errors.js";
@@ -194,9 +194,10 @@ export async function declareModel<T extends Task>(
     return { ...tree, ...own, dtype: resolveDType(wanted, config, own.checkpoint), packed: undefined };
   }
   const tree = await declareTree(source, config, task);
-  const format = storedPacked(config.quantization_config, source.location);
+  const format = await storedPacked(config.quantization_config, source.location);
   const opened = await openCheckpoint(source, named);
   if (!format) return { ...tree, checkpoint: opened, dtype: resolveDType(wanted, config, opened), packed: undefined };
+  const { unpackCheckpoint } = await import("../checkpoints/packed/index.js");
   const { checkpoint, matrices } = unpackCheckpoint(opened, format);
   if (matrices === 0) throw notQuantized(source, format.name);
   return { ...tree, checkpoint, dtype: resolveDType(wanted, config, checkpoint), packed: format };

@@ -1,7 +1,6 @@
 // Models without weights: the tree that a config.json declares, with the size of every parameter in the form in which it would be
 // stored. Making one allocates nothing on any device, at any size.
 
-import { MXFP4 } from "../checkpoints/packed/mxfp4.js";
 import { isFunction } from "../core/checks.js";
 import { torchName } from "../core/dtype.js";
 import { OctavoError } from "../core/errors.js";
@@ -170,7 +169,7 @@ export async function metaModel<T extends Task>(
   const storage = storageOf(module, own, dtype);
   if (own === quantization && storage.selective) unusedPatterns(module, storage.selective);
   const stored = schemeBytes(module, storage);
-  if (!own && storedPacked(config.quantization_config, "config.json") === MXFP4) {
+  if (!own && (await storedPacked(config.quantization_config, "config.json"))?.name === "mxfp4") {
     const scheme = codesScheme({
       kind: "e2m1",
       blocksize: MXFP4_BLOCK,

@@ -58,6 +58,8 @@ export interface Platform {
   source(model: string, options: SourceOptions): Promise<Source>;
   /** Writes the folders of models; absent where there are no files. */
   readonly folders?: FolderWriter;
+  /** Parts that not every program needs come when a call asks for them (core/part.ts): who sets this does such calls again then. */
+  readonly sparing?: boolean;
   /** Uploads what is written into a folder; absent where there are no files. */
   readonly push?: PushWritten;
   /** A place for weights of one run in a folder; absent where there are no files. @throws FileError */

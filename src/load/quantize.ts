@@ -19,13 +19,13 @@ import {
   groupsOf,
   indexJson,
   type Saved,
-  type SaveOptions,
   shardNames,
   sizeOf,
   weightsOf,
   writeRest,
   writeShard,
 } from "./save.js";
+import type { SaveOptions } from "./save-options.js";
 import { bytesOf } from "./sizes.js";
 import { storedBytes } from "./survey.js";
 

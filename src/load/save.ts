@@ -1,14 +1,11 @@
 // Writes a loaded model as transformers and bitsandbytes do: the same names, dtypes, shapes and bytes of tensors, the same
 // config.json. Weights are read from the device one tensor at a time.
 
-import { A_VARIANT, isVariant } from "../checkpoints/checkpoint.js";
 import type { FolderFiles, FolderWriter } from "../checkpoints/folder.js";
 import { elementsOf, STORED_BITS } from "../checkpoints/stored.js";
 import { parseDType, torchName } from "../core/dtype.js";
 import { FormatError, OctavoError, OptionError, throwIfAborted } from "../core/errors.js";
-import { type Options, option, readOptions, signal, such } from "../core/options.js";
-import * as z from "../core/schema.js";
-import { show } from "../core/show.js";
+import { readOptions } from "../core/options.js";
 import type { PushWritten } from "../hub/push-options.js";
 import type { Architecture, ConfigJson } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
@@ -24,26 +21,8 @@ import { describeStored } from "./described.js";
 import { choicesOf, oneScheme } from "./linears.js";
 import type { SourceOptions } from "./options.js";
 import { publishedParameters, storedParts } from "./published.js";
+import { SAVE, type SaveOptions } from "./save-options.js";
 import { bytesOf } from "./sizes.js";
-
-/** Options of `save_pretrained`. */
-export const SAVE = {
-  /** Most bytes of a file of weights: a number, or a text such as "5GB" (default: "50GB", as in Python). */
-  max_shard_size: such<number | string>((value) => bytesOf(value) !== undefined, 'bytes, or a text such as "5GB"', {
-    value: "<size>",
-    help: "most bytes of a file of weights (default: 2GB)",
-  }),
-  /** Only true: a .bin file is a program, which Python runs to read it. */
-  safe_serialization: option<true>(z.literal(true), "true", { hint: "weights are written as safetensors alone" }),
-  /** Put into the names of the weights' files: "fp16" gives model.fp16.safetensors. */
-  variant: such<string>(isVariant, A_VARIANT, {
-    value: "<word>",
-    help: 'put into the names of the weights\' files, such as "fp16"',
-  }),
-  signal: signal(),
-};
-
-export interface SaveOptions extends Options<typeof SAVE> {}
 
 /** What was written. */
 export interface Saved {
@@ -105,12 +84,6 @@ function writerOf({ folders }: Pick<Origin, "folders">, what: string): FolderWri
   throw new OctavoError("ERR_UNSUPPORTED", `${what} writes a folder, which a page cannot do`, {
     hint: "state_dict() gives the tensors, to be sent or stored where the page likes",
   });
-}
-
-/** A folder as callers name it. @throws OptionError */
-export function folderName(folder: unknown, what: string): string {
-  if (typeof folder === "string" && folder !== "" && !folder.includes("\0")) return folder;
-  throw new OptionError(`${what}: expected the path of a folder, got ${show(folder)}`);
 }
 
 /**

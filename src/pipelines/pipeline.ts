@@ -8,7 +8,7 @@ import { type Options, omit, pick, readOptions, such, type Table, whole } from "
 import { listed as listedText, show } from "../core/show.js";
 import { autoConfig } from "../generate/auto-config.js";
 import { LoadedModel } from "../generate/base.js";
-import { FROM_PRETRAINED, type FromPretrainedOptions } from "../generate/options.js";
+import { FROM_PRETRAINED, type FromPretrainedOptions } from "../generate/loading-options.js";
 import { autoModel, autoTokenizer, nameOf } from "../generate/pretrained.js";
 import { autoFeatureExtractor, autoImageProcessor } from "../generate/processors-auto.js";
 import { isTokenizer } from "../generate/streamers.js";

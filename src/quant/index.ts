@@ -1,7 +1,8 @@
 // The list of quantization schemes: maps a BitsAndBytesConfig to the scheme it selects, and the config.json of a quantized
 // checkpoint to the schemes that restore it.
 
-import { PACKED_METHODS, type PackedFormat, packedFormat } from "../checkpoints/packed/index.js";
+import type { PackedFormat } from "../checkpoints/packed/format.js";
+import { isPackedMethod, PACKED_METHODS } from "../checkpoints/packed/methods.js";
 import { torchName } from "../core/dtype.js";
 import { ConfigError, namesOf, OctavoError, OptionError, UnsupportedModelError } from "../core/errors.js";
 import { listed, show } from "../core/show.js";
@@ -121,7 +122,7 @@ export function storedQuantization(json: unknown, location: string): Quantizatio
       hint: `its method is one of ${listed(PACKED_METHODS, 9)}: add it as quant_method`,
     });
   }
-  if (PACKED_METHODS.includes(method as string)) return undefined;
+  if (isPackedMethod(method)) return undefined;
   if (method === OWN_METHOD) return checkedFields(() => ownMethod(fields));
   if (method !== "bitsandbytes") {
     throw new UnsupportedModelError(`${location} holds a checkpoint that was quantized with ${show(method)}`, {
@@ -237,9 +238,11 @@ export function quantizationJson(config: BitsAndBytesConfig, dtype: FloatDType):
 }
 
 /** How others have packed the matrices of a checkpoint; undefined if they have not. @throws ConfigError, UnsupportedModelError */
-export function storedPacked(json: unknown, location: string): PackedFormat | undefined {
+export async function storedPacked(json: unknown, location: string): Promise<PackedFormat | undefined> {
   const fields = json as Readonly<Record<string, unknown>> | null | undefined;
-  return PACKED_METHODS.includes(fields?.quant_method as string) ? packedFormat(fields!, location) : undefined;
+  if (!isPackedMethod(fields?.quant_method)) return undefined;
+  const { packedFormat } = await import("../checkpoints/packed/index.js");
+  return packedFormat(fields!, location);
 }
 
 /** True if decoded 4-bit values of a checkpoint with this `quantization_config` are not rounded: Octavo made the codes. */

@@ -5,19 +5,19 @@
 import { isList } from "../core/checks.js";
 import { OctavoError, OptionError } from "../core/errors.js";
 import { problemWith, readOptions } from "../core/options.js";
+import { Part } from "../core/part.js";
 import { show } from "../core/show.js";
-import {
-  type Applied,
-  type AppliedTo,
-  type ApplyChatTemplateOptions,
-  type ApplyOptions,
-  applyChatTemplate,
-  type ChatTokenizer,
-  type Conversation,
-  type Encoded,
+import type {
+  Applied,
+  AppliedTo,
+  ApplyChatTemplateOptions,
+  ApplyOptions,
+  ChatTokenizer,
+  Conversation,
+  Encoded,
 } from "./apply-chat-template.js";
 import type { BatchEncoding, Encoding, IdRows, Side, TensorEncoding } from "./batch.js";
-import { chooseTemplate, isTemplates } from "./chat/template.js";
+import { chooseTemplate, isTemplates } from "./chat/templates.js";
 import { type AnyDecoded, type Decoded, decodeIds } from "./decoded.js";
 import { encodingOf } from "./encoding.js";
 import type { Tokenizer } from "./engine.js";
@@ -45,6 +45,9 @@ import { promptIds } from "./timed.js";
 export type { ApplyChatTemplateOptions, ChatMessage, Conversation } from "./apply-chat-template.js";
 export type { BatchEncoding, Encoding, IdRows, IntTensor, OffsetTensor, Side, TensorEncoding } from "./batch.js";
 export { type CallOptions, type DecodeOptions, SPECIAL_NAMES, type SpecialName } from "./options.js";
+
+/** What conversations need, a fifth of a page's bytes. */
+export const CONVERSATIONS = new Part(() => import("./apply-chat-template.js"));
 
 function sideOf(value: Side, option: string): Side {
   const problem = problemWith(option, CALL.padding_side, value);
@@ -375,7 +378,7 @@ export class PreTrainedTokenizer extends NamedTokens {
   apply_chat_template(conversation: unknown, given: ApplyChatTemplateOptions = {}): Applied {
     const { chat_template, special_tokens_map } = this;
     const encode = (...call: Parameters<ChatTokenizer["encode"]>) => this.#encode(...call);
-    return applyChatTemplate({ chat_template, special_tokens_map, encode }, conversation, given);
+    return CONVERSATIONS.now.applyChatTemplate({ chat_template, special_tokens_map, encode }, conversation, given);
   }
 
   /**

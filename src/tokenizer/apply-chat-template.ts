@@ -6,7 +6,8 @@ import { checkedLater, choice, flag, type Options, readOptions, such, text } fro
 import { show } from "../core/show.js";
 import type { Range } from "./aligned.js";
 import { type BatchEncoding, type Encoding, type IntTensor, type Row, stack, type TensorEncoding } from "./batch.js";
-import { chooseTemplate, type Rendered, renderChat, type Templates } from "./chat/template.js";
+import { type Rendered, renderChat } from "./chat/template.js";
+import { chooseTemplate, type Templates } from "./chat/templates.js";
 import { reading } from "./ids.js";
 import { CALL, type CallOptions } from "./options.js";
 

@@ -6,7 +6,7 @@ import { OptionError } from "../core/errors.js";
 import { pick, readOptions } from "../core/options.js";
 import { show } from "../core/show.js";
 import type { Source } from "../sources/source.js";
-import { PreTrainedTokenizer } from "./api.js";
+import { CONVERSATIONS, PreTrainedTokenizer } from "./api.js";
 import { classFacts } from "./classes.js";
 import type { Components } from "./components.js";
 import { JsonTokenizer, type Tokenizer } from "./engine.js";
@@ -21,7 +21,6 @@ import {
   type TokenizerSettings,
   type TokenizerState,
 } from "./options.js";
-import { saveTokenizer } from "./save.js";
 import {
   addedIds,
   chatTemplate,
@@ -173,6 +172,8 @@ export interface TokenizerOrigin {
   reopen(): Promise<Source>;
   /** Absent where a program cannot write files. */
   readonly folders?: FolderWriter | undefined;
+  /** Parts that not every program needs come when they are asked for (core/part.ts). */
+  readonly sparing?: boolean | undefined;
 }
 
 /** The languages of texts and of what is written for them: the caller's, those of tokenizer_config.json, or the class's. */
@@ -252,6 +253,7 @@ function saving(origin: TokenizerOrigin, options: LoadTokenizerOptions, loaded: 
       const { files, structure, json } = await readAll(source, options);
       const built = structure.converted ? structure.json : undefined;
       const before = { ...loaded, added_tokens: json.added_tokens };
+      const { saveTokenizer } = await import("./save.js");
       return await saveTokenizer({ files, built, loaded: before, now, folders: origin.folders }, folder);
     } finally {
       await source.close();
@@ -301,6 +303,7 @@ export async function loadTokenizer(
     ...(className === "CodeLlamaTokenizer" ? { infilling: new (await import("./infill.js")).Infilling(config) } : {}),
     save: origin === undefined ? undefined : saving(origin, options, inFiles),
   };
+  if (!origin?.sparing) await CONVERSATIONS.open();
   return new PreTrainedTokenizer(writing && join ? join(reading, writing) : reading, settings);
 }
 

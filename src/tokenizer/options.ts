@@ -3,7 +3,7 @@
 import { choice, type Entry, flag, number, type Options, option, such, type Table, text } from "../core/options.js";
 import * as z from "../core/schema.js";
 import type { BatchEncoding, Encoding, TensorEncoding } from "./batch.js";
-import type { Templates } from "./chat/template.js";
+import type { Templates } from "./chat/templates.js";
 import type { Tokenizer } from "./engine.js";
 import type { Infilling } from "./infill.js";
 import type { JsonObject } from "./json-file.js";

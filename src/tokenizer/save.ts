@@ -6,7 +6,7 @@ import { OctavoError, OptionError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import { editJson } from "../sources/json-edit.js";
 import { TEMPLATES } from "../sources/model-files.js";
-import type { Templates } from "./chat/template.js";
+import type { Templates } from "./chat/templates.js";
 import { isObject, type JsonObject, readBytes, readText } from "./json-file.js";
 import { type SavedState, SPECIAL_NAMES } from "./options.js";
 import {

@@ -2,7 +2,8 @@
 
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { WORKER_GENERATE, WORKER_LOAD } from "../../src/browser/options.js";
+import { WORKER_GENERATE } from "../../src/browser/call-options.js";
+import { WORKER_LOAD } from "../../src/browser/options.js";
 import { OptionError } from "../../src/core/errors.js";
 import {
   choice,
@@ -19,7 +20,8 @@ import {
 } from "../../src/core/options.js";
 import * as z from "../../src/core/schema.js";
 import { show } from "../../src/core/show.js";
-import { FORWARD, FROM_PRETRAINED, GENERATE, TOKENIZER_FROM_PRETRAINED } from "../../src/generate/options.js";
+import { FROM_PRETRAINED, TOKENIZER_FROM_PRETRAINED } from "../../src/generate/loading-options.js";
+import { FORWARD, GENERATE } from "../../src/generate/options.js";
 import { BITS_AND_BYTES } from "../../src/quant/config.js";
 import { CALL, DECODE } from "../../src/tokenizer/options.js";
 

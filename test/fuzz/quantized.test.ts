@@ -1,7 +1,7 @@
 // Mutants of checkpoints that bitsandbytes has quantized: what config.json says, the JSON beside each matrix's codes, the
 // tables and scales, and their shapes.
 
-import type { FromPretrainedOptions } from "../../src/generate/options.js";
+import type { FromPretrainedOptions } from "../../src/generate/loading-options.js";
 import { BitsAndBytesConfig, type BitsAndBytesOptions } from "../../src/quant/config.js";
 import { schemeOf } from "../../src/quant/index.js";
 import { mutateBytes } from "./support/bytes.js";

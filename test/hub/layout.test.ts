@@ -5,7 +5,7 @@ import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { NotFoundError } from "../../src/core/errors.js";
 import { AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer } from "../../src/generate/auto.js";
-import type { TokenizerOptions } from "../../src/generate/options.js";
+import type { TokenizerOptions } from "../../src/generate/loading-options.js";
 import { listCache, planRemoval } from "../../src/hub/cached.js";
 import { type PullOptions, pull } from "../../src/hub/pull.js";
 import type { ProgressEvent } from "../../src/load/fill.js";

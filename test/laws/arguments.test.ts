@@ -7,6 +7,7 @@ import { Device } from "../../src/core/device.js";
 import { scope, Tensor } from "../../src/core/tensor.js";
 import { CONFIG_FROM_PRETRAINED } from "../../src/generate/auto-config.js";
 import { DISPATCH } from "../../src/generate/dispatch.js";
+import { FROM_CONFIG, FROM_PRETRAINED, TOKENIZER_FROM_PRETRAINED } from "../../src/generate/loading-options.js";
 import {
   CLIP_FORWARD,
   CLIP_IMAGE,
@@ -14,15 +15,12 @@ import {
   ENCODER_FORWARD,
   FEATURE_FORWARD,
   FORWARD,
-  FROM_CONFIG,
-  FROM_PRETRAINED,
   GENERATE,
   SEQ2SEQ_FORWARD,
   SEQ2SEQ_GENERATE,
   SPEECH_FORWARD,
   SPEECH_GENERATE,
   SPEECH_STREAM,
-  TOKENIZER_FROM_PRETRAINED,
 } from "../../src/generate/options.js";
 import { PULL } from "../../src/hub/pull.js";
 import { PUSH } from "../../src/hub/push-options.js";

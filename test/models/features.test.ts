@@ -14,7 +14,8 @@ import {
   AutoModelForImageClassification,
 } from "../../src/generate/auto.js";
 import type { PreTrainedFeatureModel } from "../../src/generate/feature-model.js";
-import type { FeatureForwardOptions, FromPretrainedOptions } from "../../src/generate/options.js";
+import type { FromPretrainedOptions } from "../../src/generate/loading-options.js";
+import type { FeatureForwardOptions } from "../../src/generate/options.js";
 import { quantizedModules } from "../../src/load/storage.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";
 import { difference, FIXTURES, type Golden, largest, readArrays, readJson } from "../support/fixtures.js";

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Device } from "../../src/core/device.js";
 import { Tensor } from "../../src/core/tensor.js";
 import { AutoModelForSpeechSeq2Seq } from "../../src/generate/auto.js";
-import type { FromPretrainedOptions } from "../../src/generate/options.js";
+import type { FromPretrainedOptions } from "../../src/generate/loading-options.js";
 import type { PreTrainedSpeechSeq2Seq } from "../../src/generate/speech-model.js";
 import { quantizedModules } from "../../src/load/storage.js";
 import { ALL_DEVICES, expectNoLeaks, requestTestDevice } from "../support/devices.js";

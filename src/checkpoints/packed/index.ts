@@ -8,6 +8,7 @@ import { awqFormat } from "./awq.js";
 import { type CompressedGroup, compressedFormat } from "./compressed.js";
 import type { PackedFormat } from "./format.js";
 import { gptqFormat } from "./gptq.js";
+import type { PackedMethod } from "./methods.js";
 import { MXFP4 } from "./mxfp4.js";
 import { type Block, float8Format } from "./scaled.js";
 
@@ -15,7 +16,7 @@ export type { PackedFormat } from "./format.js";
 
 type Fields = Readonly<Record<string, unknown>>;
 
-const FORMATS: Readonly<Record<string, (fields: Fields, location: string) => PackedFormat>> = {
+const FORMATS: Readonly<Record<PackedMethod, (fields: Fields, location: string) => PackedFormat>> = {
   gptq: readGptq,
   awq: readAwq,
   fp8: readFp8,
@@ -24,16 +25,13 @@ const FORMATS: Readonly<Record<string, (fields: Fields, location: string) => Pac
   mxfp4: () => MXFP4,
 };
 
-/** Methods of `quantization_config` that are read, besides bitsandbytes. */
-export const PACKED_METHODS: readonly string[] = Object.keys(FORMATS);
-
 /**
  * How the matrices of a checkpoint are packed.
  * @param fields `quantization_config` of its config.json, with a method of PACKED_METHODS
  * @throws ConfigError for fields that are not of this method; UnsupportedModelError for a variant that is not read
  */
 export function packedFormat(fields: Fields, location: string): PackedFormat {
-  return FORMATS[fields.quant_method as string]!(fields, location);
+  return FORMATS[fields.quant_method as PackedMethod](fields, location);
 }
 
 /** A field of the block that must be one of a few values. @throws UnsupportedModelError */

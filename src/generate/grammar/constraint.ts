@@ -1,8 +1,7 @@
 // What a call's options say about its texts, as masks of the tokens that may follow each row.
 
 import { OctavoError, OptionError } from "../../core/errors.js";
-import { type Options, pick } from "../../core/options.js";
-import { show } from "../../core/show.js";
+import { pick } from "../../core/options.js";
 import type { PreTrainedTokenizer } from "../../tokenizer/api.js";
 import type { Tokenizer } from "../../tokenizer/engine.js";
 import type { HostProcessor } from "../processors/host-processor.js";
@@ -14,26 +13,16 @@ import { gbnfGrammar } from "./gbnf.js";
 import { schemaGrammar } from "./json-schema.js";
 import { Machine, type Stacks } from "./machine.js";
 import { Masks } from "./masks.js";
-import { STRUCTURED, STRUCTURED_FIELDS } from "./options.js";
+import { STRUCTURED } from "./options.js";
 import { regexExpr } from "./regex.js";
 import { jsonSchemaOf } from "./standard-schema.js";
+import { type Structured, structuredOption } from "./structured.js";
 import { Vocabulary } from "./vocabulary.js";
-
-type Structured = Options<typeof STRUCTURED>;
 
 /** Grammars of a tokenizer that stay ready, the least recently used forgotten first. */
 const KEPT = 4;
 const kept = new WeakMap<Tokenizer, Map<string, Masks>>();
 const vocabularies = new WeakMap<Tokenizer, Map<string, Vocabulary>>();
-
-/** The name of the option that says what the text is; undefined without one. @throws OptionError for two */
-export function structuredOption(options: Structured): keyof Structured | undefined {
-  const named = STRUCTURED_FIELDS.filter((name) => options[name] !== undefined);
-  if (named.length < 2) return named[0];
-  throw new OptionError(`${named.join(" and ")} cannot be combined: each says what the whole text is`, {
-    details: { option: named[1] },
-  });
-}
 
 /**
  * The masks that a call's options ask for; undefined if they ask for none.
@@ -188,32 +177,4 @@ export class Constraint implements TokenMasks {
     }
     return at;
   }
-}
-
-const OTHERS = ["forced_bos_token_id", "forced_eos_token_id", "min_length", "min_new_tokens"] as const;
-
-/** What of a generation's config may contradict a grammar. */
-interface Structuring {
-  readonly host: { readonly [name in (typeof OTHERS)[number]]?: unknown } | undefined;
-  readonly mode: { readonly dola: unknown };
-}
-
-/** @throws OptionError for options that may forbid what the grammar needs, or ask for more than it allows */
-export function checkStructured(option: keyof Structured | undefined, { host = {}, mode }: Structuring): void {
-  if (!option) return;
-  if (mode.dola) {
-    throw new OptionError(
-      `${option} cannot be combined with dola_layers, which may leave none of the tokens that it allows`,
-      {
-        details: { option },
-        hint: "pass dola_layers: null",
-      },
-    );
-  }
-  const other = OTHERS.find((name) => host[name] !== undefined);
-  if (!other) return;
-  throw new OptionError(`${option} cannot be combined with ${show(other)}: both say which token comes`, {
-    details: { option },
-    hint: `pass ${other}: ${other.startsWith("min") ? 0 : null}`,
-  });
 }

@@ -2,7 +2,7 @@
 
 import { afterAll } from "vitest";
 import { AbortError } from "../../../src/core/errors.js";
-import type { FromPretrainedOptions } from "../../../src/generate/options.js";
+import type { FromPretrainedOptions } from "../../../src/generate/loading-options.js";
 import { autoModel } from "../../../src/generate/pretrained.js";
 import { openDevice } from "../../../src/load/device.js";
 import type { Platform } from "../../../src/load/platform.js";

@@ -20,6 +20,37 @@ export function missingModules() {
 /** What the Worker loads when it needs it: shaders, architectures, training, older files. */
 const CHUNK = /-[A-Z0-9]{8}\.js(\.map)?$/;
 
+/** The modules that `import()` asks for, by their paths. */
+function laterEntries({ outputs }) {
+  const entries = Object.values(outputs).map(({ entryPoint }) => entryPoint);
+  return new Set(entries.filter(Boolean).map((path) => join(root, path)));
+}
+
+/** What the Worker loads with its first model, and what it needs only then. */
+const LOADING = join(root, "src", "browser", "held.ts");
+const WITH_MODELS = /\/src\/(?:generate|tokenizer|adapters|browser|backends)\//;
+
+/**
+ * A plugin of esbuild: what comes later imports what is there by then. esbuild drops these imports, but it makes a chunk for each set of
+ * entries that reach a module: so the first script and what loads models become few chunks instead of some forty each.
+ */
+function behind(first, later) {
+  return {
+    name: "behind",
+    setup({ onLoad }) {
+      onLoad({ filter: /\.ts$/ }, ({ path }) => {
+        if (path === first || !later.has(path)) return undefined;
+        const there = path !== LOADING && WITH_MODELS.test(path) ? [first, LOADING] : [first];
+        const imports = there.map((file) => `import ${JSON.stringify(file)};`).join("");
+        return { contents: imports + readFileSync(path, "utf8"), loader: "ts" };
+      });
+    },
+  };
+}
+
+/** What comes with the storyteller's first text, on a device without WebGPU. */
+const WRITING = [relative(root, LOADING), "src/browser/wasm-device.ts", "src/models/llama.ts"];
+
 /** The files that come with one at once: it, and what it imports before it runs. */
 function atOnce(outputs, file, found = new Set()) {
   if (found.has(file)) return found;
@@ -30,9 +61,9 @@ function atOnce(outputs, file, found = new Set()) {
 
 /**
  * @param {string} [folder]
- * @returns {Promise<{ folder: string, gzipped: Record<string, number>, later: number, wasm: number | undefined }>} bytes after
- * gzip of what the page loads before any model, by file (the Worker's with what it imports at once); of all that the Worker may load
- * later; and of the WASM module, which only devices without WebGPU load
+ * @returns {Promise<{ folder: string, gzipped: Record<string, number>, writing: number, later: number, wasm: number | undefined }>} bytes after
+ * gzip of what the page loads before any model, by file (the Worker's with what it imports at once); of what the first text of the
+ * storyteller needs besides; of all that the Worker may load later; and of the WASM module, which only devices without WebGPU load
  */
 export async function build(folder = join(here, "dist")) {
   const { build: bundle } = await import("esbuild"); // not before it is needed: a fresh clone has no packages yet
@@ -52,12 +83,18 @@ export async function build(folder = join(here, "dist")) {
   };
   // Apart from each other: what both need would else be one chunk with all that the Worker alone needs.
   await bundle({ ...common, entryPoints: [join(here, "main.ts")] });
-  const { metafile } = await bundle({
+  const worker = {
     ...common,
     entryPoints: [join(here, "worker.ts")],
     splitting: true,
     // All in one folder: octavo.wasm lies beside the script that asks for it.
     chunkNames: "[name]-[hash]",
+  };
+  const apart = await bundle({ ...worker, write: false });
+  const { metafile } = await bundle({
+    ...worker,
+    plugins: [behind(worker.entryPoints[0], laterEntries(apart.metafile))],
+    logOverride: { "ignored-bare-import": "silent" },
   });
   for (const name of STATIC) cpSync(join(here, name), join(folder, name));
   cpSync(join(root, "models", "storyteller"), join(folder, "models", "octavo", "storyteller"), { recursive: true });
@@ -69,22 +106,26 @@ export async function build(folder = join(here, "dist")) {
   const scripts = Object.keys(metafile.outputs).filter((path) => path.endsWith(".js"));
   const first = atOnce(metafile.outputs, relative(root, join(folder, "worker.js")));
   const gzipped = Object.fromEntries([...STATIC, "main.js"].map((name) => [name, gzip(join(folder, name))]));
+  const entryOf = (path) => scripts.find((script) => metafile.outputs[script].entryPoint === path);
+  const writing = new Set(first);
+  for (const path of WRITING) atOnce(metafile.outputs, entryOf(path), writing);
   return {
     folder,
     gzipped: { ...gzipped, "worker.js": sum([...first]) },
+    writing: sum([...writing].filter((path) => !first.has(path))),
     later: sum(scripts.filter((path) => !first.has(path))),
     wasm: modules.length > 0 ? gzip(join(folder, modules[0])) : undefined,
   };
 }
 
 /** @param {Awaited<ReturnType<typeof build>>} built */
-export function describe({ folder, gzipped, later, wasm }) {
+export function describe({ folder, gzipped, writing, later, wasm }) {
   const kb = (bytes) => `${(bytes / 1000).toFixed(1)} kB`;
   const sum = Object.values(gzipped).reduce((a, b) => a + b, 0);
   const parts = Object.entries(gzipped).map(([name, bytes]) => `${name} ${kb(bytes)}`);
   const module =
     wasm === undefined ? "no octavo.wasm (npm run build:wasm)" : `one of ${MODULES.join(", ")} besides: ${kb(wasm)}`;
-  return `${basename(folder)}: ${kb(sum)} gzipped (${parts.join(", ")}), ${kb(later)} on demand; ${module}`;
+  return `${basename(folder)}: ${kb(sum)} gzipped (${parts.join(", ")}), ${kb(writing)} more with the first text, ${kb(later)} on demand in all; ${module}`;
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) console.log(describe(await build(process.argv[2])));

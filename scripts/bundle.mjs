@@ -5,8 +5,9 @@
 //   node scripts/bundle.mjs
 
 import { existsSync, readFileSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
+import { bundleInFewChunks } from "./chunks.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const { peerDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -23,6 +24,8 @@ export const NODE_ENTRIES = {
   "node/bnb-optim": "src/bnb/optim/index.ts",
   "node/eval": "src/eval/index.ts",
 };
+
+const COMMANDS = join(root, "src", "cli") + sep;
 
 /** The same for browsers, of a package that is published: a checkout has the files that the compiler writes. */
 export const WEB_ENTRIES = {
@@ -57,7 +60,7 @@ const COMMON = {
 export async function bundleNode({ outdir = join(root, "dist"), published = false } = {}) {
   const { build } = await import("esbuild");
   for (const folder of ["bin", "node"]) rmSync(join(outdir, folder), { recursive: true, force: true });
-  const { metafile } = await build({
+  const options = {
     ...COMMON,
     // Programs that import a checkout get the files that the compiler writes.
     entryPoints: published ? NODE_ENTRIES : COMMAND_LINE,
@@ -73,14 +76,18 @@ export async function bundleNode({ outdir = join(root, "dist"), published = fals
     banner: {
       js: 'import{createRequire as __require_of}from"node:module";const require=__require_of(import.meta.url);',
     },
-  });
+  };
+  // Parts of the library come after it; a command needs little of it.
+  const { metafile } = await bundleInFewChunks(build, options, (file) =>
+    file.startsWith(COMMANDS) ? [] : [join(root, NODE_ENTRIES["node/index"])],
+  );
   return metafile;
 }
 
 /** Bundles the entries for browsers. @returns esbuild's metafile */
 export async function bundleWeb({ outdir }) {
   const { build } = await import("esbuild");
-  const { metafile } = await build({
+  const options = {
     ...COMMON,
     entryPoints: WEB_ENTRIES,
     outdir,
@@ -88,7 +95,8 @@ export async function bundleWeb({ outdir }) {
     platform: "browser",
     target: "es2022",
     minifyIdentifiers: true,
-  });
+  };
+  const { metafile } = await bundleInFewChunks(build, options, () => [join(root, WEB_ENTRIES["web/worker"])]);
   return metafile;
 }
 

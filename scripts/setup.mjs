@@ -179,6 +179,7 @@ async function compile() {
     text(join(root, "tsconfig.json")),
     JSON.parse(text(compiler)).version,
     text(join(root, "scripts", "bundle.mjs")),
+    text(join(root, "scripts", "chunks.mjs")),
     text(lockFile),
     ...files.flatMap((file) => [file, text(join(root, file))]),
   );

@@ -20,33 +20,9 @@ export function missingModules() {
 /** What the Worker loads when it needs it: shaders, architectures, training, older files. */
 const CHUNK = /-[A-Z0-9]{8}\.js(\.map)?$/;
 
-/** The modules that `import()` asks for, by their paths. */
-function laterEntries({ outputs }) {
-  const entries = Object.values(outputs).map(({ entryPoint }) => entryPoint);
-  return new Set(entries.filter(Boolean).map((path) => join(root, path)));
-}
-
-/** What the Worker loads with its first model, and what it needs only then. */
+/** What the Worker loads with its first model, and what comes after it. */
 const LOADING = join(root, "src", "browser", "held.ts");
 const WITH_MODELS = /\/src\/(?:generate|tokenizer|adapters|browser|backends)\//;
-
-/**
- * A plugin of esbuild: what comes later imports what is there by then. esbuild drops these imports, but it makes a chunk for each set of
- * entries that reach a module: so the first script and what loads models become few chunks instead of some forty each.
- */
-function behind(first, later) {
-  return {
-    name: "behind",
-    setup({ onLoad }) {
-      onLoad({ filter: /\.ts$/ }, ({ path }) => {
-        if (path === first || !later.has(path)) return undefined;
-        const there = path !== LOADING && WITH_MODELS.test(path) ? [first, LOADING] : [first];
-        const imports = there.map((file) => `import ${JSON.stringify(file)};`).join("");
-        return { contents: imports + readFileSync(path, "utf8"), loader: "ts" };
-      });
-    },
-  };
-}
 
 /** What comes with the storyteller's first text, on a device without WebGPU. */
 const WRITING = [relative(root, LOADING), "src/browser/wasm-device.ts", "src/models/llama.ts"];
@@ -66,6 +42,7 @@ function atOnce(outputs, file, found = new Set()) {
  * storyteller needs besides; of all that the Worker may load later; and of the WASM module, which only devices without WebGPU load
  */
 export async function build(folder = join(here, "dist")) {
+  const { bundleInFewChunks } = await import("../../scripts/chunks.mjs");
   const { build: bundle } = await import("esbuild"); // not before it is needed: a fresh clone has no packages yet
   mkdirSync(folder, { recursive: true });
   for (const name of readdirSync(folder)) if (CHUNK.test(name)) rmSync(join(folder, name));
@@ -83,19 +60,17 @@ export async function build(folder = join(here, "dist")) {
   };
   // Apart from each other: what both need would else be one chunk with all that the Worker alone needs.
   await bundle({ ...common, entryPoints: [join(here, "main.ts")] });
+  const first = join(here, "worker.ts");
   const worker = {
     ...common,
-    entryPoints: [join(here, "worker.ts")],
+    entryPoints: [first],
     splitting: true,
     // All in one folder: octavo.wasm lies beside the script that asks for it.
     chunkNames: "[name]-[hash]",
   };
-  const apart = await bundle({ ...worker, write: false });
-  const { metafile } = await bundle({
-    ...worker,
-    plugins: [behind(worker.entryPoints[0], laterEntries(apart.metafile))],
-    logOverride: { "ignored-bare-import": "silent" },
-  });
+  const { metafile } = await bundleInFewChunks(bundle, worker, (file) =>
+    file !== LOADING && WITH_MODELS.test(file) ? [first, LOADING] : [first],
+  );
   for (const name of STATIC) cpSync(join(here, name), join(folder, name));
   cpSync(join(root, "models", "storyteller"), join(folder, "models", "octavo", "storyteller"), { recursive: true });
   const missing = missingModules();
@@ -104,16 +79,16 @@ export async function build(folder = join(here, "dist")) {
   const gzip = (path) => gzipSync(readFileSync(path), { level: 9 }).length;
   const sum = (paths) => paths.reduce((bytes, path) => bytes + gzip(join(root, path)), 0);
   const scripts = Object.keys(metafile.outputs).filter((path) => path.endsWith(".js"));
-  const first = atOnce(metafile.outputs, relative(root, join(folder, "worker.js")));
+  const atFirst = atOnce(metafile.outputs, relative(root, join(folder, "worker.js")));
   const gzipped = Object.fromEntries([...STATIC, "main.js"].map((name) => [name, gzip(join(folder, name))]));
   const entryOf = (path) => scripts.find((script) => metafile.outputs[script].entryPoint === path);
-  const writing = new Set(first);
+  const writing = new Set(atFirst);
   for (const path of WRITING) atOnce(metafile.outputs, entryOf(path), writing);
   return {
     folder,
-    gzipped: { ...gzipped, "worker.js": sum([...first]) },
-    writing: sum([...writing].filter((path) => !first.has(path))),
-    later: sum(scripts.filter((path) => !first.has(path))),
+    gzipped: { ...gzipped, "worker.js": sum([...atFirst]) },
+    writing: sum([...writing].filter((path) => !atFirst.has(path))),
+    later: sum(scripts.filter((path) => !atFirst.has(path))),
     wasm: modules.length > 0 ? gzip(join(folder, modules[0])) : undefined,
   };
 }

@@ -42,8 +42,8 @@ test.each([
   ["generate/ending-options.d.ts", GENERATION, ["ENDING"]],
   ["generate/host-options.d.ts", GENERATION, ["PROCESSORS", "BEAMS"]],
   ["generate/cache-options.d.ts", GENERATION, ["CACHE"]],
-  ["generate/options.d.ts", FROM_PRETRAINED, ["MODEL"]],
-  ["generate/options.d.ts", TOKENIZER_FROM_PRETRAINED, ["TOKENIZER"]],
+  ["generate/loading-options.d.ts", FROM_PRETRAINED, ["MODEL"]],
+  ["generate/loading-options.d.ts", TOKENIZER_FROM_PRETRAINED, ["TOKENIZER"]],
   ["tokenizer/options.d.ts", TOKENIZER_FROM_PRETRAINED, ["LOAD_TOKENIZER"]],
   ["generate/options.d.ts", GENERATE, ["INPUTS", "RUN"]],
   ["generate/inputs.d.ts", FORWARD, ["PACKED"]],
@@ -76,9 +76,9 @@ test("the options that users name come from those parts, not from a table whose 
       "generate/config.d.ts",
       "GenerationOptions extends Options<typeof OWN>, Options<typeof IDS>, Options<typeof ENDING>, Options<typeof PROCESSORS>, Options<typeof BEAMS>, Options<typeof MODES>, Options<typeof CACHE>",
     ],
-    ["generate/options.d.ts", "FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE>"],
+    ["generate/loading-options.d.ts", "FromPretrainedOptions extends Options<typeof MODEL>, Options<typeof SOURCE>"],
     [
-      "generate/options.d.ts",
+      "generate/loading-options.d.ts",
       "TokenizerOptions extends Options<typeof TOKENIZER>, Options<typeof LOAD_TOKENIZER>, Options<typeof SOURCE>",
     ],
     [

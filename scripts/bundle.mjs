@@ -25,7 +25,8 @@ export const NODE_ENTRIES = {
   "node/eval": "src/eval/index.ts",
 };
 
-const COMMANDS = join(root, "src", "cli") + sep;
+/** What does not come after the library: commands need little of it, and those that show a bar would have all of it with the bar. */
+const ALONE = [join(root, "src", "cli") + sep, join(root, "src", "hub", "bar.ts")];
 
 /** The same for browsers, of a package that is published: a checkout has the files that the compiler writes. */
 export const WEB_ENTRIES = {
@@ -77,9 +78,9 @@ export async function bundleNode({ outdir = join(root, "dist"), published = fals
       js: 'import{createRequire as __require_of}from"node:module";const require=__require_of(import.meta.url);',
     },
   };
-  // Parts of the library come after it; a command needs little of it.
+  // Parts of the library come after it.
   const { metafile } = await bundleInFewChunks(build, options, (file) =>
-    file.startsWith(COMMANDS) ? [] : [join(root, NODE_ENTRIES["node/index"])],
+    ALONE.some((path) => file.startsWith(path)) ? [] : [join(root, NODE_ENTRIES["node/index"])],
   );
   return metafile;
 }

@@ -14,9 +14,9 @@ import {
   FOUR_BIT_TABLES,
   fourBitDequantize,
   fourBitLinear,
-  fourBitQuantize,
   NESTED_BLOCK,
 } from "../ops/four-bit.js";
+import { fourBitQuantize } from "../ops/four-bit-quantize.js";
 import { dynamicMap } from "../quant/_dynamic-map.js";
 import {
   asMatrix,

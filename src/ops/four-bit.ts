@@ -8,8 +8,8 @@ import { OptionError, ShapeError } from "../core/errors.js";
 import type { Tensor } from "../core/tensor.js";
 import { ACT, type Act, activate, activationBack } from "./activation.js";
 import { COMPUTE, checkCompute, type LinearOptions, productKeeps } from "./linear.js";
+import { quantizeRow, roundHalfEven } from "./llm-int8.js";
 import { type HostTensor, Op, rowsOf } from "./op.js";
-import { searchedScale } from "./scale-search.js";
 import { sumRows } from "./sum-rows.js";
 
 const fround = Math.fround;
@@ -85,51 +85,6 @@ export const FOUR_BIT_TABLES: readonly Float32Array[] = [
   Float32Array.from({ length: 16 }, (_, code) => ((code & 8 ? -1 : 1) * [0, 0.5, 1, 1.5, 2, 3, 4, 6][code & 7]!) / 8),
 ];
 
-/** The code of a normalised value is the number of these strictly below it. */
-export const NF4_THRESHOLDS: Float32Array = Float32Array.of(
-  -0.84809637,
-  -0.6106329,
-  -0.45999527,
-  -0.33967942,
-  -0.2346074,
-  -0.13791174,
-  -0.045525018,
-  0.03979015,
-  0.12025525,
-  0.20352125,
-  0.29201376,
-  0.38931254,
-  0.50166345,
-  0.6427869,
-  0.86147845,
-);
-/**
- * Magnitudes: the number of these below |x| picks a code of FP4_CODES; negative values add 8. Ties go to the lower value,
- * so a negative number that equals a threshold is beyond it. These are the midpoints in f32, as in bitsandbytes' CPU code
- * (its CUDA code has fewer digits, and is slightly off the midpoints).
- */
-export const FP4_THRESHOLDS: Float32Array = Float32Array.of(
-  0.0026041667,
-  0.0859375,
-  0.20833334,
-  0.29166669,
-  0.4166667,
-  0.5833334,
-  0.8333334,
-);
-const FP4_CODES = [0, 1, 6, 7, 4, 5, 2, 3];
-
-function encode(kind: number, x: number): number {
-  let below = 0;
-  if (kind === FOUR_BIT.nf4) {
-    for (const threshold of NF4_THRESHOLDS) if (x > threshold) below++;
-    return below;
-  }
-  const size = Math.abs(x);
-  for (const threshold of FP4_THRESHOLDS) if (x < 0 ? size >= threshold : size > threshold) below++;
-  return FP4_CODES[below]! + (x < 0 ? 8 : 0);
-}
-
 /** Code of element `i` of packed data: even elements are in the high nibble. */
 export function codeAt(packed: ArrayLike<number>, i: number): number {
   const byte = packed[i >>> 1]!;
@@ -162,6 +117,11 @@ function absmaxAt({ absmax, nested, map, offset }: Statistics, j: number, group:
 /** Element `i` of a 4-bit matrix. */
 type Decoder = (i: number) => number;
 
+/** The values of the codes. */
+function tableOf(kind: number, { map }: Statistics): ArrayLike<number> {
+  return kind === FOUR_BIT.o4 ? map!.data : FOUR_BIT_TABLES[kind]!;
+}
+
 function decoder(
   codes: HostTensor,
   statistics: Statistics,
@@ -169,13 +129,69 @@ function decoder(
   blocksize: number,
   rounding: number,
 ): Decoder {
-  const table = kind === FOUR_BIT.o4 ? statistics.map!.data : FOUR_BIT_TABLES[kind]!;
+  const table = tableOf(kind, statistics);
   const group = o4Group(codes.shape[1]!, blocksize);
   const exact: Decoder = (i) =>
     fround(table[codeAt(codes.data, i)]! * absmaxAt(statistics, Math.floor(i / blocksize), group));
   if (rounding === FOUR_BIT_ROUNDING.f16) return (i) => fromF16(toF16(exact(i)));
   if (rounding === FOUR_BIT_ROUNDING.bf16) return (i) => fromBf16(toBf16(exact(i)));
   return exact;
+}
+
+/** A row of activations times row `n` of a matrix. */
+type RowProduct = (n: number) => number;
+
+/** Products with decoded weights, exact. */
+function exactProducts(weight: Decoder): (row: HostTensor["data"]) => RowProduct {
+  return (row) => (n) => {
+    let sum = 0;
+    for (let k = 0; k < row.length; k++) sum += row[k]! * weight(n * row.length + k);
+    return sum;
+  };
+}
+
+/** Blocks for products in 8-bit codes are multiples of this. */
+const CODED_UNIT = 32;
+
+/** Whether products that may be in 8-bit codes are, rather than exact. */
+export function inCodes(compute: number, inputs: number, blocksize: number): boolean {
+  return compute === COMPUTE.int8 && inputs % blocksize === 0 && blocksize % CODED_UNIT === 0;
+}
+
+/** The values of the codes in 8-bit codes. Only a half lies between two of them, and becomes 64. */
+export function codedTable(table: ArrayLike<number>): Int8Array {
+  return Int8Array.from(table, (value) => roundHalfEven(127 * value));
+}
+
+/** Products in 8-bit codes, as FourBitCompute defines them. */
+function codedProducts(
+  codes: HostTensor,
+  statistics: Statistics,
+  kind: number,
+  blocksize: number,
+): (row: HostTensor["data"]) => RowProduct {
+  const inputs = codes.shape[1]!;
+  const blocks = inputs / blocksize; // of a row
+  const weights = codedTable(tableOf(kind, statistics));
+  const group = o4Group(inputs, blocksize);
+  return (row) => {
+    const rowCodes = new Int8Array(inputs);
+    const scales = Float32Array.from({ length: blocks }, (_, block) => {
+      const [begin, end] = [block * blocksize, (block + 1) * blocksize];
+      return quantizeRow(row.subarray(begin, end), 0, rowCodes.subarray(begin, end));
+    });
+    return (n) => {
+      let sum = 0;
+      for (let block = 0; block < blocks; block++) {
+        let whole = 0;
+        for (let k = block * blocksize; k < (block + 1) * blocksize; k++) {
+          whole += rowCodes[k]! * weights[codeAt(codes.data, n * inputs + k)]!;
+        }
+        sum += (whole * scales[block]! * absmaxAt(statistics, n * blocks + block, group)) / 127 ** 2;
+      }
+      return sum;
+    };
+  };
 }
 
 /**
@@ -229,13 +245,16 @@ export const fourBitLinearOp = new Op({
     checkCompute("four_bit_linear", compute!, 3);
     checkRounding(rounding!, compute);
   },
-  reference({ x, codes, absmax, nested, map, offset, bias, residual, y }, { kind, blocksize, act, rounding }) {
+  reference({ x, codes, absmax, nested, map, offset, bias, residual, y }, { kind, blocksize, act, compute, rounding }) {
     const [outputs = 0, inputs = 0] = codes!.shape;
-    const weight = decoder(codes!, { absmax: absmax!, nested, map, offset }, kind!, blocksize!, rounding!);
+    const statistics = { absmax: absmax!, nested, map, offset };
+    const products = inCodes(compute!, inputs, blocksize!)
+      ? codedProducts(codes!, statistics, kind!, blocksize!)
+      : exactProducts(decoder(codes!, statistics, kind!, blocksize!, rounding!));
     for (let m = 0; m < rowsOf(x!.shape); m++) {
+      const product = products(x!.data.subarray(m * inputs, (m + 1) * inputs));
       for (let n = 0; n < outputs; n++) {
-        let sum = bias ? bias.data[n]! : 0;
-        for (let k = 0; k < inputs; k++) sum += x!.data[m * inputs + k]! * weight(n * inputs + k);
+        const sum = product(n) + (bias ? bias.data[n]! : 0);
         y!.data[m * outputs + n] = activate(act!, sum) + (residual ? residual.data[m * outputs + n]! : 0);
       }
     }
@@ -281,9 +300,10 @@ export const fourBitBackOp = new Op({
 
 /**
  * How 4-bit weights are multiplied. "f32" is exact. "bf16" lets kernels round both operands to bf16 where that is faster.
- * "int8" lets them use 8-bit codes where that is faster and no block spans two rows: activations as round(127 x / m) with m
+ * "int8" is in 8-bit codes if no block spans two rows and blocks are multiples of 32: activations as round(127 x / m) with m
  * their largest magnitude in each block of a row (the weights' own blocks, so an outlier costs precision in its block only),
- * the table as round(127 t), exact sums over a block, sums of blocks in f32.
+ * the table as round(127 t), exact sums over a block, sums of blocks in f32. Other matrices are multiplied exactly. Kernels that
+ * would not be faster with codes round less instead: as for "bf16", or not at all.
  */
 export type FourBitCompute = keyof typeof COMPUTE;
 
@@ -325,60 +345,6 @@ export function fourBitLinear(x: Tensor, w: FourBitOperands, options: LinearOpti
     [x, w.codes, w.absmax, w.nested, w.map, w.offset, options.bias, options.residual],
     fourBitProduct(w, options.act),
   );
-}
-
-export const fourBitQuantizeOp = new Op({
-  signature:
-    "four_bit_quantize: w[n,K]:f32|f16|bf16 codes[N,K]:u4! absmax[A]:f32! ; kind:i32 blocksize:i32 row:i32 search:i32 ->",
-  check([, codes, absmax], [kind, blocksize]) {
-    if (kind !== FOUR_BIT.nf4 && kind !== FOUR_BIT.fp4) {
-      throw new OptionError(`floats are quantized to the kinds 0 (nf4) and 1 (fp4), not ${kind}`);
-    }
-    checkStatistics([codes, absmax], 1, kind!, blocksize!);
-  },
-  reference({ w, codes, absmax }, { kind, blocksize, row, search }) {
-    const inputs = w!.shape[1]!;
-    const count = w!.data.length;
-    const start = row! * inputs;
-    if (start % blocksize! !== 0) return `row ${row} of ${inputs} columns does not begin a block of ${blocksize}`;
-    if (row! + w!.shape[0]! > codes!.shape[0]!) return `rows ${row} + ${w!.shape[0]} do not fit ${codes!.shape[0]}`;
-    for (let at = 0; at < count; at += blocksize!) {
-      const end = Math.min(at + blocksize!, count);
-      let largest = 0;
-      for (let i = at; i < end; i++) largest = Math.max(largest, Math.abs(w!.data[i]!));
-      if (search) {
-        const table = FOUR_BIT_TABLES[kind!]!;
-        const block = w!.data.subarray(at, end) as Float32Array;
-        largest = searchedScale(block, largest, (value) => table[encode(kind!, value)]!);
-      }
-      absmax!.data[(start + at) / blocksize!] = largest;
-      const short = end - at < blocksize!;
-      const inverse = largest === 0 ? 0 : fround(1 / largest);
-      for (let i = at; i < end; i++) {
-        const exact = short && largest > 0 ? fround(w!.data[i]! / largest) : fround(w!.data[i]! * inverse);
-        setCode(codes!.data, start + i, encode(kind!, Math.min(1, Math.max(-1, exact))));
-      }
-    }
-    const end = start + count;
-    if (end % 2 === 1 && end === codes!.shape[0]! * inputs) setCode(codes!.data, end, encode(kind!, 0));
-    return undefined;
-  },
-});
-
-/**
- * Quantizes rows `w[n,K]` into rows `row` .. `row + n` of `codes` and their blocks of `absmax`.
- * @param search the scale of a block is not its absmax, but that of 16 about it with the least squared error
- */
-export function fourBitQuantize(
-  w: Tensor,
-  codes: Tensor,
-  absmax: Tensor,
-  kind: BnbKind,
-  blocksize: number,
-  row: number,
-  search = false,
-): void {
-  fourBitQuantizeOp.run([w, codes, absmax], [FOUR_BIT[kind], blocksize, row, Number(search)]);
 }
 
 export const fourBitDequantizeOp = new Op({

@@ -24,13 +24,8 @@ import {
   routeBackOp,
 } from "./experts-back.js";
 import { fillOp } from "./fill.js";
-import {
-  fourBitBackOp,
-  fourBitDequantizeOp,
-  fourBitEmbeddingOp,
-  fourBitLinearOp,
-  fourBitQuantizeOp,
-} from "./four-bit.js";
+import { fourBitBackOp, fourBitDequantizeOp, fourBitEmbeddingOp, fourBitLinearOp } from "./four-bit.js";
+import { fourBitQuantizeOp } from "./four-bit-quantize.js";
 import { clampedGatedBackOp, clampedGatedOp, gatedOp } from "./gated.js";
 import { GRAPH } from "./graph.js";
 import { int8MatmulOp, int8QuantizeOp } from "./int8.js";

@@ -7,14 +7,8 @@ import { kept, scope, Tensor } from "../core/tensor.js";
 import { PANEL_ROWS, rowsOfExpert, type Scheme, type WeightRestorer } from "../nn/weight.js";
 import { copyInto } from "../ops/copy.js";
 import { doubleQuantize } from "../ops/double-quantize.js";
-import {
-  BLOCK_SIZES,
-  type BnbKind,
-  type FourBitCompute,
-  type FourBitOperands,
-  fourBitQuantize,
-  NESTED_BLOCK,
-} from "../ops/four-bit.js";
+import { BLOCK_SIZES, type BnbKind, type FourBitCompute, type FourBitOperands, NESTED_BLOCK } from "../ops/four-bit.js";
+import { fourBitQuantize } from "../ops/four-bit-quantize.js";
 import { pack } from "../ops/pack.js";
 import { dynamicMap } from "./_dynamic-map.js";
 import { fourBitNames, fourBitParts, readStates } from "./_four-bit-files.js";

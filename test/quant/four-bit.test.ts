@@ -9,14 +9,8 @@ import { scope, Tensor } from "../../src/core/tensor.js";
 import type { FloatDType, Weight } from "../../src/nn/weight.js";
 import { contiguous } from "../../src/ops/copy.js";
 import { doubleQuantize } from "../../src/ops/double-quantize.js";
-import {
-  type BnbKind,
-  FOUR_BIT_TABLES,
-  FP4_THRESHOLDS,
-  fourBitDequantize,
-  fourBitQuantize,
-  NF4_THRESHOLDS,
-} from "../../src/ops/four-bit.js";
+import { type BnbKind, FOUR_BIT_TABLES, fourBitDequantize } from "../../src/ops/four-bit.js";
+import { FP4_THRESHOLDS, fourBitQuantize, NF4_THRESHOLDS } from "../../src/ops/four-bit-quantize.js";
 import { dynamicMap } from "../../src/quant/_dynamic-map.js";
 import { type FourBitOptions, fourBitScheme } from "../../src/quant/four-bit.js";
 import { ALL_DEVICES } from "../support/devices.js";

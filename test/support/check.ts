@@ -23,6 +23,8 @@ export interface Tolerance {
   readonly scale: number;
   /** Absolute errors up to this always pass, because WGSL may flush subnormals to zero. */
   readonly floor?: number;
+  /** Rows, at most, of products that are multiplied in 8-bit codes where they may be; all unless given. */
+  readonly codedRows?: number;
   /** True: weights in panels where possible; false: always in plain rows. */
   readonly panels: boolean;
   /** The target's message for cases that it may refuse: single rows above its limits. */
@@ -34,8 +36,11 @@ export interface Findings {
   readonly refused: number;
 }
 
-/** WGSL allows divisions, roots and exponentials a few more units of error than IEEE arithmetic. */
-export const WGSL = { scale: 4, floor: 2 ** -126 };
+/**
+ * WGSL allows divisions, roots and exponentials a few more units of error than IEEE arithmetic. 4-bit products are in floats, which
+ * round less than codes.
+ */
+export const WGSL = { scale: 4, floor: 2 ** -126, codedRows: 0 };
 
 /** Table cases by family and float dtype; all devices use the same objects. */
 export const TABLES: ReadonlyMap<Family, readonly (readonly [Floats, readonly Case[]])[]> = new Map(
@@ -48,7 +53,7 @@ export const TABLES: ReadonlyMap<Family, readonly (readonly [Floats, readonly Ca
 export class Checker {
   readonly #reference: Device;
   readonly #expectations = new Map<Case, Promise<Results>>();
-  readonly #bounds = new Map<Case, Case["bound"]>();
+  readonly #bounds = new Map<Case["bound"], Case["bound"]>();
 
   constructor(reference: Device) {
     this.#reference = reference;
@@ -72,7 +77,9 @@ export class Checker {
       return [];
     }
     const want = await this.#expectation(family, one, keep);
-    const bound = keep ? this.#bound(one) : one.bound;
+    const { codedRows = Number.POSITIVE_INFINITY } = target;
+    const meant = one.inFloats && one.inFloats.rows > codedRows ? one.inFloats.bound : one.bound;
+    const bound = keep ? this.#bound(meant) : meant;
     const scaled: Case = { ...one, bound: target.scale === 1 ? bound : widened(bound, target) };
     return compare(scaled, want, await runCase(device, op, one, target.panels));
   }
@@ -93,17 +100,17 @@ export class Checker {
     return { problems, refused };
   }
 
-  /** The case's bound, each value of which is computed once: for every target it bounds the same results. */
-  #bound(one: Case): Case["bound"] {
-    const known = this.#bounds.get(one);
-    if (known || !one.bound) return known;
+  /** The bound of a case, each value of which is computed once: for every target it bounds the same results. */
+  #bound(of: Case["bound"]): Case["bound"] {
+    const known = this.#bounds.get(of);
+    if (known || !of) return known;
     const outputs = new Map<string, Bound>();
     const bound: Case["bound"] = (want, name) => {
       let values = outputs.get(name);
-      if (values === undefined) outputs.set(name, (values = remembered(one.bound!(want, name), want.length)));
+      if (values === undefined) outputs.set(name, (values = remembered(of(want, name), want.length)));
       return values;
     };
-    this.#bounds.set(one, bound);
+    this.#bounds.set(of, bound);
     return bound;
   }
 

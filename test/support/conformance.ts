@@ -39,6 +39,8 @@ export interface Case {
   readonly attrs: readonly number[];
   /** Largest error of an output or of an operand written, given the reference's result and its name. */
   readonly bound?: (want: ArrayLike<number>, name: string) => Bound;
+  /** The bound of a product of `rows` rows in 8-bit codes on targets that multiply as many in floats. */
+  readonly inFloats?: { readonly rows: number; readonly bound: Case["bound"] } | undefined;
   /** The op must fail on this data: reading rejects with a KernelError that names the op. */
   readonly fails?: boolean;
 }

@@ -22,7 +22,8 @@ import { COMPUTE, type Compute } from "../../../src/ops/linear.js";
 import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
 import { type Bound, type Case, type Family, operand, UNIT } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
-import { ACTS, acts, productBound, seeds, sumUnits } from "./_tools.js";
+import { ACTS, acts, productBound, seeds, sumUnits, type Way } from "./_tools.js";
+import { codedRounding, codedRows, inSteps, isCoded } from "./coded.js";
 import { O4_TABLE, o4Scales, ROUNDINGS, roundingFlag } from "./four-bit.js";
 
 /** Tokens, rows of x a token (1 or A), experts a token, experts, outputs and inputs of each. */
@@ -52,9 +53,14 @@ function parts({ M, each, A, E, N, K }: Sizes, seed: number, options: Options) {
   const bias = options.bias ? normals(seed + 2, E * N) : undefined;
   const act = options.act ?? "none";
   const name = `M ${M} of ${each ? A : 1} A ${A} E ${E} N ${N} K ${K}${bias ? " bias" : ""} ${act}${options.crowded ? " crowded" : ""} ${options.wrong ?? ""} seed ${seed}`;
-  /** Bounds of a row are those of a product with its expert's matrix. */
+  /** Bounds of a row are those of a product with its expert's matrix; `rounding`, given the row of x and the expert. */
   const bound =
-    (dense: Float32Array, units: number, from: Float32Array = x) =>
+    (
+      dense: Float32Array,
+      units: number,
+      from: Float32Array = x,
+      rounding?: (at: number, e: number) => Way["rounding"],
+    ) =>
     (want: ArrayLike<number>): Bound => {
       const numbers = Array.from(want);
       const known = new Map<number, Bound>();
@@ -62,7 +68,7 @@ function parts({ M, each, A, E, N, K }: Sizes, seed: number, options: Options) {
         const e = chosen[row]!;
         const at = each ? row : Math.floor(row / A);
         const own = bias?.subarray(e * N, (e + 1) * N);
-        const way = { act, ...(own ? { bias: own } : {}) };
+        const way = { act, ...(own ? { bias: own } : {}), rounding: rounding?.(at, e) };
         const matrix = dense.subarray(e * N * K, (e + 1) * N * K);
         const expected = numbers.slice(row * N, (row + 1) * N);
         return productBound(from.subarray(at * K, (at + 1) * K), matrix, K, N, units, way)(expected);
@@ -172,15 +178,18 @@ export function fourBitStack({ E, N, K }: Sizes, seed: number, options: FourBitO
     : normals(seed + 7, E * blocks).map(Math.abs);
   const own = kind === "o4" ? stackedScales(E, N, K, blocksize, seed + 4) : undefined;
   const table = own ? O4_TABLE : FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
-  const values = own?.values ?? absmax;
-  const dense = Float32Array.from({ length: E * N * K }, (_, i) => {
-    const byte = codes[i >>> 1]!;
-    const e = Math.floor(i / (N * K));
-    return table[i & 1 ? byte & 15 : byte >>> 4]! * values[e * blocks + Math.floor((i % (N * K)) / blocksize)]!;
-  });
+  const largest = own?.values ?? absmax;
+  const decoded = (values: Float32Array): Float32Array =>
+    Float32Array.from({ length: E * N * K }, (_, i) => {
+      const byte = codes[i >>> 1]!;
+      const e = Math.floor(i / (N * K));
+      return values[i & 1 ? byte & 15 : byte >>> 4]! * largest[e * blocks + Math.floor((i % (N * K)) / blocksize)]!;
+    });
   return {
     name: `${kind} ${blocksize}${twice ? " twice" : ""}`,
-    dense,
+    dense: decoded(table),
+    coded: decoded(inSteps(table)),
+    largest,
     operands: [
       operand([E, N, K], codes, "u4", { panels: K % blocksize === 0 }),
       ...(own?.operands ?? [
@@ -198,15 +207,29 @@ function fourBitCase(
   seed: number,
   options: Options & FourBitOptions & { compute?: FourBitCompute } = {},
 ): Case {
-  const { name, act, bound, inputs, fails } = parts(sizes, seed, options);
+  const { x, name, act, bound, inputs, fails } = parts(sizes, seed, options);
   const { kind = "nf4", blocksize = 64, compute = "f32", rounding = "f32" } = options;
-  const stack = fourBitStack(sizes, seed, options);
+  const { M, A, N, K } = sizes;
+  const { dense, coded, largest, ...stack } = fourBitStack(sizes, seed, options);
+  const blocks = Math.ceil((N * K) / blocksize);
+  // Products in bf16 may round both operands to eight bits.
+  const rounded = sumUnits(K) + 2 * 2 ** -8;
+  const byCodes = (at: number, e: number): Way["rounding"] => {
+    const row = x.subarray(at * K, (at + 1) * K);
+    const matrix = dense.subarray(e * N * K, (e + 1) * N * K);
+    return codedRounding(row, { dense: matrix, largest: largest.subarray(e * blocks, (e + 1) * blocks) }, K, blocksize);
+  };
+  const bounds = isCoded(compute, K, blocksize)
+    ? {
+        bound: bound(coded, sumUnits(K / blocksize), codedRows(x, blocksize)),
+        inFloats: { rows: M * A, bound: bound(dense, rounded, x, byCodes) },
+      }
+    : { bound: bound(dense, compute === "bf16" ? rounded : sumUnits(K)) };
   return {
     name: `${name} ${stack.name} ${compute}${roundingFlag(rounding)}`,
     inputs: [inputs.x, ...stack.operands, inputs.experts, inputs.bias],
     attrs: [FOUR_BIT[kind], blocksize, ACT[act], COMPUTE[compute], FOUR_BIT_ROUNDING[rounding]],
-    // Products in bf16 may round both operands to eight bits.
-    bound: bound(stack.dense, sumUnits(sizes.K) + (compute === "bf16" ? 2 * 2 ** -8 : 0)),
+    ...bounds,
     fails,
   };
 }
@@ -279,6 +302,17 @@ const fourBit: Family = {
     fourBitCase({ M: 3, each: false, A: 2, E: 3, N: 5, K: 50 }, 77, { twice: true }),
     fourBitCase({ M: 3, each: false, A: 2, E: 2, N: 272, K: 64 }, 78, { twice: true }),
     ...[1, 50].map((M) => fourBitCase({ M, each: false, A: 2, E: 3, N: 32, K: 128 }, M, { compute: "bf16" })),
+    // In 8-bit codes: few rows of an expert and many; rows that are no whole blocks.
+    ...[1, 4, 20, 50].flatMap((M, i) => [
+      fourBitCase({ M, each: i % 2 === 0, A: 2, E: 3, N: 32, K: 128 }, M + 200, { compute: "int8", twice: i > 1 }),
+      fourBitCase({ M, each: false, A: 2, E: 3, N: 5, K: 64 }, M + 300, { compute: "int8", kind: "fp4", bias: true }),
+      fourBitCase({ M, each: i % 2 === 1, A: 2, E: 2, N: 16, K: 96 }, M + 400, {
+        compute: "int8",
+        kind: "o4",
+        blocksize: 32,
+      }),
+      fourBitCase({ M, each: false, A: 2, E: 3, N: 16, K: 96 }, M + 500, { compute: "int8", twice: true }),
+    ]),
     ...(["f16", "bf16"] as const).flatMap((rounding) => [
       fourBitCase({ M: 3, each: true, A: 2, E: 3, N: 16, K: 160 }, 79, { rounding, blocksize: 32 }),
       fourBitCase({ M: 20, each: false, A: 2, E: 3, N: 5, K: 50 }, 80, { rounding, kind: "fp4", twice: true }),
@@ -289,14 +323,20 @@ const fourBit: Family = {
       even,
       seeds,
       options,
-      fc.constantFrom<FourBitKind>("nf4", "fp4", "int4", "e2m1"),
-      fc.constantFrom(32, 64, 128),
-      fc.boolean(),
-      fc.constantFrom(...ROUNDINGS),
+      fc.record({
+        kind: fc.constantFrom<FourBitKind>("nf4", "fp4", "int4", "e2m1", "o4"),
+        blocksize: fc.constantFrom(32, 64, 128),
+        twice: fc.boolean(),
+        compute: fc.constantFrom<FourBitCompute>("f32", "f32", "bf16", "int8"),
+        rounding: fc.constantFrom(...ROUNDINGS),
+      }),
     )
-    .map(([one, seed, more, kind, blocksize, twice, rounding]) =>
-      fourBitCase(one, seed, { ...more, kind, blocksize, twice, rounding }),
-    ),
+    .map(([one, seed, more, format]) => {
+      // Only exact products round what they decode; those in codes have rows of whole blocks.
+      if (format.compute === "f32") return fourBitCase(one, seed, { ...more, ...format });
+      const K = format.compute === "int8" && one.K > format.blocksize ? one.K - (one.K % format.blocksize) : one.K;
+      return fourBitCase({ ...one, K }, seed, { ...more, ...format, rounding: "f32" });
+    }),
 };
 
 function routeCase(M: number, E: number, A: number, normalize: boolean, seed: number, broken = false): Case {

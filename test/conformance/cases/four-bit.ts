@@ -12,15 +12,16 @@ import {
   fourBitDequantizeOp,
   fourBitEmbeddingOp,
   fourBitLinearOp,
-  fourBitQuantizeOp,
   NESTED_BLOCK,
   o4Group,
 } from "../../../src/ops/four-bit.js";
+import { fourBitQuantizeOp } from "../../../src/ops/four-bit-quantize.js";
 import { COMPUTE } from "../../../src/ops/linear.js";
 import { dynamicMap } from "../../../src/quant/_dynamic-map.js";
 import { type Case, type Family, type Operand, operand } from "../../support/conformance.js";
 import { bytes, integers, normals, product } from "../../support/random.js";
 import { ACTS, acts, LEADS, leads, productBound, seeds, sumUnits } from "./_tools.js";
+import { codedRounding, codedRows, inSteps, isCoded } from "./coded.js";
 import { double } from "./double-quant.js";
 import { matrix } from "./matrix.js";
 
@@ -37,30 +38,10 @@ export interface Stored {
   /** codes, absmax, nested, map, offset. */
   readonly operands: readonly (Operand | undefined)[];
   readonly dense: Float32Array;
+  /** `dense` with a table in 8-bit codes. */
+  readonly coded: Float32Array;
   /** The absmax of each block. */
   readonly largest: Float32Array;
-}
-
-/**
- * What 8-bit products may be off: half a step of each activation, whose step is the largest magnitude of its block over
- * 127, times the weight as it was rounded; and half a step of the table, 0.5/127 of the block's absmax, times the
- * activation.
- */
-function codedRounding(x: Float32Array, { dense, largest }: Stored, K: number, blocksize: number) {
-  return (m: number, n: number): number => {
-    let sum = 0;
-    for (let at = 0; at < K; at += blocksize) {
-      const end = Math.min(at + blocksize, K);
-      let most = 0;
-      for (let k = at; k < end; k++) most = Math.max(most, Math.abs(x[m * K + k]!));
-      const halfStep = most / 254;
-      const halfCode = Math.abs(largest[(n * K + at) / blocksize]! / 254);
-      for (let k = at; k < end; k++) {
-        sum += halfStep * (Math.abs(dense[n * K + k]!) + halfCode) + Math.abs(x[m * K + k]!) * halfCode;
-      }
-    }
-    return sum;
-  };
 }
 
 /** A table of O4: not symmetric, and with two levels that are the same. */
@@ -98,10 +79,6 @@ export function stored(
     : normals(seed + 3, blocks).map((x) => Math.abs(x) * scale);
   if (broken) absmax[blocks - 1] = Number.NaN;
   const table = FOUR_BIT_TABLES[FOUR_BIT[kind]]!;
-  const dense = Float32Array.from({ length: N * K }, (_, i) => {
-    const byte = codes[i >>> 1]!;
-    return table[i & 1 ? byte & 15 : byte >>> 4]! * absmax[Math.floor(i / blocksize)]!;
-  });
   return {
     operands: [
       operand([N, K], codes, "u4", { panels: K % blocksize === 0 }),
@@ -110,9 +87,18 @@ export function stored(
       twice ? operand([256], MAP) : undefined,
       twice ? operand([1], Float32Array.of(2)) : undefined,
     ],
-    dense,
-    largest: absmax,
+    ...decoded(table, codes, absmax, N * K, blocksize),
   };
+}
+
+/** What codes stand for. */
+function decoded(table: Float32Array, codes: Uint8Array, largest: Float32Array, count: number, blocksize: number) {
+  const valuesOf = (values: Float32Array): Float32Array =>
+    Float32Array.from({ length: count }, (_, i) => {
+      const byte = codes[i >>> 1]!;
+      return values[i & 1 ? byte & 15 : byte >>> 4]! * largest[Math.floor(i / blocksize)]!;
+    });
+  return { dense: valuesOf(table), coded: valuesOf(inSteps(table)), largest };
 }
 
 function storedO4(
@@ -130,10 +116,6 @@ function storedO4(
   if (broken) nested[nested.length - 1] = Number.NaN;
   const group = o4Group(K, blocksize);
   const largest = Float32Array.from(scales.codes, (code, j) => code * nested[Math.floor(j / group)]!);
-  const dense = Float32Array.from({ length: N * K }, (_, i) => {
-    const byte = codes[i >>> 1]!;
-    return O4_TABLE[i & 1 ? byte & 15 : byte >>> 4]! * largest[Math.floor(i / blocksize)]!;
-  });
   return {
     operands: [
       operand([N, K], codes, "u4", { panels: K % blocksize === 0 }),
@@ -142,8 +124,7 @@ function storedO4(
       operand([16], O4_TABLE),
       undefined,
     ],
-    dense,
-    largest,
+    ...decoded(O4_TABLE, codes, largest, N * K, blocksize),
   };
 }
 
@@ -168,10 +149,14 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
   if (options.broken === "x") x[x.length - 1 - (K >> 1)] = Number.NaN;
   const bias = options.bias ? normals(seed + 2, N) : undefined;
   const residual = options.residual ? normals(seed + 3, rows * N) : undefined;
-  const coded = compute === "int8" && K % blocksize === 0;
-  // With bf16 both operands of a product may be rounded to eight bits. Where the unit for 8-bit codes is slower than the
-  // one for bf16, that one may stand in for it.
-  const units = sumUnits(K) + (compute === "bf16" || coded ? 2 * 2 ** -8 : 0);
+  const coded = isCoded(compute, K, blocksize);
+  // Both operands of a product may be rounded to the eight bits of bf16.
+  const rounded = sumUnits(K) + 2 * 2 ** -8;
+  const way = { bias, residual, act };
+  const apart = codedRounding(x, weights, K, blocksize);
+  const bound = coded
+    ? productBound(codedRows(x, blocksize), weights.coded, K, N, sumUnits(K / blocksize), way)
+    : productBound(x, weights.dense, K, N, compute === "bf16" ? rounded : sumUnits(K), way);
   const flags = `${twice ? " twice" : ""}${bias ? " bias" : ""}${residual ? " residual" : ""}${compute === "f32" ? "" : ` ${compute}`}${roundingFlag(rounding)}`;
   return {
     name: `[${lead}] K ${K} N ${N} ${kind} ${blocksize}${flags} ${act} seed ${seed}${options.broken ? ` NaN in ${options.broken}` : ""}`,
@@ -182,12 +167,10 @@ function linearCase(lead: readonly number[], K: number, N: number, seed: number,
       residual && operand([...lead, N], residual),
     ],
     attrs: [FOUR_BIT[kind], blocksize, ACT[act], COMPUTE[compute], FOUR_BIT_ROUNDING[rounding]],
-    bound: productBound(x, weights.dense, K, N, units, {
-      bias,
-      residual,
-      act,
-      rounding: coded ? codedRounding(x, weights, K, blocksize) : undefined,
-    }),
+    bound,
+    inFloats: coded
+      ? { rows, bound: productBound(x, weights.dense, K, N, rounded, { ...way, rounding: apart }) }
+      : undefined,
   };
 }
 

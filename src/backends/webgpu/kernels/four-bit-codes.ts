@@ -1,6 +1,7 @@
 // WGSL for the choice of 4-bit codes: the thresholds between them, and the search for a block's scale (ops/scale-search.ts).
 
-import { FOUR_BIT, FOUR_BIT_TABLES, FP4_THRESHOLDS, NF4_THRESHOLDS } from "../../../ops/four-bit.js";
+import { FOUR_BIT, FOUR_BIT_TABLES } from "../../../ops/four-bit.js";
+import { FP4_THRESHOLDS, NF4_THRESHOLDS } from "../../../ops/four-bit-quantize.js";
 import { SCALES_TRIED } from "../../../ops/scale-search.js";
 import { literal } from "../wgsl.js";
 

@@ -3,7 +3,8 @@
 
 import type { DType } from "../../../core/dtype.js";
 import { doubleQuantizeOp } from "../../../ops/double-quantize.js";
-import { FOUR_BIT, fourBitQuantizeOp, NESTED_BLOCK } from "../../../ops/four-bit.js";
+import { FOUR_BIT, NESTED_BLOCK } from "../../../ops/four-bit.js";
+import { fourBitQuantizeOp } from "../../../ops/four-bit-quantize.js";
 import { llmInt8DequantizeOp, llmInt8QuantizeOp } from "../../../ops/llm-int8.js";
 import type { CommandRecorder } from "../device/command-recorder.js";
 import { groupsFor, type Kernel } from "../kernel.js";

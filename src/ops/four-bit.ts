@@ -159,7 +159,7 @@ export function inCodes(compute: number, inputs: number, blocksize: number): boo
 }
 
 /** The values of the codes in 8-bit codes. Only a half lies between two of them, and becomes 64. */
-export function codedTable(table: ArrayLike<number>): Int8Array {
+function codedTable(table: ArrayLike<number>): Int8Array {
   return Int8Array.from(table, (value) => roundHalfEven(127 * value));
 }
 

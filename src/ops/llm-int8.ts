@@ -21,7 +21,7 @@ export function roundHalfEven(x: number): number {
 
 /**
  * Codes and scale of one row: scale = max |x| below the threshold, code = rne(x * fl32(fl32(1/scale) * 127)). A NaN becomes
- * the scale.
+ * the scale. Where the factor is too large for f32, codes are -127 and 127.
  */
 export function quantizeRow(
   row: ArrayLike<number>,
@@ -43,7 +43,7 @@ export function quantizeRow(
     if (threshold > 0 && Math.abs(x) >= threshold) {
       codes[k] = 0;
       outliers?.(k, x);
-    } else codes[k] = roundHalfEven(fround(x * inverse));
+    } else codes[k] = Math.max(-127, Math.min(127, roundHalfEven(fround(x * inverse))));
   }
   return scale;
 }

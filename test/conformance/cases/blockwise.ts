@@ -137,11 +137,14 @@ function outliers(M: number, K: number, threshold: number, seed: number, broken?
 
 const sizes = fc.integer({ min: 0, max: 40 });
 
+const TINY = Float32Array.from({ length: 3 * 45 }, (_, i) => (i % 2 ? 1e-37 : -5e-38));
+
 const int8Quantize: Family = {
   op: int8QuantizeOp,
   table: [
     ...[0, 1, 3, 9].flatMap((M, i) => [0, 1, 17, 70].map((K, j) => outliers(M, K, i % 2 ? 0 : 3, 10 * i + j))),
     outliers(4, 2000, 4, 90),
+    { name: "127 over the scale is no f32", inputs: [operand([3, 45], TINY)], attrs: [0] },
     ...BROKEN.flatMap((broken, i) => [outliers(3, 41, 0, 100 + i, broken), outliers(3, 41, 3, 110 + i, broken)]),
   ],
   fuzz: fc.tuple(sizes, sizes, fc.constantFrom(0, 1, 3, 6), seeds).map((all) => outliers(...all)),

@@ -120,12 +120,14 @@ function quantizeCase(
   K: number,
   row: number,
   seed: number,
-  { fails = false, broken }: { fails?: boolean; broken?: number } = {},
+  { fails = false, broken, tiny = false }: { fails?: boolean; broken?: number; tiny?: boolean } = {},
 ): Case {
   const w = normals(seed, n * K).map((x, i) => (Math.floor(i / K) === 1 ? 0 : x * 2 ** ((i % 5) - 2)));
   if (broken !== undefined) for (let r = 0; r < n; r += 3) w[r * K + ((7 * r + 3) % K)] = broken;
+  // 127 over the scale of the last row is no f32.
+  if (tiny) for (let i = (n - 1) * K; i < n * K; i++) w[i] = i % 2 ? 1e-37 : -5e-38;
   return {
-    name: `${n} x ${K} to row ${row} of ${N} seed ${seed} ${broken ?? ""}`,
+    name: `${n} x ${K} to row ${row} of ${N} seed ${seed} ${broken ?? ""}${tiny ? " tiny" : ""}`,
     inputs: [
       operand([n, K], w),
       operand([N, K], Int8Array.from(integers(seed + 1, N * K, -127, 127)), "i8", {
@@ -149,6 +151,8 @@ const quantize: Family = {
     quantizeCase(0, 4, 7, 0, 6),
     quantizeCase(5, 5, 1030, 0, 7),
     quantizeCase(4, 5, 8, 2, 8, { fails: true }),
+    quantizeCase(37, 37, 29, 0, 15, { tiny: true }),
+    quantizeCase(5, 5, 1030, 0, 16, { tiny: true }),
     ...[Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY].flatMap((broken, i) => [
       quantizeCase(37, 37, 29, 0, 9 + i, { broken }),
       quantizeCase(20, 20, 96, 0, 12 + i, { broken }),

@@ -95,7 +95,7 @@ const codesShader = family("kv_append", ({ whole, jobs }: { codes: true; whole: 
   const job = (s: string): string => {
     const code = (d: string): string =>
       // What a NaN becomes as an integer is not defined; a row that holds one has a NaN for its scale.
-      `(bitcast<u32>(select(0, i32(round(x${s}[source + (${d}) * P.sd${s}] * inverse)), inverse > 0.0)) & 0xffu)`;
+      `(bitcast<u32>(select(0, i32(clamp(round(x${s}[source + (${d}) * P.sd${s}] * inverse), -127.0, 127.0)), inverse > 0.0)) & 0xffu)`;
     return `fn job${s}(n: u32, lid: u32) {
   let g = n % P.heads;
   let i = n / P.heads;

@@ -69,7 +69,7 @@ const rowCodes = family("int8_quantize", ({ x }: { step: "codes"; x: DType }) =>
     `fn code_of(e: u32) -> u32 {
   let factor = inverse[e / P.columns];
   if (factor == 0.0 || marks_bits(P.marks + e % P.columns) != 0u) { return 0u; }
-  return bitcast<u32>(i32(round(x_at(P.x + e) * factor))) & 0xffu;
+  return bitcast<u32>(i32(clamp(round(x_at(P.x + e) * factor), -127.0, 127.0))) & 0xffu;
 }`,
   ],
   body: wordWriter("codes", "i8", (e) => `code_of(${e})`),

@@ -49,7 +49,7 @@ const rowCodes = family("llm_int8_quantize", ({ w }: { step: "codes"; w: DType }
     `fn code_of(e: u32) -> u32 {
   let factor = inverse[e / P.columns];
   if (factor == 0.0) { return 0u; }
-  return bitcast<u32>(i32(round(w_at(P.w + e) * factor))) & 0xffu;
+  return bitcast<u32>(i32(clamp(round(w_at(P.w + e) * factor), -127.0, 127.0))) & 0xffu;
 }`,
   ],
   body: wordWriter("codes", "i8", (e) => `code_of(${e})`),

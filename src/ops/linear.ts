@@ -9,7 +9,7 @@ import { sumRows } from "./sum-rows.js";
 
 /**
  * Codes of the `compute` attribute: exact f32 products; operands rounded to bf16 where that is faster; 4-bit weights and
- * activations in 8-bit codes where that is faster (see four-bit.ts).
+ * activations in 8-bit codes (see four-bit.ts).
  */
 export const COMPUTE = { f32: 0, bf16: 1, int8: 2 } as const;
 /** Compute types of a dense product. */

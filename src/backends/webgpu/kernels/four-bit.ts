@@ -7,6 +7,7 @@ import {
   FOUR_BIT_TABLES,
   fourBitDequantizeOp,
   fourBitLinearOp,
+  inCodes,
   NESTED_BLOCK,
   o4Group,
 } from "../../../ops/four-bit.js";
@@ -282,8 +283,8 @@ export const fourBitLinear: Kernel = {
     const [x, codes, absmax, , , , bias, residual, y] = call.operands;
     const [kind = 0, blocksize = 64, act = 0, compute = 0, rounding = 0, phase = 0] = call.attributes;
     const [N = 0, K = 0] = codes!.shape;
-    // Calls that allow int8 allow f16 too, which rounds less; but int8 is allowed only if rows are whole blocks.
-    const halves = compute === COMPUTE.bf16 || (compute === COMPUTE.int8 && K % blocksize === 0);
+    // Where codes in 8 bits are asked for, f16 will do too: it rounds less.
+    const halves = compute === COMPUTE.bf16 || inCodes(compute, K, blocksize);
     const statistics = parts(call.operands.slice(1), blocksize, phase);
     if (!statistics) return INCOMPLETE;
     const bindings = [codes!, ...statistics.bindings];

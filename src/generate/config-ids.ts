@@ -85,3 +85,27 @@ export function padding(
     return token(fromModel) ? fromModel : undefined;
   return refuse("pad_token_id", `pad_token_id must be a token id below ${vocab}, got ${show(chosen)}`);
 }
+
+/** Options of the host that name ids which are forced, or never chosen. */
+export type WordKey = "forced_bos_token_id" | "forced_eos_token_id" | "bad_words_ids";
+
+/**
+ * The ids of a forced token, or of words, if all are below `vocab`. Such ids of a file, which no token has, force nothing;
+ * `fileWarnings` reports them.
+ * @param value of the caller or the file, of the right kind
+ * @param own whether it is the caller's
+ */
+export function within<T>(
+  key: WordKey,
+  value: T,
+  own: boolean,
+  vocab: number,
+  refuse: (key: WordKey, message: string) => never,
+): T | undefined {
+  const ids = [value].flat(2);
+  const token = isToken(vocab);
+  if (ids.every(token)) return value;
+  if (own || key === "bad_words_ids") return refuse(key, `${key} must be token ids below ${vocab}, got ${show(value)}`);
+  const left = ids.filter(token);
+  return left.length === 0 ? undefined : (left as T);
+}

@@ -10,7 +10,7 @@ import type { ConfigJson } from "../nn/architecture.js";
 import type { CacheDType } from "../nn/cache.js";
 import { type BeamConfig, beamsOf } from "./beam-config.js";
 import { CACHE, cacheDTypeOf } from "./cache-options.js";
-import { endOfText, IDS, isNoToken, isToken, padding, tokensOf } from "./config-ids.js";
+import { endOfText, IDS, isNoToken, isToken, padding, tokensOf, type WordKey, within } from "./config-ids.js";
 import { ENDING } from "./ending-options.js";
 import { type BEAMS, HOST, HOST_FIELDS, HOST_SAMPLING, type PROCESSORS } from "./host-options.js";
 import { MODES, type ModeConfig, modeOf, modeOption } from "./mode-options.js";
@@ -176,8 +176,17 @@ const DEFAULT_MAX_LENGTH = 20;
 const DEFAULT_ASSISTANT_TOKENS = 5;
 
 const FILE = "generation_config.json";
+const MODEL_FILE = "config.json";
 
 type Field = keyof typeof GENERATION;
+
+/** The file in which a field of the generation config stands: a model without that file has the fields of its config.json. */
+function fileOf(key: Field, fromFile: ConfigJson, fromModel: ConfigJson): string {
+  return fromFile._from_model_config === true && fromFile[key] === fromModel[key] ? MODEL_FILE : FILE;
+}
+
+/** Options of the host whose ids are looked up in a model's scores. */
+const isWordKey = (key: Field): key is WordKey => /^(forced_[be]os_token_id|bad_words_ids)$/.test(key);
 
 /** Options of which null asks for nothing. */
 const NULLABLE: ReadonlySet<string> = new Set(["token_healing", ...Object.keys({ ...HOST, ...ENDING, ...MODES })]);
@@ -199,8 +208,9 @@ export function generationConfig(
   const inFile = (key: Field): unknown => fromFile[key] ?? undefined;
   const refuse: Refuse = (key, message) => {
     if (options[key] !== undefined) throw new OptionError(message, { details: { option: key } });
-    throw new ConfigError(`${FILE}: ${message}`, {
-      details: { file: FILE, key },
+    const file = fileOf(key, fromFile, fromModel);
+    throw new ConfigError(`${file}: ${message}`, {
+      details: { file, key },
       hint: `correct the file, or pass ${key} to generate()`,
     });
   };
@@ -233,7 +243,8 @@ export function generationConfig(
   );
   const host: Record<string, unknown> = {};
   for (const key of HOST_FIELDS) {
-    const value = HOST_SAMPLING.has(key) && !do_sample ? undefined : given(key);
+    const read = HOST_SAMPLING.has(key) && !do_sample ? undefined : given(key);
+    const value = isWordKey(key) && read ? within(key, read, options[key] !== undefined, vocab, refuse) : read;
     if (value !== undefined && value !== null && value !== NEUTRAL[key]) host[key] = value;
   }
   const eos_token_ids = endOfText(options, inFile("eos_token_id"), fromModel.eos_token_id, vocab, refuse);
@@ -340,8 +351,13 @@ export function fileWarnings(fromFile: ConfigJson, fromModel: ConfigJson, vocab:
   if (unknown.length > 0) warnings.push(`${FILE}: unknown fields, ignored: ${listed(unknown)}`);
   const outside = isNoToken(vocab);
   const noId = (id: unknown): boolean => !isToken(vocab)(id);
-  for (const [name, file, wrong] of [[FILE, fromFile, outside] as const, ["config.json", fromModel, noId] as const]) {
-    for (const key of ["eos_token_id", "pad_token_id"] as const) {
+  const ends = ["eos_token_id", "pad_token_id"] as const;
+  for (const [file, wrong, keys] of [
+    [fromFile, outside, [...ends, "forced_bos_token_id", "forced_eos_token_id"]] as const,
+    [fromModel, noId, ends] as const,
+  ]) {
+    for (const key of keys) {
+      const name = file === fromModel ? MODEL_FILE : fileOf(key, fromFile, fromModel);
       const ids = [file[key] ?? []].flat().filter(wrong);
       if (ids.length > 0)
         warnings.push(`${name}: ${key} ${listed(ids.map(show))} is not a token id below ${vocab}; ignored`);

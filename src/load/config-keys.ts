@@ -5,18 +5,27 @@ import { UnsupportedModelError } from "../core/errors.js";
 import { show } from "../core/show.js";
 import type { ConfigJson } from "../nn/architecture.js";
 
+/** Options of generate() that config.json may hold, which count where a model has no generation_config.json. */
+export const GENERATION_KEYS: readonly string[] = `
+  max_length max_new_tokens min_length min_new_tokens do_sample early_stopping num_beams num_beam_groups diversity_penalty
+  temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
+  bad_words_ids num_return_sequences suppress_tokens begin_suppress_tokens
+  forced_decoder_ids exponential_decay_length_penalty remove_invalid_values use_cache cache_implementation max_time
+  stop_strings min_p epsilon_cutoff eta_cutoff encoder_repetition_penalty renormalize_logits sequence_bias guidance_scale
+  penalty_alpha dola_layers watermarking_config force_words_ids prompt_lookup_num_tokens num_assistant_tokens
+  num_assistant_tokens_schedule assistant_confidence_threshold forced_bos_token_id forced_eos_token_id`
+  .trim()
+  .split(/\s+/);
+
 /** Keys that change no result of a forward pass or are read elsewhere, by reason. Sources: transformers 5.18 and 4.x. */
 const WITHOUT_EFFECT: Readonly<Record<string, string>> = {
   // Read by the loader itself, whatever the architecture.
   loading: "model_type architectures dtype torch_dtype quantization_config transformers_weights _name_or_path",
   // Read by generate(), or by the tokenizer.
   tokens: `bos_token_id eos_token_id pad_token_id decoder_start_token_id unk_token_id sep_token_id cls_token_id mask_token_id
-    forced_bos_token_id forced_eos_token_id tokenizer_class model_max_length prefix`,
-  generation: `max_length max_new_tokens min_length min_new_tokens do_sample early_stopping num_beams num_beam_groups
-    diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate suppress_tokens
-    begin_suppress_tokens forced_decoder_ids exponential_decay_length_penalty remove_invalid_values use_cache task_specific_params
-    cache_implementation`,
+    tokenizer_class model_max_length prefix`,
+  generation: GENERATION_KEYS.join(" "),
+  tasks: "task_specific_params output_scores return_dict_in_generate",
   // Of classifiers: what has an effect on their shape they read themselves.
   labels: "id2label label2id num_labels _num_labels problem_type finetuning_task",
   training: `initializer_range initializer_factor init_std attention_dropout attention_probs_dropout_prob attn_pdrop activation_dropout
@@ -108,6 +117,13 @@ export function watched(config: ConfigJson, read: Set<string>, prefix = ""): Con
       return isObject(value) ? watched(value, read, `${prefix}${key}.`) : value;
     },
   });
+}
+
+/** The generation config of a model that has no file of it: what its config.json says of generation, as transformers reads it. */
+export function generationOf(config: ConfigJson): ConfigJson {
+  const said = GENERATION_KEYS.filter((key) => (config[key] ?? undefined) !== undefined);
+  if (said.length === 0) return {};
+  return { ...Object.fromEntries(said.map((key) => [key, config[key]])), _from_model_config: true };
 }
 
 /** The warning for the keys that a model was built without; undefined if there are none. */

@@ -27,7 +27,7 @@ import { readJsonFile, readJsonText } from "../sources/json.js";
 import { editJson } from "../sources/json-edit.js";
 import type { Source } from "../sources/source.js";
 import { type AttnImplementation, checkFlash } from "./attn-implementation.js";
-import { ignoredKeys, refuseExperts, watched } from "./config-keys.js";
+import { generationOf, ignoredKeys, refuseExperts, watched } from "./config-keys.js";
 import { fill, type ProgressEvent, type SpreadModel } from "./fill.js";
 import { withLanguage } from "./language.js";
 import { unusedPatterns } from "./linears.js";
@@ -72,7 +72,7 @@ export interface Loaded<T extends Task = "causal-lm"> {
   readonly config_text: string;
   /** Where it came from, for saving. */
   readonly origin?: Origin;
-  /** generation_config.json, or {} */
+  /** generation_config.json, or what config.json says of generation */
   readonly generation_config: ConfigJson;
   readonly dtype: FloatDType;
   /** Bytes of the checkpoint's tensors that the model uses. */
@@ -210,7 +210,7 @@ export interface Prepared<T extends Task> extends Declared<T> {
   readonly quantization: Quantization | undefined;
   /** The text of config.json. */
   readonly config_text: string;
-  /** generation_config.json, or {} */
+  /** generation_config.json, or what config.json says of generation */
   readonly generation_config: ConfigJson;
   readonly sentence: SentenceEmbedding | undefined;
   readonly warnings: readonly string[];
@@ -239,7 +239,7 @@ export async function prepareModel<T extends Task>(
   const config = attn_implementation === undefined ? file : { ...file, attn_implementation };
   const purpose = typeof task === "function" ? await task(config) : task;
   // Small files first: a server without ranges may have no connection to spare once the weights are open.
-  const generation_config = await optionalJson(source, "generation_config.json");
+  const generation_config = (await optionalJson(source, "generation_config.json")) ?? generationOf(file);
   const oddities: string[] = [];
   const sentence = purpose === "base" ? await sentenceEmbedding(source, (oddity) => oddities.push(oddity)) : undefined;
   const declared = await declareModel(source, config, purpose, options.dtype, options.weights);
@@ -354,12 +354,12 @@ function notQuantized({ location }: Source, how: string): CheckpointError {
   });
 }
 
-async function optionalJson(source: Source, name: string): Promise<ConfigJson> {
-  if (!(await source.names([name])).has(name)) return {};
+async function optionalJson(source: Source, name: string): Promise<ConfigJson | undefined> {
+  if (!(await source.names([name])).has(name)) return undefined;
   try {
     return await readJsonFile(source, source.path(name), { what: name, python: true });
   } catch (error) {
-    if (error instanceof NotFoundError) return {}; // a link to nothing
+    if (error instanceof NotFoundError) return undefined; // a link to nothing
     throw error;
   }
 }

@@ -1,6 +1,6 @@
 // Options of generate(): what the caller, generation_config.json and config.json say, and who is told what is wrong.
 
-import { writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { ConfigError, OctavoError, OptionError } from "../../src/core/errors.js";
@@ -201,6 +201,21 @@ describe("fields of a file", () => {
     }
   });
 
+  test("forced ids that no token has: refused of the caller, ignored in a file with a warning", () => {
+    for (const key of ["forced_bos_token_id", "forced_eos_token_id"]) {
+      expect(thrown(() => config({ [key]: VOCAB }))).toBeInstanceOf(OptionError);
+      expect(config({}, { [key]: VOCAB }).host).toBeUndefined();
+      expect(fileWarnings({ [key]: VOCAB }, {}, VOCAB)).toEqual([
+        `generation_config.json: ${key} ${VOCAB} is not a token id below ${VOCAB}; ignored`,
+      ]);
+      expect(config({ [key]: 0 }).host).toEqual({ [key]: 0 });
+    }
+    expect(config({}, { forced_eos_token_id: [VOCAB, 4] }).host).toEqual({ forced_eos_token_id: [4] });
+    const words = thrown(() => config({}, { bad_words_ids: [[1], [2, VOCAB]] }));
+    expect(words).toBeInstanceOf(ConfigError);
+    expect(String(words)).toContain(`bad_words_ids must be token ids below ${VOCAB}`);
+  });
+
   test("that nobody knows are a warning", () => {
     const file = { top_kk: 5, chat_format: "x", nothing: null };
     expect(fileWarnings(file, {}, VOCAB)).toEqual([
@@ -235,6 +250,34 @@ describe("models", () => {
     expect(await model.generate({ ...inputs, no_repeat_ngram_size: 0 })).toHaveLength(1);
     await expect(model.generate({ ...inputs, no_repeat_ngram_size: -1 })).rejects.toThrow(OptionError);
     model.dispose();
+  });
+
+  test("without generation_config.json, what config.json says of generation counts, as in Python", async () => {
+    const folder = copyOf("models", "llama");
+    editJson(join(folder, "config.json"), { bad_words_ids: [[124]], max_length: 9, no_repeat_ngram_size: null });
+    const load = () => AutoModelForCausalLM.from_pretrained(folder, { device });
+    const withFile = await load();
+    expect(withFile.generation_config).toMatchObject({ bos_token_id: 1 });
+    expect(await withFile.generate({ input_ids: [5, 9, 3], max_length: 9 })).toEqual([
+      [5, 9, 3, 124, 63, 109, 109, 109, 109],
+    ]);
+    withFile.dispose();
+    rmSync(join(folder, "generation_config.json"));
+    const model = await load();
+    expect(model.generation_config).toEqual({
+      bad_words_ids: [[124]],
+      max_length: 9,
+      use_cache: true,
+      _from_model_config: true,
+    });
+    expect(model.warnings).toEqual([]);
+    // The tokens of transformers 5.18.
+    expect(await model.generate({ input_ids: [5, 9, 3] })).toEqual([[5, 9, 3, 130, 135, 102, 136, 100, 2]]);
+    model.dispose();
+    editJson(join(folder, "config.json"), { top_k: -1, do_sample: true });
+    const odd = await load();
+    expect(odd.warnings).toEqual(["config.json: top_k must be a whole number of at least 0, got -1"]);
+    odd.dispose();
   });
 
   test("ids outside the vocabulary are refused before anything runs", async () => {

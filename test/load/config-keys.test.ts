@@ -5,7 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { AutoModelForCausalLM } from "../../src/generate/auto.js";
-import { ignoredKeys, useOf, watched } from "../../src/load/config-keys.js";
+import { GENERATION } from "../../src/generate/config.js";
+import { WITHOUT_EFFECT } from "../../src/generate/without-effect.js";
+import { GENERATION_KEYS, generationOf, ignoredKeys, useOf, watched } from "../../src/load/config-keys.js";
 import { architectureOf, MODEL_TYPES, taskFor, taskOf } from "../../src/models/index.js";
 import type { ConfigJson } from "../../src/nn/architecture.js";
 import { FIXTURES, readJson } from "../support/fixtures.js";
@@ -133,4 +135,12 @@ test("a model says so", async () => {
   const model = await AutoModelForCausalLM.from_pretrained(folder, { device: "reference" });
   expect(model.warnings).toEqual(["config.json: ignored: sliding_window 4"]);
   model.dispose();
+});
+
+test("all that config.json may say of generation is known to generate()", () => {
+  const said = generationOf(Object.fromEntries(GENERATION_KEYS.map((key) => [key, 1])));
+  expect(Object.keys(said).length).toBeGreaterThan(40);
+  const known = (key: string): boolean => Object.hasOwn(GENERATION, key) || WITHOUT_EFFECT.has(key);
+  expect(Object.keys(said).filter((key) => !known(key))).toEqual([]);
+  expect(generationOf({ model_type: "llama", max_length: null })).toEqual({});
 });

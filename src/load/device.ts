@@ -95,8 +95,18 @@ function nameOf(given: unknown): string {
   });
 }
 
+/** What other libraries call a GPU: a slip in one of them means a GPU, too. */
+const GPU_ALIASES: readonly string[] = ["gpu", "cuda", "mps"];
+
+/** True for the same letters in another order, the commonest slip of all. */
+function isAnagram(a: string, b: string): boolean {
+  return a.length === b.length && [...a].sort().join() === [...b].sort().join();
+}
+
 function unknownDevice(name: string): DeviceError {
-  const near = suggestion(name, DEVICE_NAMES);
+  const names = [...DEVICE_NAMES, ...GPU_ALIASES];
+  const meant = names.find((known) => isAnagram(known, name)) ?? suggestion(name, names);
+  const near = meant && GPU_ALIASES.includes(meant) ? "webgpu" : meant;
   return new DeviceError(`unknown device ${show(name)}${near ? `; did you mean "${near}"?` : ""}`, {
     hint: `known devices: ${DEVICE_NAMES.join(", ")}, webgpu:0, webgpu:1, ..., cpu:0, cpu:1, ...; cuda and mps are webgpu`,
   });

@@ -290,8 +290,17 @@ test("a device without a kernel says so when the op is recorded", () => {
   x.dispose();
 });
 
-test("an unknown device is refused with a suggestion", () => {
-  expect(() => openDevice("cpus")).toThrow('unknown device "cpus"; did you mean "cpu"?');
+test.each([
+  ["cpus", "cpu"],
+  ["cup", "cpu"],
+  ["webgup", "webgpu"],
+  ["gpuu", "webgpu"],
+  ["gpo", "webgpu"],
+  ["cdua", "webgpu"],
+  ["cuda0", "webgpu"],
+  ["mpss", "webgpu"],
+])("the unknown device %s is refused, %s suggested", (typed, meant) => {
+  expect(() => openDevice(typed)).toThrow(`unknown device "${typed}"; did you mean "${meant}"?`);
 });
 
 test("paths come back after an error inside a module", () => {

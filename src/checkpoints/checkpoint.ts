@@ -148,13 +148,11 @@ export async function openCheckpoint(source: Source, options: CheckpointOptions 
   const absent = () => noWeights(source, options);
   for (const format of formats) {
     const single = withVariant(format.single, variant);
-    if ((await source.names([single])).has(single)) {
-      await checkThere(source, [single], absent);
+    if (await isThere(source, single)) {
       return openFiles(source, format, [source.path(single)]);
     }
     const index = withVariant(format.index, variant);
-    if ((await source.names([index])).has(index)) {
-      await checkThere(source, [index], absent);
+    if (await isThere(source, index)) {
       return openSharded(source, format, source.path(index));
     }
   }
@@ -211,6 +209,11 @@ async function openFiles(source: Source, { read }: Format, files: string[]): Pro
   return assemble(source, files, await inOrder(files, (file) => read(source, file)), []);
 }
 
+/** False for a link whose file is gone, too: as in Python, the next name is looked for. */
+async function isThere(source: Source, name: string): Promise<boolean> {
+  return (await source.names([name])).has(name) && ((await source.absent?.([name])) ?? []).length === 0;
+}
+
 /** @throws the error of `absent` for missing files; FormatError for what cannot be reached */
 async function checkThere(
   source: Source,
@@ -245,6 +248,14 @@ export async function noWeights(source: Source, choice: Choice): Promise<OctavoE
   const forbidden = source.forbidden?.(candidates);
   if (forbidden) return forbidden;
   const others = await allWeights(source, variant);
+  const linked = candidates.filter((name) => names.has(name));
+  const gone = (await source.absent?.(linked)) ?? [];
+  if (gone.length > 0) {
+    return new NotFoundError(`${source.location}: ${gone.join(", ")} is a link to a file that is not there`, {
+      details: { file: source.location, expected: candidates, got: gone },
+      hint: "the file was moved or deleted: bring it back, or download it again",
+    });
+  }
   const plain = variant !== undefined && namesOf(formats).some((name) => names.has(name));
   const hint = plain
     ? `weights without a variant are there: leave \`variant\` out (got ${quote(variant)})`

@@ -1,15 +1,24 @@
 // A model's folder on disk, for Node. Every open goes through `Disk.open`, so that "regular files only" holds everywhere.
 
 import { constants } from "node:fs";
-import { type FileHandle, open, readdir, stat } from "node:fs/promises";
+import { type FileHandle, open, readdir, readlink, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { FormatError, NotFoundError, type OctavoError } from "../core/errors.js";
+import { cut, printable } from "../core/show.js";
 import { systemCode } from "./file-errors.js";
 import { bytesFor, type Source, type SourceFile } from "./source.js";
 
-function cannotOpen(file: string, what: string, cause: unknown): OctavoError {
+async function cannotOpen(file: string, what: string, cause: unknown): Promise<OctavoError> {
   const code = systemCode(cause);
   const absent = code === "ENOENT" || code === "ENOTDIR";
+  const to = absent ? await readlink(file).catch(() => undefined) : undefined;
+  if (to !== undefined) {
+    return new NotFoundError(`${file}: this link leads to ${cut(printable(to), 300)}, where no ${what} is`, {
+      details: { file, expected: what, got: code },
+      hint: "the file was moved or deleted: bring it back, or download it again",
+      cause,
+    });
+  }
   return new NotFoundError(absent ? `${file}: no such ${what}` : `${file}: the ${what} cannot be opened (${code})`, {
     details: { file, expected: what, got: code },
     hint: absent ? "is the download complete, and is this the right folder?" : "check the permissions of this file",
@@ -99,7 +108,7 @@ export class Disk implements Source {
       if (!(await stat(path)).isFile()) throw notRegular(path, what);
       handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     } catch (cause) {
-      throw cause instanceof FormatError ? cause : cannotOpen(path, what, cause);
+      throw cause instanceof FormatError ? cause : await cannotOpen(path, what, cause);
     }
     const info = await handle.stat();
     if (!info.isFile()) {

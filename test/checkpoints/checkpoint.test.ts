@@ -360,6 +360,21 @@ describe.skipIf(process.platform === "win32")("links", () => {
     expect(opened).toEqual([]);
   });
 
+  test("a link whose file is gone is named; other weights beside it are read, as in Python", async () => {
+    symlinkSync(join(root, "gone"), join(folder, "model.safetensors"));
+    const said = await failure(() => openCheckpoint(folder));
+    expect(said).toBeInstanceOf(NotFoundError);
+    expect((said as Error).message).toContain("model.safetensors is a link to a file that is not there");
+    put(folder, "a.safetensors", tensor("a"));
+    put(folder, INDEX, '{"weight_map":{"a":"a.safetensors"}}');
+    expect((await openCheckpoint(folder)).tensors.size).toBe(1);
+    symlinkSync("nowhere", join(folder, "config.json"));
+    const { Disk } = await import("../../src/sources/disk.js");
+    await expect(new Disk(folder).open(join(folder, "config.json"), "config.json")).rejects.toThrow(
+      "config.json: this link leads to nowhere, where no config.json is",
+    );
+  });
+
   test("a link inside the folder, and a folder that is a link, are fine", async () => {
     put(folder, "real.safetensors", tensor("a"));
     symlinkSync("real.safetensors", join(folder, "model.safetensors"));

@@ -2,8 +2,9 @@
 
 import type { Readable } from "node:stream";
 import { AbortError, OptionError, throwIfAborted } from "../core/errors.js";
+import { decodeText } from "../sources/text.js";
 import { note } from "./output.js";
-import { decodeText, readText } from "./text.js";
+import { readText } from "./text.js";
 
 export interface PromptSource {
   /** As given; "-" is standard input. */

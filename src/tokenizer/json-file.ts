@@ -5,6 +5,7 @@ import { AGAIN, foreignKind } from "../sources/files.js";
 import { parseJsonObject } from "../sources/json.js";
 import { MAX_DEPTH } from "../sources/json-text.js";
 import { type Source, withFile } from "../sources/source.js";
+import { encodingOf, UTF8_HINT } from "../sources/text.js";
 
 export type Json = null | boolean | number | string | Json[] | JsonObject;
 export interface JsonObject {
@@ -75,7 +76,11 @@ export async function readText(source: Source, file: string): Promise<string> {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch (cause) {
-    throw new FormatError(`${file}: not valid UTF-8`, { details: { file }, cause });
+    throw new FormatError(`${file}: not valid UTF-8, but ${encodingOf(bytes)}`, {
+      details: { file },
+      hint: UTF8_HINT,
+      cause,
+    });
   }
 }
 

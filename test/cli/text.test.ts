@@ -4,8 +4,9 @@ import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { decodeText, readText } from "../../src/cli/text.js";
+import { readText } from "../../src/cli/text.js";
 import { NotFoundError, OptionError } from "../../src/core/errors.js";
+import { decodeText, encodingOf } from "../../src/sources/text.js";
 
 const TEXT = "Once upon a time in Köln\r\n王 😀\n";
 const swapped = (bytes: Buffer): Buffer => Buffer.from(bytes).swap16();
@@ -30,6 +31,7 @@ describe("refused, and what they are", () => {
     ["Latin-1", Buffer.from("Once upon a time in K\u00f6ln", "latin1"), /^x: byte 21 is not UTF-8/],
     ["UTF-8 that ends within a letter", Buffer.from("Kö").subarray(0, 2), /byte 1 is not UTF-8/],
     ["UTF-16 without a mark", Buffer.from("Once upon", "utf16le"), /UTF-16 text without a byte order mark/],
+    ["the same with other letters", Buffer.from("Once upon a time in Köln", "utf16le"), /without a byte order mark/],
     ["the same, high bytes first", swapped(Buffer.from("Once upon", "utf16le")), /without a byte order mark/],
     ["half of UTF-16", Buffer.from("\ufeffab", "utf16le").subarray(0, 5), /begins like UTF-16LE text but is not/],
     ["UTF-16 with half a pair", Buffer.from("\ufeff\ud83dab", "utf16le"), /begins like UTF-16LE text but is not/],
@@ -37,6 +39,12 @@ describe("refused, and what they are", () => {
     const refused = (): string => decodeText(bytes, "x");
     expect(refused).toThrow(OptionError);
     expect(refused).toThrow(message);
+  });
+
+  test("what bytes are that should be UTF-8", () => {
+    expect(encodingOf(Buffer.from("\ufeff{}", "utf16le"))).toBe("UTF-16 text");
+    expect(encodingOf(Buffer.from('{"a": "Köln"}', "utf16le"))).toBe("UTF-16 text");
+    expect(encodingOf(Buffer.from("Köln", "latin1"))).toBe("other text from byte 1 on");
   });
 
   test("a file that is not there, and a folder", async () => {

@@ -19,7 +19,7 @@ import { FIXTURES } from "../support/fixtures.js";
 import { temporary } from "../support/temporary.js";
 
 /** A folder with these files. */
-function folderOf(files: Readonly<Record<string, string>>): string {
+function folderOf(files: Readonly<Record<string, string | Uint8Array>>): string {
   const folder = temporary("tasks");
   for (const [name, text] of Object.entries(files)) {
     mkdirSync(dirname(join(folder, name)), { recursive: true });
@@ -29,14 +29,14 @@ function folderOf(files: Readonly<Record<string, string>>): string {
 }
 
 /** The requests of a task of these files. */
-async function requestsOf(files: Readonly<Record<string, string>>, name = "mine", run = {}) {
+async function requestsOf(files: Readonly<Record<string, string | Uint8Array>>, name = "mine", run = {}) {
   const folder = folderOf(files);
   const { tasks } = await new TaskManager({ include_path: folder, data_dir: join(folder, "data") }).load([name]);
   await tasks[0]!.build(run);
   return tasks[0]!.instances.map((one) => one.arguments);
 }
 
-async function refusal(files: Readonly<Record<string, string>>, name = "mine"): Promise<OctavoError> {
+async function refusal(files: Readonly<Record<string, string | Uint8Array>>, name = "mine"): Promise<OctavoError> {
   const error = await requestsOf(files, name).then(
     () => undefined,
     (thrown: unknown) => thrown,
@@ -75,6 +75,16 @@ describe("a task's file", () => {
       ...DATA,
     };
     expect(await requestsOf(files)).toEqual(ASKED);
+  });
+
+  test("is text in UTF-8, or in UTF-16 with a mark; others are refused, not misread", async () => {
+    const wide = TASK.replace("' {{answer}}'", "'Ä {{answer}}'");
+    const asked = ASKED.map(([context, answer]) => [context, `Ä${answer}`]);
+    for (const bytes of [Buffer.from(wide), Buffer.from(`\ufeff${wide}`), Buffer.from(`\ufeff${wide}`, "utf16le")]) {
+      expect(await requestsOf({ "mine.yaml": bytes, ...DATA })).toEqual(asked);
+    }
+    const error = await refusal({ "mine.yaml": Buffer.from(wide, "latin1"), ...DATA });
+    expect(error.message).toMatch(/mine\.yaml: byte \d+ is not UTF-8 text/);
   });
 
   test("names its own data files", async () => {

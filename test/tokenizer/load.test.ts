@@ -197,7 +197,8 @@ describe("malformed files", () => {
   it.each<[string, Content, RegExp]>([
     ["no JSON", "{", /expected a key in quotes at byte 1/],
     ["a comment", '{"model": 1} // x', /expected nothing more at byte 13/],
-    ["no UTF-8", Uint8Array.of(0x7b, 0xff, 0x7d), /not valid UTF-8/],
+    ["no UTF-8", Uint8Array.of(0x7b, 0xff, 0x7d), /not valid UTF-8, but other text from byte 1 on/],
+    ["UTF-16", Buffer.from("\ufeff{}", "utf16le"), /not valid UTF-8, but UTF-16 text/],
     ["no object", "[]", /expected a JSON object, got an array/],
     ["no model", {}, /model: expected an object, got undefined/],
     ["no vocab", { model: { type: "BPE" } }, /model.vocab: is missing/],

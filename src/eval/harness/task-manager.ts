@@ -10,6 +10,7 @@ import { type Options, readOptions, signal, text } from "../../core/options.js";
 import { show } from "../../core/show.js";
 import { SOURCE } from "../../load/options.js";
 import { systemCode } from "../../sources/file-errors.js";
+import { decodeText } from "../../sources/text.js";
 import { isText, listed } from "./arguments.js";
 import { BUILT_IN } from "./builtin.js";
 import { type Splits, splitsOf } from "./datasets.js";
@@ -222,9 +223,10 @@ async function findAll(include_path: string | undefined): Promise<ReadonlyMap<st
 async function readYaml(path: string, depth: number): Promise<File> {
   if (depth > LONGEST_INCLUDE)
     throw new ConfigError(`${path}: files include each other more than ${LONGEST_INCLUDE} times`);
-  const source = await readFile(path, "utf8").catch((cause: unknown) => {
+  const bytes = await readFile(path).catch((cause: unknown) => {
     throw new NotFoundError(`${path}: the task file cannot be read (${systemCode(cause)})`, { cause });
   });
+  const source = decodeText(bytes, path);
   let file: unknown;
   try {
     file = parse(source, {

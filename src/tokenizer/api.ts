@@ -397,9 +397,10 @@ export class PreTrainedTokenizer extends NamedTokens {
    * tokenizer_config.json, special_tokens_map.json, chat_template.jinja. What was read and has not changed is written byte for
    * byte; what else the folder holds stays.
    * @returns the names of the files
-   * @throws OptionError for what names no folder; OctavoError in a page and for tokenizers that came from no files; FileError
+   * @throws OptionError for what names no folder, and for options; OctavoError in a page and for tokenizers that came from no files; FileError
    */
-  async save_pretrained(folder: string): Promise<string[]> {
+  async save_pretrained(folder: string, ...more: never[]): Promise<string[]> {
+    if (more.length > 0) throw new OptionError("tokenizer.save_pretrained takes a folder, and no options");
     if (this.#save === undefined) {
       throw new OctavoError(
         "ERR_UNSUPPORTED",

@@ -56,6 +56,9 @@ describe("older files", () => {
     again.add_tokens(["<new>", { content: "<wide>", lstrip: true }]);
     again.add_special_tokens({ cls_token: "<first>", extra_special_tokens: ["<other>"] });
     for (const [i, [ids]] of encoded.slice(0, 10).entries()) expect(again.encode(texts[i]!)).toEqual(ids);
+    await expect(
+      (again.save_pretrained as (...args: unknown[]) => unknown)(copy, { legacy_format: false }),
+    ).rejects.toThrow(OptionError);
     await again.save_pretrained(copy);
     const third = await AutoTokenizer.from_pretrained(copy);
     const sample = "a <new>b <wide> c<other><first>";

@@ -151,7 +151,7 @@ async function bench(model: string | undefined, given: BenchFlags): Promise<void
     refuseForTasks(given);
     return (await import("./bench-tasks.js")).benchTasks({ ...(await settled(given)), shape: given.shape });
   }
-  if (given.shape !== undefined) shapeConfig(given.shape);
+  if (given.shape !== undefined) shapeConfig(given.shape, Object.keys(TASK_SHAPES));
   const names = variantNames(
     given.loadIn8bit ? "int8" : given.loadIn4bit ? "nf4-int8" : (given.compare ?? DEFAULT_STORAGES),
   );

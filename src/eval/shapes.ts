@@ -32,12 +32,16 @@ export const SHAPES: Readonly<Record<string, ShapeConfig>> = {
   M: llama(2048, 22, 5632, 32, 4),
 };
 
-/** @throws OptionError for a name that is not a shape */
-export function shapeConfig(name: string): ShapeConfig {
+/**
+ * @param others names that the caller takes beside these, for the message
+ * @throws OptionError for a name that is not a shape
+ */
+export function shapeConfig(name: string, others: readonly string[] = []): ShapeConfig {
   const config = SHAPES[name.toUpperCase()];
   if (config) return config;
-  const near = suggestion(name.toUpperCase(), Object.keys(SHAPES));
+  const names = [...Object.keys(SHAPES), ...others];
+  const near = suggestion(name.toUpperCase(), names);
   throw new OptionError(`unknown shape "${name}"${near ? `; did you mean "${near}"?` : ""}`, {
-    hint: `shapes: ${Object.keys(SHAPES).join(", ")}`,
+    hint: `shapes: ${names.join(", ")}`,
   });
 }

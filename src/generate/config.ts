@@ -42,7 +42,7 @@ const OWN = {
    */
   temperature: number(
     (n) => n === 0 || (n >= COLDEST && Number.isFinite(Math.fround(n))),
-    `0 (the likeliest token) or a number of at least ${COLDEST}`,
+    `0 (the likeliest token) or a number from ${COLDEST} to 3e38`,
     { value: "<t>", help: "above 1 is wilder, below is tamer; 0 takes the likeliest token" },
   ),
   /** Keep the k likeliest tokens; 0 for all. */
@@ -58,7 +58,7 @@ const OWN = {
     help: "leave out tokens below this share of the likeliest",
   }),
   /** Above 1 makes tokens that already occur less likely. */
-  repetition_penalty: number((n) => n >= COLDEST && n <= 1 / COLDEST, "a number above 0", {
+  repetition_penalty: number((n) => n >= COLDEST && n <= 1 / COLDEST, "a number from 1e-30 to 1e30", {
     help: "above 1 makes repetition less likely",
   }),
   /** Subtracted from the logit of each token generated so far (not the prompt's); negative values favour them. */

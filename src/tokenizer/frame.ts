@@ -26,6 +26,8 @@ export interface Known {
 }
 
 const KEY = "post_processor";
+/** Tokens and sequences of a template; real ones have a handful. */
+const MOST_ITEMS = 1024;
 
 function malformed(file: string, what: string): never {
   return fail(file, KEY, `malformed: ${what}`);
@@ -60,22 +62,33 @@ function template(config: JsonObject, known: Known, a: readonly Item[], b: reado
   const items = config[name];
   if (!Array.isArray(items)) return malformed(file, `it has no \`${name}\``);
   const specials = isObject(config.special_tokens) ? config.special_tokens : {};
-  return items.flatMap((item): Item[] => {
+  const made: Item[] = [];
+  const put = (more: readonly unknown[], each: (one: unknown) => Item): void => {
+    // A list of ids may be named a thousand times, and a template of a template doubles its sequences.
+    if (made.length + more.length > MOST_ITEMS) {
+      fail(file, KEY, `the template adds more than ${MOST_ITEMS} tokens, which is the most that is allowed`);
+    }
+    for (const one of more) made.push(each(one));
+  };
+  for (const item of items) {
     const { SpecialToken: special, Sequence: sequence } = isObject(item) ? item : {};
     if (isObject(special) && typeof special.id === "string") {
       const type = typeId(file, special.type_id);
       const entry = Object.hasOwn(specials, special.id) ? specials[special.id] : undefined;
       const token = special.id;
       const ids: unknown[] = isObject(entry) && Array.isArray(entry.ids) ? entry.ids.filter(isId) : [idOf(token)];
-      return ids.map((id) => [exists(known, token, id as number | undefined), type]);
+      put(ids, (id) => [exists(known, token, id as number | undefined), type]);
+      continue;
     }
     if (isObject(sequence) && (sequence.id === "A" || sequence.id === "B")) {
       const type = typeId(file, sequence.type_id);
       const part = sequence.id === "A" ? a : (b ?? malformed(file, "`single` holds $B"));
-      return part.map(([of]) => [of, type]);
+      put(part, (one) => [(one as Item)[0], type]);
+      continue;
     }
-    return malformed(file, `${show(item)} is neither a SpecialToken nor a Sequence`);
-  });
+    malformed(file, `${show(item)} is neither a SpecialToken nor a Sequence`);
+  }
+  return made;
 }
 
 /**

@@ -85,6 +85,22 @@ describe("files that would take long", () => {
     expect(make({ model: { type: "BPE", vocab, merges } }).encode("a".repeat(N)).length).toBeGreaterThan(0);
   });
 
+  it("templates that add without end", () => {
+    const token = { SpecialToken: { id: "<s>", type_id: 0 } };
+    const a = { Sequence: { id: "A", type_id: 0 } };
+    const many = Array<number>(N).fill(0);
+    const special_tokens = { "<s>": { id: "<s>", ids: many, tokens: many.map(() => "<s>") } };
+    const template = (single: readonly object[]) => ({ type: "TemplateProcessing", single, pair: [], special_tokens });
+    for (const post_processor of [
+      template([a, ...Array<object>(1000).fill(token)]),
+      { type: "Sequence", processors: Array<object>(60).fill(template([a, a])) },
+    ]) {
+      const refused = problem(() => make({ post_processor }).encode("a"));
+      expect(refused).toBeInstanceOf(FormatError);
+      expect(refused!.message).toContain("post_processor: the template adds more than 1024");
+    }
+  });
+
   it("texts that grow", () => {
     const twice = replace("a", "aa");
     const doubling = { type: "Sequence", normalizers: new Array(40).fill(twice) };

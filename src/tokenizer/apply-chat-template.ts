@@ -1,6 +1,7 @@
 // `tokenizer.apply_chat_template`: conversations to text by the tokenizer's template (chat/template.ts), and to tokens by the
 // tokenizer itself.
 
+import { isList } from "../core/checks.js";
 import { entriesOf, namesOf, OptionError } from "../core/errors.js";
 import { checkedLater, choice, flag, type Options, readOptions, such, text } from "../core/options.js";
 import { show } from "../core/show.js";
@@ -22,7 +23,7 @@ export interface ChatMessage {
 export type Conversation = readonly ChatMessage[];
 
 /** Options of `apply_chat_template`, spelled as in Python. Any other name that the template mentions is a variable of it. */
-const APPLY = {
+export const APPLY = {
   /** Tools as JSON schemas: `{ type: "function", function: { name, description, parameters } }`. */
   tools: checkedLater<readonly object[] | null>(),
   /** Documents with `title` and `text`. */
@@ -107,7 +108,7 @@ function readGiven(tokenizer: ChatTokenizer, given: object) {
     else if (value !== undefined) others.push([name, value]);
   }
   const options = readOptions(PLACE, APPLY, { ...own });
-  const source = chooseTemplate(tokenizer.chat_template, options.chat_template, Array.isArray(options.tools));
+  const source = chooseTemplate(tokenizer.chat_template, options.chat_template, isList(options.tools));
   const mentioned = ([name]: readonly [string, unknown]) =>
     name !== "messages" && /^[A-Za-z_]\w{0,99}$/.test(name) && new RegExp(`\\b${name}\\b`).test(source);
   const strange = others.filter((entry) => !mentioned(entry));

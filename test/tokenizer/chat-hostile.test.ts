@@ -4,7 +4,9 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { FormatError, OctavoError } from "../../src/core/errors.js";
 import { Disk } from "../../src/sources/disk.js";
 import type { PreTrainedTokenizer } from "../../src/tokenizer/api.js";
+import { APPLY } from "../../src/tokenizer/apply-chat-template.js";
 import { loadTokenizer } from "../../src/tokenizer/load.js";
+import { all } from "../support/odd-calls.js";
 import { STORYTELLER } from "./golden.js";
 
 let tokenizer: PreTrainedTokenizer;
@@ -184,4 +186,16 @@ it("is not slowed down by a long conversation", () => {
     tokenize: false,
   });
   expect(text.split("\n").length).toBe(5001);
+});
+
+it("odd arguments of apply_chat_template are refused with a typed error", async () => {
+  const chat_template = "{{ messages[0].content }}{{ tools }}{{ documents }}{{ mine }}";
+  const conversation = [{ role: "user", content: "x" }];
+  const apply = tokenizer.apply_chat_template.bind(tokenizer) as (...args: readonly unknown[]) => unknown;
+  await all("apply_chat_template(it)", (odd) => apply(odd, { chat_template }));
+  await all("apply_chat_template([it])", (odd) => apply([odd], { chat_template }));
+  await all("content", (odd) => apply([{ role: "user", content: odd }], { chat_template }));
+  for (const option of [...Object.keys(APPLY), "mine"]) {
+    await all(`{ ${option} }`, (odd) => apply(conversation, { chat_template, [option]: odd }));
+  }
 });

@@ -1,7 +1,7 @@
 // The error classes, and nothing else: the package exports this file as it is. Every error that Octavo throws is an
 // OctavoError with a stable `code`, one sentence with the expected and the actual value, and at most one hint.
 
-import { LONGEST_MESSAGE, sentence, show } from "./show.js";
+import { LONGEST_MESSAGE, sentence, show, withoutUser } from "./show.js";
 
 /** Most characters of a hint, beside those of the message. */
 const LONGEST_HINT = 400;
@@ -32,13 +32,24 @@ export class OctavoError extends Error {
     this.name = new.target.name;
     this.code = code;
     this.hint = hint;
-    this.details = details ?? {};
+    this.details = details === undefined ? {} : harmless(details);
   }
 }
 
 /** What a message repeats may come from a file, which must not write to the terminal as it likes. */
 function text(value: unknown, most: number): string {
   return sentence(typeof value === "string" ? value : show(value), most);
+}
+
+/** Details without the passwords of addresses. */
+function harmless(details: ErrorDetails): ErrorDetails {
+  try {
+    const said = Object.entries(details).filter(([, value]) => typeof value === "string" && value.includes("@"));
+    if (said.length === 0) return details;
+    return { ...details, ...Object.fromEntries(said.map(([name, value]) => [name, withoutUser(value as string)])) };
+  } catch {
+    return {}; // a proxy, for instance
+  }
 }
 
 function read(options: OctavoErrorOptions | undefined): OctavoErrorOptions {

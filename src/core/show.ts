@@ -61,9 +61,17 @@ function onLine(text: string): string {
 /** Most characters of a message and of a warning: names in files and values of callers have any length. */
 export const LONGEST_MESSAGE = 600;
 
-/** A message or a warning that may repeat what a file holds: printable, and not longer than anyone reads. */
+/** A message or a warning that may repeat what a file holds: printable, without passwords, and not longer than anyone reads. */
 export function sentence(text: string, most: number = LONGEST_MESSAGE): string {
-  return cut(printable(cut(text, most)), most);
+  return cut(printable(withoutUser(cut(text, most))), most);
+}
+
+/** The user and password of addresses, also of those that were taken for paths (`/home/me/http:/user:password@host`). */
+const USER = /\b([a-z][a-z0-9+.-]{0,20}:\/{1,2})[^\s/"'<>]{1,400}@/gi;
+
+/** A text whose addresses have no user names and passwords. */
+export function withoutUser(text: string): string {
+  return text.includes("@") ? text.replace(USER, "$1...@") : text;
 }
 
 /** A text of at most `most` characters. */

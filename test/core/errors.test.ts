@@ -44,6 +44,25 @@ test("an error of another kind comes back as a bare OctavoError with its name", 
   expect(back).toMatchObject({ name: "RangeError", code: "ERR_UNKNOWN", message: "too far" });
 });
 
+test("no message, hint or detail has the password of an address", () => {
+  for (const address of [
+    "http://user:hunter2@host/x",
+    "HTTPS://hunter2@host",
+    "s3://u:hun@hunter2@host/x",
+    "/home/me/http:/user:hunter2@host",
+  ]) {
+    const error = new OctavoError("ERR_X", `got "${address}"`, {
+      hint: `not ${address}`,
+      details: { file: address, n: 1 },
+    });
+    expect(`${error.message} ${error.hint} ${JSON.stringify(error.details)}`).not.toContain("hunter2");
+    expect(error.message).toContain("...@host");
+    expect(error.details.n).toBe(1);
+  }
+  const plain = "mail a@b.org of https://host/path: 3@4";
+  expect(new OctavoError("ERR_X", plain).message).toBe(plain);
+});
+
 test("a message cannot move a cursor or turn its line around: names of files are shown escaped", () => {
   const hostile = "x\u001b[2J\u009b1A\u202e\u2028\u0000\r";
   const { message } = new OctavoError("ERR_TEST", `tensor ${hostile} is gone`, { hint: `remove ${hostile}` });

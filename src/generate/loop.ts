@@ -148,7 +148,7 @@ export async function* generateSteps(
 async function* stepped(session: DecodeSession): AsyncGenerator<RowToken[]> {
   for (let step = session.step(); step; ) {
     step.catch(() => {}); // awaited below; avoids an unhandled rejection if step() throws first
-    const ahead = session.pipelined ? session.step() : undefined;
+    const ahead = session.step();
     ahead?.catch(() => {});
     const tokens = await step;
     if (tokens.length > 0) yield tokens;

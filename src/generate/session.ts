@@ -41,7 +41,7 @@ export class DecodeSession implements Disposable {
   readonly #recordings: StepRecordings;
   readonly #states: RowStates | undefined;
   #last: Promise<unknown> = Promise.resolve();
-  /** When the choice of the last step was recorded, of steps with masks. */
+  /** When the choice of the last step was recorded, of steps that the host takes part in. */
   #chosen: Promise<unknown> = Promise.resolve();
   #closed = false;
 
@@ -65,7 +65,7 @@ export class DecodeSession implements Disposable {
     }
     this.#rows = new SessionRows(rows, this.#forward, this.#choice, options.held);
     this.#recordings = new StepRecordings(device, this.#forward, this.#choice, {
-      apart: !this.pipelined,
+      apart: this.#processors.length > 0,
       states: options.states,
     });
     this.#states = options.states ? new RowStates() : undefined;
@@ -79,11 +79,6 @@ export class DecodeSession implements Disposable {
   /** i32[R]: the tokens of the last step. */
   get tokens(): Tensor {
     return this.#choice.tokens;
-  }
-
-  /** True if a step can start before the previous one was read. */
-  get pipelined(): boolean {
-    return this.#processors.length === 0;
   }
 
   /**
@@ -183,12 +178,7 @@ export class DecodeSession implements Disposable {
    */
   step(): Promise<RowToken[]> | undefined {
     if (!this.#rows.sequences.some((sequence) => sequence?.ready && !sequence.complete)) return undefined;
-    if (!this.pipelined) {
-      const hosted = this.#hosted(this.#last);
-      this.#last = hosted.catch(() => {});
-      return hosted;
-    }
-    if (this.#masks) return this.#masked(this.#masks);
+    if (this.#processors.length > 0 || this.#masks) return this.#between();
     const live = this.#forwardStep();
     const seen = this.#watch && this.#recordings.forward.logits.readFloats();
     for (const recording of this.#recordings.choice) recording.replay();
@@ -204,22 +194,21 @@ export class DecodeSession implements Disposable {
   }
 
   /**
-   * A step split in two: the host makes masks in between, from the tokens of the step before. Its forward pass is recorded as soon as
-   * those are chosen. If a step fails, the one after it does.
+   * A step split in two: the host makes masks in between, or sees the logits. Its forward pass is recorded as soon as the tokens of the
+   * step before are chosen; the rest waits until these were read. If a step fails, the one after it does.
    */
-  #masked(masks: TokenMasks): Promise<RowToken[]> {
+  #between(): Promise<RowToken[]> {
     const [before, read] = [this.#chosen, this.#last];
     const chosen = before.then(async () => {
       const live = this.#closed ? [] : this.#forwardStep();
+      const seen = live.length > 0 && this.#processors.length > 0 ? this.#seen() : undefined;
       await read;
       const running = live.filter(({ ended }) => !ended);
       if (this.#closed || running.length === 0) return [];
-      for (const { row, ids, prompt, config } of running) {
-        const bits = masks.of({ ids, prompt });
-        if (!leaves(bits, config, ids.length === prompt)) masks.nothingLeft(NOTHING_LEFT);
-        this.#choice.masked.set(row, bits);
-      }
-      for (const recording of this.#recordings.choice) recording.replay();
+      if (seen) await this.#process(running, await seen);
+      else this.#mask(running);
+      if (this.#closed) return [];
+      this.#recordings.choice.at(-1)!.replay();
       return running;
     });
     const step = chosen.then(async (running) => (running.length === 0 ? [] : await this.#read(running)));
@@ -229,26 +218,37 @@ export class DecodeSession implements Disposable {
     return step;
   }
 
-  /** A step split in two: the host sees the logits in between. */
-  async #hosted(last: Promise<unknown>): Promise<RowToken[]> {
-    await last;
-    const live = this.#forwardStep();
-    const [processing, choosing] = this.#recordings.choice;
-    processing!.replay();
+  /** Sets the masks of rows, from their texts. */
+  #mask(running: readonly Sequence[]): void {
+    const masks = this.#masks!;
+    for (const { row, ids, prompt, config } of running) {
+      const bits = masks.of({ ids, prompt });
+      if (!leaves(bits, config, ids.length === prompt)) masks.nothingLeft(NOTHING_LEFT);
+      this.#choice.masked.set(row, bits);
+    }
+  }
+
+  /** The logits of all rows, behind the processors on the device. */
+  #seen(): Promise<Float32Array> {
+    this.#recordings.choice[0]!.replay();
+    const reading = this.#recordings.forward.logits.readFloats();
+    reading.catch(() => {}); // awaited later, if at all
+    return reading;
+  }
+
+  /** Lets the host's processors change the logits of rows. */
+  async #process(running: readonly Sequence[], all: Float32Array): Promise<void> {
     const { logits } = this.#recordings.forward;
     const vocab = logits.shape[1]!;
-    const all = await logits.readFloats();
     const of = (row: number): Float32Array => all.subarray(row * vocab, (row + 1) * vocab);
-    for (const { row, ids, prompt } of live) {
+    for (const { row, ids, prompt } of running) {
       if (row >= this.#choosing) continue;
       const unconditional = this.#choosing < this.rows ? of(row + this.#choosing) : undefined;
       const states = await this.#states?.take(row);
       const at = { row, ids, prompt, step: ids.length - prompt, unconditional, states };
       for (const processor of this.#processors) await processor.process(of(row), at);
     }
-    logits.write(all);
-    choosing!.replay();
-    return await this.#read(live);
+    if (!this.#closed) logits.write(all);
   }
 
   /**

@@ -341,6 +341,9 @@ export function selfTestCases(): SelfTestCase[] {
   const params = { ...floats([3, 4]), values: Float32Array.of(0.8, 40, 0.9, 0.02, 1, 0, 1, 0, 0, 0, 1, 0) };
   const draws = { ...ints([3, 3], 9), values: Int32Array.of(7, 0, 5, -3, 12, 0, 1, 2, 3) };
   add("sample", "filters, none, greedy", 0, [logits, params, draws]);
+  const cuts = { ...floats([3, 7]), values: new Float32Array(21) };
+  cuts.values.set([0.8, 0, 1, 0, 0.7, 0, 0, 1, 40, 0.9, 0, 1, 0.004, 0.03, 0, 0, 1, 0, 1, 0, 0]);
+  add("warp", "typical, cut-offs, greedy", FLOAT, [logits, cuts]);
   add("append_token", "rows", 0, [
     ints([3], 203),
     ints([3, 11], 203),

@@ -51,6 +51,7 @@ import { sampleOp } from "./sample.js";
 import { scaleOp } from "./scale.js";
 import { sumRowsOp } from "./sum-rows.js";
 import { tokenLogprobsOp } from "./token-logprobs.js";
+import { warpOp } from "./warp.js";
 
 autograd.engine = GRAPH;
 
@@ -82,6 +83,7 @@ export const OPS: readonly Op[] = [
   argmaxOp,
   penalizeOp,
   sampleOp,
+  warpOp,
   appendTokenOp,
   llmInt8QuantizeOp,
   llmInt8DequantizeOp,

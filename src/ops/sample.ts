@@ -24,8 +24,8 @@ export function philoxUniform(seed: number, step: number, sequence: number): num
   return (c0 >>> 8) * 2 ** -24;
 }
 
-/** A row's tokens that remain after top-k, top-p and min-p, by id. */
-function keptOf(scores: Float32Array, [, top_k = 0, top_p = 1, min_p = 0]: HostArray): [number, number][] {
+/** A row's tokens that remain after top-k, top-p and min-p, by id, each with e^(score - the highest). */
+export function keptOf(scores: Float32Array, [, top_k = 0, top_p = 1, min_p = 0]: HostArray): [number, number][] {
   let kept = [...scores.keys()].filter((v) => scores[v]! > Number.NEGATIVE_INFINITY);
   const byScore = (a: number, c: number) => (scores[a] === scores[c] ? a - c : scores[c]! - scores[a]!);
   if (top_k > 0 && top_k < kept.length) {

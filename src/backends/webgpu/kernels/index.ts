@@ -36,6 +36,7 @@ import { doubleQuantize, fourBitQuantize, llmInt8Dequantize, llmInt8Quantize } f
 import { rope, ropeTable } from "./rope.js";
 import { mix, route, routeBack } from "./route.js";
 import { sample } from "./sample.js";
+import { warp } from "./warp.js";
 
 export const KERNELS: readonly Kernel[] = [
   linear,
@@ -65,6 +66,7 @@ export const KERNELS: readonly Kernel[] = [
   argmax,
   penalize,
   sample,
+  warp,
   appendToken,
   maxRows,
   maxRowsBack,

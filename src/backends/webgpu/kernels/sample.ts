@@ -11,9 +11,10 @@ import { along } from "../schedule/split.js";
 import { family, reads, writes } from "../shader.js";
 import { fold, LOWEST, MULHI } from "../wgsl.js";
 
-const WIDTH = 256;
+/** Invocations for each row. */
+export const WIDTH = 256;
 /** Detects NaN by its bits, because WGSL implementations may assume that there is none. */
-const NAN = "(bits & 0x7fffffffu) > 0x7f800000u";
+export const NAN = "(bits & 0x7fffffffu) > 0x7f800000u";
 
 const HELPERS = `
 struct Wide { high: u32, low: u32 }
@@ -74,7 +75,7 @@ fn philox(seed: u32, sequence: u32, step: u32) -> u32 {
 }`;
 
 /** Finds the key of the k-th largest score digit by digit, highest digit first, and writes it to `limit`. */
-const TOP_K = `
+export const TOP_K = `
   var limit = key_of(lowest);
   if (top_k > 0u && top_k < P.vocabulary) {
     var prefix = 0u;
@@ -110,7 +111,7 @@ const TOP_K = `
   }`;
 
 /** Finds the smallest key that top-p keeps, and how many scores of that key it drops: the lowest scores, up to 1 - p. */
-const TOP_P = `
+export const TOP_P = `
   var gone = 0u;
   if (keep < 16777216u) {
     var total = Wide(0u, 0u);
@@ -255,6 +256,15 @@ const GREEDY = `
     return;
   }`;
 
+/** What the fragments above need. */
+export const SHARED = [
+  MULHI,
+  HELPERS,
+  `var<workgroup> met: array<atomic<u32>, ${WIDTH}>;`,
+  fold("highest", "f32", WIDTH, (a, b) => `max(${a}, ${b})`),
+  fold("whole", "Wide", WIDTH, (a, b) => `add_wide(${a}, ${b})`),
+];
+
 const shader = family("sample", () => ({
   bindings: [
     reads("logits"),
@@ -266,13 +276,9 @@ const shader = family("sample", () => ({
   reports: true,
   workgroup: WIDTH,
   declarations: [
-    MULHI,
-    HELPERS,
-    `var<workgroup> met: array<atomic<u32>, ${WIDTH}>;`,
+    ...SHARED,
     fold("best_of", "Best", WIDTH, (a, b) => `better(${a}, ${b})`),
-    fold("highest", "f32", WIDTH, (a, b) => `max(${a}, ${b})`),
     fold("latest", "i32", WIDTH, (a, b) => `max(${a}, ${b})`),
-    fold("whole", "Wide", WIDTH, (a, b) => `add_wide(${a}, ${b})`),
   ],
   body: `if (group >= P.rows) { return; }
   let own = P.params + 4u * group;

@@ -8,17 +8,21 @@ import { copyInto } from "../ops/copy.js";
 import { sample } from "../ops/sample.js";
 import { tokenLogprobs } from "../ops/token-logprobs.js";
 import type { SamplingConfig } from "./config.js";
+import { Edited, Green, type TextChanges } from "./processors/edited.js";
 import { Masked } from "./processors/masked.js";
 import { Penalties } from "./processors/penalties.js";
 import type { LogitsProcessor, RowStart } from "./processors/processor.js";
 import { copyRow, keptTogether, reorderRows, writeAt, writeRow } from "./processors/rows.js";
 import { Suppressed } from "./processors/suppressed.js";
+import { Warped, warps } from "./processors/warped.js";
 
 /** A row that is not sampled: its logits are not read. */
 export const UNUSED = -1;
 
-/** Parameters of a request for `sample`: temperature (0 for the likeliest token), top_k, top_p, min_p. */
-export function paramsOf({ do_sample, temperature, top_k, top_p, min_p }: SamplingConfig): Float32Array {
+/** Parameters of a request for `sample`: temperature (0 for the likeliest token), top_k, top_p, min_p, unless `warp` applies them. */
+export function paramsOf(config: SamplingConfig): Float32Array {
+  const { do_sample, temperature, top_k, top_p, min_p } = config;
+  if (warps(config)) return Float32Array.of(1, 0, 1, 0);
   return Float32Array.of(do_sample ? temperature : 0, top_k, top_p, min_p);
 }
 
@@ -32,12 +36,16 @@ export class Choice implements Disposable {
   /** f32[R]: their log-probabilities among all tokens, after the processors; absent unless requested. */
   readonly scores: Tensor | undefined;
   /**
-   * In the order of transformers: the penalties first, then suppressed tokens and masks, then the host processors, then temperature,
-   * top-k, top-p and min-p, which `sample` applies.
+   * In the order of transformers: edits that come before the penalties, these, the other edits, then suppressed tokens and masks. The
+   * host processors follow, then temperature, top-k, top-p and min-p, which `sample` applies, or `warp` with what follows them.
    */
   readonly processors: readonly LogitsProcessor[];
   /** The one whose masks the session sets. */
   readonly masked: Masked;
+  readonly #early: Edited;
+  readonly #late: Edited;
+  readonly #warped: Warped;
+  readonly #green: Green;
   /** f32[R,4] and i32[R,3]: operands of `sample`. */
   readonly #params: Tensor;
   readonly #draws: Tensor;
@@ -60,12 +68,19 @@ export class Choice implements Disposable {
     );
     [this.tokens, this.lanes, this.#params, this.#draws, this.scores] = own as unknown as Own;
     this.masked = new Masked(device, rows, vocab);
-    this.processors = [new Penalties(device, rows, capacity), new Suppressed(device, rows, vocab), this.masked];
+    this.#early = new Edited(device, rows);
+    this.#late = new Edited(device, rows);
+    const [penalties, suppressed] = [new Penalties(device, rows, capacity), new Suppressed(device, rows, vocab)];
+    this.processors = [this.#early, penalties, this.#late, suppressed, this.masked];
+    this.#warped = new Warped(device, rows);
+    this.#green = new Green(device, rows, vocab);
   }
 
   /** The active processors: a recording of the choice is valid as long as they stay the same. */
   get active(): number {
-    return this.processors.reduce((bits, { idle }, n) => (idle ? bits : bits | (1 << n)), 0);
+    const behind = [this.#warped, this.#green];
+    const bits = [...this.processors, ...behind].reduce((all, { idle }, n) => (idle ? all : all | (1 << n)), 0);
+    return this.processors.reduce((all, { version = 0 }) => all + 2 ** 8 * version, bits);
   }
 
   /**
@@ -77,14 +92,21 @@ export class Choice implements Disposable {
     this.#seat(row, ids.length - 1); // the choice advances it
     writeRow(this.#params, row, paramsOf(options));
     writeRow(this.#draws, row, Int32Array.of(options.seed, sequence, drawn + ids.length - prompt));
-    for (const processor of this.processors) processor.begin(start);
+    for (const processor of [...this.processors, this.#warped]) processor.begin(start);
   }
 
   /** Ignores a row from now on. */
   end(row: number): void {
     writeAt(this.lanes, row, Int32Array.of(-1));
     writeRow(this.#params, row, Float32Array.of(UNUSED));
-    for (const processor of this.processors) processor.end(row);
+    for (const processor of [...this.processors, this.#warped]) processor.end(row);
+  }
+
+  /** What a row's text changes in its next step. */
+  change(row: number, { early, late, green }: TextChanges): void {
+    if (early) this.#early.set(row, early);
+    if (late) this.#late.set(row, late);
+    if (green) this.#green.set(row, green);
   }
 
   /** Records the processors on logits[R,vocab]. */
@@ -95,7 +117,8 @@ export class Choice implements Disposable {
   /** Records the choice from logits[R,vocab]. */
   choose(logits: Tensor): void {
     scope(() => {
-      copyInto(sample(logits, this.#params, this.#draws), this.tokens);
+      const scores = this.#green.added(this.#warped.left(logits));
+      copyInto(sample(scores, this.#params, this.#draws), this.tokens);
       const half = this.tokens.shape[0]! / 2;
       if (this.#guided) copyInto(this.tokens.narrow(0, 0, half), this.tokens.narrow(0, half, half));
       if (this.scores) copyInto(tokenLogprobs(logits, this.tokens), this.scores);
@@ -112,12 +135,14 @@ export class Choice implements Disposable {
     writeRow(this.#params, to, paramsOf(options));
     writeRow(this.#draws, to, Int32Array.of(options.seed, sequence, step));
     for (const processor of this.processors) processor.fork(from, to);
+    this.#warped.fork(from, to);
   }
 
   reorder(parents: readonly number[]): void {
     scope(() => reorderRows(this.lanes.select(0, 1), parents));
     for (const tensor of [this.tokens, this.#params, this.#draws]) reorderRows(tensor, parents);
     for (const processor of this.processors) processor.reorder(parents);
+    this.#warped.reorder(parents);
   }
 
   #seat(row: number, position: number): void {
@@ -128,7 +153,7 @@ export class Choice implements Disposable {
   dispose(): void {
     for (const tensor of [this.tokens, this.lanes, this.#params, this.#draws]) tensor.dispose();
     this.scores?.dispose();
-    for (const processor of this.processors) processor.dispose();
+    for (const processor of [...this.processors, this.#warped, this.#green]) processor.dispose();
   }
 
   [Symbol.dispose](): void {

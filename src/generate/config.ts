@@ -110,9 +110,19 @@ export type SamplingConfig = Pick<
 > &
   Partial<
     Pick<GenerationConfig, "presence_penalty" | "frequency_penalty" | "suppress_tokens" | "begin_suppress_tokens">
-  >;
+  > &
+  LateCuts;
 
-export interface GenerationConfig {
+/** What follows temperature, top-k, top-p and min-p, where the device does it (`onHost` says so). */
+export interface LateCuts {
+  readonly typical_p?: number | undefined;
+  readonly epsilon_cutoff?: number | undefined;
+  readonly eta_cutoff?: number | undefined;
+  /** Scores get a watermark then. */
+  readonly marked?: boolean;
+}
+
+export interface GenerationConfig extends LateCuts {
   readonly max_new_tokens: number;
   readonly do_sample: boolean;
   readonly temperature: number;

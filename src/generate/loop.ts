@@ -13,6 +13,7 @@ import type { Drafter } from "./drafters/drafter.js";
 import type { Ends } from "./ending.js";
 import { type Batch, promptsOf } from "./inputs.js";
 import { type PromptProgress, promptProgress } from "./prefill.js";
+import type { TextEdits } from "./processors/edited.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import type { TokenMasks } from "./processors/masked.js";
 import type { FinishReason, RequestConfig, RowToken } from "./sequence.js";
@@ -29,6 +30,8 @@ export interface LoopOptions {
   readonly processors?: readonly HostProcessor[];
   /** Which tokens may follow each text. */
   readonly masks?: TokenMasks | undefined;
+  /** What each text changes in the scores of single tokens. */
+  readonly edits?: TextEdits | undefined;
   /** Guesses at most `drafts` tokens per pass; the caller disposes it. */
   readonly drafter?: Drafter;
   readonly drafts?: number;
@@ -87,7 +90,7 @@ export async function* generateSteps(
   const stop = (): void => throwIfAborted(signal, "generation");
   stop();
   const prompts = promptsOf(batch);
-  const { cache_dtype, processors, masks, scores, cross, ends, attention, held, unconditional = [] } = options;
+  const { cache_dtype, processors, masks, edits, scores, cross, ends, attention, held, unconditional = [] } = options;
   const texts = [...prompts, ...unconditional];
   const total = texts.reduce((sum, { length }) => sum + length, 0);
   const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
@@ -101,6 +104,7 @@ export async function* generateSteps(
     cache_dtype,
     processors,
     masks,
+    edits,
     scores,
     cross,
     attention,

@@ -399,7 +399,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       options,
       attention,
     } = prepared;
-    const { config, processors, masks } = onHost(given, { ...options, kept, constraint });
+    const { config, processors, masks, edits } = onHost(given, { ...options, kept, constraint });
     const { assistant_model: assistant, signal, logprobs: scores, progress_callback: progress } = options;
     using adapters = this.#adaptersOf(options, batch.rows, given);
     const drafter: Drafter | undefined = openDrafter(batch, config, { assistant, signal });
@@ -407,7 +407,7 @@ export class PreTrainedModel extends LoadedModel<CausalLM> {
       const lengths: number[] = [];
       let steps = 0;
       for await (const step of stepsOf(this.device, this.module, batch, {
-        ...{ config, cache_dtype, ends: ending(), processors, masks, numbers, unconditional, held },
+        ...{ config, cache_dtype, ends: ending(), processors, masks, edits, numbers, unconditional, held },
         ...{ drafter, drafts: draftsOf(config, options), scores, signal, progress, attention, adapters },
       })) {
         steps++;

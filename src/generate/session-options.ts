@@ -4,6 +4,7 @@ import type { RowAdapters } from "../adapters/rows.js";
 import type { CacheDType, CrossCache, KVCache } from "../nn/cache.js";
 import type { AttentionChoice } from "../nn/pass.js";
 import type { TextLengths } from "../nn/text-lengths.js";
+import type { TextEdits } from "./processors/edited.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import type { TokenMasks } from "./processors/masked.js";
 
@@ -13,7 +14,7 @@ export interface SessionOptions {
   /** Most tokens of a row's text, prompt and new ones. */
   readonly capacity: number;
   readonly cache_dtype: CacheDType;
-  /** Called for each row of each step, in this order. They disable pipelining. */
+  /** Called for each row of each step, in this order. The choice of its token waits for them; its forward pass does not. */
   readonly processors?: readonly HostProcessor[];
   /** Gets the logits f32[R,V] of each step, an array of its own; the choice of tokens does not wait for it. */
   readonly watch?: (logits: Float32Array) => void;
@@ -22,6 +23,8 @@ export interface SessionOptions {
    * before.
    */
   readonly masks?: TokenMasks | undefined;
+  /** What texts change in the scores of single tokens; made as masks are. */
+  readonly edits?: TextEdits | undefined;
   /** Encoder-decoders: the encoder's output for each row; the caller disposes it after the session. */
   readonly cross?: CrossCache;
   /** How attention is computed; by default as the model has it. */

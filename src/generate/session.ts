@@ -12,6 +12,7 @@ import { Choice } from "./choice.js";
 import type { Drafts } from "./drafters/drafter.js";
 import { RowForward } from "./forward.js";
 import { type FlatChunk, flatChunks, runChunks } from "./prefill.js";
+import type { TextEdits } from "./processors/edited.js";
 import type { HostProcessor } from "./processors/host-processor.js";
 import type { TokenMasks } from "./processors/masked.js";
 import { leaves } from "./processors/suppressed.js";
@@ -31,6 +32,7 @@ export class DecodeSession implements Disposable {
   readonly #choice: Choice;
   readonly #processors: readonly HostProcessor[];
   readonly #masks: TokenMasks | undefined;
+  readonly #edits: TextEdits | undefined;
   readonly #watch: SessionOptions["watch"];
   readonly #keep: boolean;
   /** Rows that choose tokens. */
@@ -52,6 +54,7 @@ export class DecodeSession implements Disposable {
     this.capacity = capacity;
     this.#processors = options.processors ?? [];
     this.#masks = options.masks;
+    this.#edits = options.edits;
     this.#watch = options.watch;
     this.#keep = options.keep ?? options.held !== undefined;
     this.#choosing = options.guided ? rows / 2 : rows;
@@ -178,7 +181,7 @@ export class DecodeSession implements Disposable {
    */
   step(): Promise<RowToken[]> | undefined {
     if (!this.#rows.sequences.some((sequence) => sequence?.ready && !sequence.complete)) return undefined;
-    if (this.#processors.length > 0 || this.#masks) return this.#between();
+    if (this.#processors.length > 0 || this.#masks || this.#edits) return this.#between();
     const live = this.#forwardStep();
     const seen = this.#watch && this.#recordings.forward.logits.readFloats();
     for (const recording of this.#recordings.choice) recording.replay();
@@ -194,19 +197,21 @@ export class DecodeSession implements Disposable {
   }
 
   /**
-   * A step split in two: the host makes masks in between, or sees the logits. Its forward pass is recorded as soon as the tokens of the
+   * A step split in two: the host makes masks and edits in between, or sees the logits. Its forward pass is recorded as soon as the tokens of the
    * step before are chosen; the rest waits until these were read. If a step fails, the one after it does.
    */
   #between(): Promise<RowToken[]> {
     const [before, read] = [this.#chosen, this.#last];
     const chosen = before.then(async () => {
       const live = this.#closed ? [] : this.#forwardStep();
-      const seen = live.length > 0 && this.#processors.length > 0 ? this.#seen() : undefined;
+      const hosted = live.length > 0 && this.#processors.length > 0;
+      const early = hosted && !this.#edits ? this.#seen() : undefined;
       await read;
       const running = live.filter(({ ended }) => !ended);
       if (this.#closed || running.length === 0) return [];
-      if (seen) await this.#process(running, await seen);
-      else this.#mask(running);
+      if (this.#masks) this.#mask(running, this.#masks);
+      if (this.#edits) for (const { row, ids, prompt } of running) this.#choice.change(row, this.#edits.of({ row, ids, prompt }));
+      if (hosted) await this.#process(running, await (early ?? this.#seen()));
       if (this.#closed) return [];
       this.#recordings.choice.at(-1)!.replay();
       return running;
@@ -219,8 +224,7 @@ export class DecodeSession implements Disposable {
   }
 
   /** Sets the masks of rows, from their texts. */
-  #mask(running: readonly Sequence[]): void {
-    const masks = this.#masks!;
+  #mask(running: readonly Sequence[], masks: TokenMasks): void {
     for (const { row, ids, prompt, config } of running) {
       const bits = masks.of({ ids, prompt });
       if (!leaves(bits, config, ids.length === prompt)) masks.nothingLeft(NOTHING_LEFT);

@@ -180,7 +180,7 @@ export class Windows {
     const { logprob_threshold, cache_dtype, ends: start, signal, attention, ...own } = this.#options;
     const sums = logprob_threshold === undefined ? undefined : new LogSums(given.do_sample ? given.temperature : 1);
     const kept: Kept | undefined = sums && { scores: sums, logits: undefined };
-    const { config, processors } = onHost(given, { ...own, kept }, []);
+    const { config, processors, edits } = onHost(given, { ...own, kept }, []);
     const decoder = batchOf(rows.map(({ prompt }) => prompt));
     const numbers = rows.map(({ number }) => number);
     const ends = start();
@@ -197,7 +197,7 @@ export class Windows {
     }
     const texts = rows.map((): { ids: number[]; sum: number } => ({ ids: [], sum: 0 }));
     const done = rows.map(() => false);
-    const loop = { config, cache_dtype, ends, signal, processors, numbers, cross, attention };
+    const loop = { config, cache_dtype, ends, signal, processors, edits, numbers, cross, attention };
     for await (const { token_ids, finished } of generateSteps(this.#device, this.#model, decoder, loop)) {
       for (const [row, text] of texts.entries()) {
         if (done[row]) continue;

@@ -14,6 +14,7 @@ import { blockwiseDequantizeOp, blockwiseQuantizeOp } from "./blockwise.js";
 import { copyOp } from "./copy.js";
 import { crossEntropyBackOp, crossEntropyOp } from "./cross-entropy.js";
 import { doubleQuantizeOp } from "./double-quantize.js";
+import { editOp } from "./edit.js";
 import { embeddingBackOp, embeddingOp } from "./embedding.js";
 import { expertLinearOp, fourBitExpertLinearOp, llmInt8ExpertLinearOp, mixOp, routeOp } from "./experts.js";
 import {
@@ -82,6 +83,7 @@ export const OPS: readonly Op[] = [
   advanceLanesOp,
   argmaxOp,
   penalizeOp,
+  editOp,
   sampleOp,
   warpOp,
   appendTokenOp,

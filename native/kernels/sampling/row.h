@@ -6,7 +6,6 @@
 #pragma once
 
 #include <algorithm>  // with types of this file's own only: nothing of it is shared with other instruction sets
-#include <cfloat>
 
 #include "../../parallel.h"
 #include "../../simd/vec.h"
@@ -266,7 +265,7 @@ struct Row {
       return keep(collect(last.score, list), &last, min_p, true, total);
     }
     // A little below the bound; keep() checks exactly.
-    const float least = min_p > 0 ? top + (float)__builtin_log(min_p) - 0.001f : -FLT_MAX;
+    const float least = min_p > 0 ? top + (float)__builtin_log(min_p) - 0.001f : -3.4028234663852886e38f;
     const int64_t n = collect(least, list);
     const bool many = n > 8192;
     if (many) weigh_all(call);

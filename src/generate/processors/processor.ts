@@ -19,6 +19,8 @@ export interface RowStart {
 export interface LogitsProcessor {
   /** True while no row needs it; the recording then omits it. */
   readonly idle: boolean;
+  /** Changes when it is recorded otherwise than before. */
+  readonly version?: number;
   /** Adds a row, by writes from the host. */
   begin(start: RowStart): void;
   /** Ignores a row from now on. */

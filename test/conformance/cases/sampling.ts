@@ -1,8 +1,9 @@
-// Cases of what happens to logits: argmax, penalize, sample, warp, append_token, token_logprobs. Ids must agree exactly.
+// Cases of what happens to logits: argmax, penalize, edit, sample, warp, append_token, token_logprobs. Ids must agree exactly.
 
 import fc from "fast-check";
 import { appendTokenOp } from "../../../src/ops/append-token.js";
 import { argmaxOp } from "../../../src/ops/argmax.js";
+import { editOp } from "../../../src/ops/edit.js";
 import { penalizeOp } from "../../../src/ops/penalize.js";
 import { sampleOp } from "../../../src/ops/sample.js";
 import { tokenLogprobsOp } from "../../../src/ops/token-logprobs.js";
@@ -119,6 +120,52 @@ const penalize: Family = {
       seeds,
     )
     .map((all) => penalizeCase(...all)),
+};
+
+/** Edits of N tokens of each row, every third of which is skipped; every third row has only these. */
+function editCase(kind: Kind, B: number, V: number, N: number, seed: number, wrong = false): Case {
+  const ids = new Int32Array(B * N);
+  for (let b = 0; b < B; b++) {
+    const [first, step] = [(seed * 31 + b * 17) % V, 1 + (seed % 3)];
+    // N steps stay within one round, so no token comes twice.
+    for (let n = 0; n < N; n++) ids[b * N + n] = n % 3 === 2 || n * step >= V ? -1 : (first + n * step) % V;
+  }
+  if (wrong) ids[ids.length - 1] = V;
+  const adds = [0, 0.75, -2, Number.NEGATIVE_INFINITY, 0.1];
+  const edits = Float32Array.from({ length: 3 * B * N }, (_, i) => {
+    const [n, kind] = [Math.floor(i / 3) + seed, i % 3];
+    if (kind === 0) return adds[n % 5]!;
+    return kind === 1 ? [1, 1.3, 0.8][n % 3]! : [0, 0.25, 0, 0.01][n % 4]!;
+  });
+  return {
+    name: `${kind} [${B},${V}] ${N} edits seed ${seed}${wrong ? " wrong" : ""}`,
+    inputs: [
+      operand([B, V], logitsOf(kind, B, V, seed)),
+      operand([B, N], ids),
+      operand([B, N, 3], edits),
+      operand([B], Int32Array.from({ length: B }, (_, b) => ((b + seed) % 3 === 2 ? 1 : 0))),
+    ],
+    attrs: [],
+    // Scores of at most some 25 after the penalty; on a GPU a division is within 2.5 ulp, and the growth is added in one rounding or two.
+    bound: () => 6 * UNIT * 25,
+    fails: wrong,
+  };
+}
+
+const edit: Family = {
+  op: editOp,
+  table: [
+    editCase("normal", 1, 50, 9, 1),
+    editCase("ties", 3, 20, 20, 2),
+    editCase("holes", 4, 333, 100, 3),
+    editCase("equal", 2, 5000, 900, 4),
+    editCase("normal", 3, 1, 2, 5),
+    editCase("empty", 3, 40, 7, 6),
+    editCase("normal", 0, 40, 7, 7),
+    editCase("normal", 3, 40, 0, 8),
+    editCase("normal", 2, 40, 7, 9, true),
+  ],
+  fuzz: fc.tuple(sane, rows, vocabularies, fc.nat(60), seeds).map((all) => editCase(...all)),
 };
 
 interface Sampling {
@@ -388,4 +435,4 @@ const logprobs: Family = {
   fuzz: fc.tuple(sane, rows, vocabularies, fc.constantFrom(0, 50, -50), seeds).map((all) => logprobsCase(...all)),
 };
 
-export const SAMPLING: readonly Family[] = [argmax, penalize, sample, warp, append, logprobs];
+export const SAMPLING: readonly Family[] = [argmax, penalize, edit, sample, warp, append, logprobs];

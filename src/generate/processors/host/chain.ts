@@ -1,4 +1,4 @@
-// The host processors of a call: what its options ask for, as processors of a decode session.
+// The processors of a call: what its options ask for, divided between the device and processors of a decode session on the host.
 
 import { OptionError } from "../../../core/errors.js";
 import { rowsPerPrompt } from "../../beam-config.js";
@@ -8,11 +8,14 @@ import type { Constraint } from "../../grammar/constraint.js";
 import { Guidance } from "../../guidance.js";
 import { modeOption } from "../../mode-options.js";
 import type { Kept, ScoreRecord } from "../../scores.js";
+import type { TextEdits } from "../edited.js";
 import type { HostProcessor, PrefixAllowedTokens } from "../host-processor.js";
 import type { TokenMasks } from "../masked.js";
 import { hasPenalties } from "../penalties.js";
 import { suppresses } from "../suppressed.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
+import { editsOf, type TextOptions } from "./text-edits.js";
+import { watermarkProcessor, WatermarkLogitsProcessor } from "./watermark.js";
 
 /** A call's options with the part that the host does taken out, and that part. */
 export interface HostPart {
@@ -21,6 +24,8 @@ export interface HostPart {
   readonly processors: readonly HostProcessor[];
   /** What may follow, if the host does nothing else: then the device does it. */
   readonly masks?: TokenMasks | undefined;
+  /** What texts change in the scores of single tokens, if the device makes these changes. */
+  readonly edits?: TextEdits | undefined;
 }
 
 interface OwnProcessors {
@@ -36,8 +41,9 @@ interface OwnProcessors {
 const OF_THE_ENCODER = ["encoder_repetition_penalty", "encoder_no_repeat_ngram_size"] as const;
 
 /**
- * Divides the options of a call between device and host. If the host does anything, it does the penalties as well, because they
- * precede most of it.
+ * Divides the options of a call between device and host. The device does it all, told by the host which tokens a text forbids or
+ * favours, unless scores are the host's: of beams, of drafts, of several rows, kept ones. The host then does the penalties as well,
+ * because they precede most of it.
  * @param own the caller's processors, and the function that says which ids may follow
  * @param encoder the texts of an encoder, none of one that reads sound; by default the prompts
  * @throws OptionError for options about the encoder's text if it reads sound
@@ -67,6 +73,23 @@ export function onHost(
         details: { option },
       });
     }
+  }
+  const marks = host.watermarking_config ? watermarkProcessor(config.vocab_size, host.watermarking_config) : undefined;
+  const green = marks instanceof WatermarkLogitsProcessor && marks.config.seeding_scheme === "lefthash" ? marks : undefined;
+  // The first token that is suppressed is another one where one is forced before it.
+  const begins = host.forced_bos_token_id !== undefined && config.begin_suppress_tokens.length > 0;
+  const hostOnly = counted || kept || allowed || begins || host.remove_invalid_values || (marks && !green);
+  if (!hostOnly) {
+    const { typical_p, epsilon_cutoff, eta_cutoff, watermarking_config: _, renormalize_logits: __, ...texts } = host;
+    // Scores that are log-probabilities again are drawn from as they were.
+    const device: GenerationConfig = {
+      ...config,
+      ...{ host: undefined, typical_p: typical_p ?? 1, epsilon_cutoff: epsilon_cutoff ?? 0, eta_cutoff: eta_cutoff ?? 0 },
+      marked: green !== undefined,
+    };
+    const edits = editsOf(texts as TextOptions, config, encoder, green);
+    if (logits_processor.length === 0) return { config: device, processors: [], masks: constraint, edits };
+    return { config: device, processors: [...logits_processor, ...masking], edits };
   }
   const some = (ids: readonly number[]): readonly number[] | null => (ids.length > 0 ? ids : null);
   const { typical_p, epsilon_cutoff, eta_cutoff, watermarking_config, renormalize_logits, ...rest } = host;

@@ -31,6 +31,12 @@ class MersenneTwister {
     return (word ^ (word >>> 18)) >>> 0;
   }
 
+  /** A number from `first` to `end` - 1. The remainder of words above 2^31 is faster so than by `%`. */
+  from(first: number, end: number): number {
+    const [word, count] = [this.next(), end - first];
+    return first + word - Math.floor(word / count) * count;
+  }
+
   #twist(): void {
     const state = this.#state;
     for (let i = 0; i < WORDS; i++) {
@@ -51,12 +57,24 @@ export function randperm(size: number, seed: bigint, count: number = size): Int3
   const numbers = new Int32Array(size);
   for (let i = 0; i < size; i++) numbers[i] = i;
   for (let i = 0; i < Math.min(count, size - 1); i++) {
-    const other = i + (random.next() % (size - i));
+    const other = random.from(i, size);
     const own = numbers[i]!;
     numbers[i] = numbers[other]!;
     numbers[other] = own;
   }
   return numbers.subarray(0, count);
+}
+
+/** True if the first `count` numbers of a permutation have one, which alone is followed through the shuffle. */
+export function isAmong(size: number, seed: bigint, count: number, number: number): boolean {
+  const random = new MersenneTwister(seedOf(seed));
+  let at = number;
+  for (let i = 0; i < Math.min(count, size - 1); i++) {
+    const other = random.from(i, size);
+    if (other === at) return true; // it moves to place i, which no later step changes
+    if (i === at) at = other;
+  }
+  return at < count;
 }
 
 /** torch.randint(0, 2, (size,)) after manual_seed(seed) on a CPU. */

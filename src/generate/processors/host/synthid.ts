@@ -143,22 +143,39 @@ export class SynthIDTextWatermarkLogitsProcessor extends RowProcessor {
     }
     const shares = softmax(scores);
     // A token that cannot follow stays at 0, whatever its bits are.
-    const likely: number[] = [];
-    for (let id = 0; id < shares.length; id++) if (shares[id] !== 0) likely.push(id);
-    const hashes = likely.map((id) => extend(context, id));
+    const likely = new Uint32Array(shares.length);
+    let count = 0;
+    for (let id = 0; id < shares.length; id++) if (shares[id] !== 0) likely[count++] = id;
+    const left = new Float64Array(count);
+    for (let i = 0; i < count; i++) left[i] = shares[likely[i]!]!;
     for (const key of this.config.keys) {
-      const bits = hashes.map((hash) => this.#bit(hash, key));
+      const bits = this.#bitsOf(likely.subarray(0, count), context, key);
       let mass = 0;
-      for (let i = 0; i < likely.length; i++) if (bits[i]) mass += shares[likely[i]!]!;
-      for (let i = 0; i < likely.length; i++) {
-        const id = likely[i]!;
-        shares[id] = shares[id]! * (1 + bits[i]! - mass);
-      }
+      for (let i = 0; i < left.length; i++) if (bits[i]) mass += left[i]!;
+      for (let i = 0; i < left.length; i++) left[i] = left[i]! * (1 + bits[i]! - mass);
     }
+    for (let i = 0; i < left.length; i++) shares[likely[i]!] = left[i]!;
     for (let id = 0; id < scores.length; id++) {
       const score = Math.fround(Math.log(shares[id]!));
       scores[id] = Number.isFinite(score) ? score : LEAST;
     }
+  }
+
+  /** The bits that a key gives to tokens behind a context. */
+  #bitsOf(ids: Uint32Array, context: Hash, key: number): Uint8Array {
+    const table = this.#bits;
+    const found = new Uint8Array(ids.length);
+    if ((table.length & (table.length - 1)) !== 0) {
+      for (let i = 0; i < ids.length; i++) found[i] = this.#bit(extend(context, ids[i]!), key);
+      return found;
+    }
+    // The place in a table of 2^n bits is the low n bits of the hash, which only low bits decide.
+    const own = ((key % BITS) + BITS) % BITS | 0;
+    for (let i = 0; i < ids.length; i++) {
+      const hash = (Math.imul(context.low + ids[i]!, LOW) + 1) | 0;
+      found[i] = table[(Math.imul(hash + own, LOW) + 1) & (table.length - 1)]!;
+    }
+    return found;
   }
 
   #bit(hash: Hash, key: number): number {

@@ -5,6 +5,7 @@ import { OptionError } from "../../../core/errors.js";
 import { show } from "../../../core/show.js";
 import type { PrefixAllowedTokens } from "../host-processor.js";
 import { idsOf, listsOf, numberOf, RowProcessor, wholeOf } from "./base.js";
+import { Edits } from "./edits.js";
 
 const NEVER = Number.NEGATIVE_INFINITY;
 
@@ -13,6 +14,20 @@ function penalize(scores: Float32Array, ids: Iterable<number>, penalty: number):
     if (id >= scores.length) continue;
     const score = scores[id]!;
     scores[id] = score < 0 ? score * penalty : score / penalty;
+  }
+}
+
+/** Says what it changes: a function of a text alone, so that it can be told before there are scores. */
+export const MARK = Symbol("mark");
+
+/** Changes scores of single tokens that follow from the text. */
+export abstract class TextProcessor extends RowProcessor {
+  abstract [MARK](edits: Edits, ids: readonly number[], row: number): void;
+
+  change(scores: Float32Array, ids: readonly number[], row: number): void {
+    const edits = new Edits(scores.length);
+    this[MARK](edits, ids, row);
+    edits.apply(scores);
   }
 }
 
@@ -33,7 +48,7 @@ export class RepetitionPenaltyLogitsProcessor extends RowProcessor {
 }
 
 /** Tokens of the encoder's text win. */
-export class EncoderRepetitionPenaltyLogitsProcessor extends RowProcessor {
+export class EncoderRepetitionPenaltyLogitsProcessor extends TextProcessor {
   readonly penalty: number;
   readonly encoder_input_ids: readonly (readonly number[])[];
 
@@ -43,8 +58,8 @@ export class EncoderRepetitionPenaltyLogitsProcessor extends RowProcessor {
     this.encoder_input_ids = listsOf("encoder_input_ids", encoder_input_ids);
   }
 
-  change(scores: Float32Array, _: readonly number[], row: number): void {
-    penalize(scores, encoderText(this.encoder_input_ids, row), this.penalty);
+  [MARK](edits: Edits, _: readonly number[], row: number): void {
+    for (const id of new Set(encoderText(this.encoder_input_ids, row))) edits.penalize(id, this.penalty);
   }
 }
 
@@ -58,18 +73,18 @@ function encoderText(texts: readonly (readonly number[])[], row: number): readon
 }
 
 /** Bans followers of the last n-1 tokens of `ids` in `text`. */
-function banFollowers(scores: Float32Array, text: readonly number[], ids: readonly number[], n: number): void {
+function banFollowers(edits: Edits, text: readonly number[], ids: readonly number[], n: number): void {
   if (ids.length + 1 < n) return;
-  const end = ids.slice(ids.length - (n - 1));
+  const from = ids.length - (n - 1);
   for (let at = 0; at + n <= text.length; at++) {
-    if (end.some((id, i) => text[at + i] !== id)) continue;
-    const follower = text[at + n - 1]!;
-    if (follower < scores.length) scores[follower] = NEVER;
+    let same = 0;
+    while (same < n - 1 && text[at + same] === ids[from + same]) same++;
+    if (same === n - 1) edits.ban([text[at + n - 1]!]);
   }
 }
 
 /** No n tokens in a row occur twice. */
-export class NoRepeatNGramLogitsProcessor extends RowProcessor {
+export class NoRepeatNGramLogitsProcessor extends TextProcessor {
   readonly ngram_size: number;
 
   constructor(ngram_size: number) {
@@ -77,13 +92,13 @@ export class NoRepeatNGramLogitsProcessor extends RowProcessor {
     this.ngram_size = wholeOf("ngram_size", ngram_size, 1);
   }
 
-  change(scores: Float32Array, ids: readonly number[]): void {
-    banFollowers(scores, ids, ids, this.ngram_size);
+  [MARK](edits: Edits, ids: readonly number[]): void {
+    banFollowers(edits, ids, ids, this.ngram_size);
   }
 }
 
 /** No n tokens in a row of the encoder's text are generated. */
-export class EncoderNoRepeatNGramLogitsProcessor extends RowProcessor {
+export class EncoderNoRepeatNGramLogitsProcessor extends TextProcessor {
   readonly ngram_size: number;
   readonly encoder_input_ids: readonly (readonly number[])[];
 
@@ -93,13 +108,13 @@ export class EncoderNoRepeatNGramLogitsProcessor extends RowProcessor {
     this.encoder_input_ids = listsOf("encoder_input_ids", encoder_input_ids);
   }
 
-  change(scores: Float32Array, ids: readonly number[], row: number): void {
-    banFollowers(scores, encoderText(this.encoder_input_ids, row), ids, this.ngram_size);
+  [MARK](edits: Edits, ids: readonly number[], row: number): void {
+    banFollowers(edits, encoderText(this.encoder_input_ids, row), ids, this.ngram_size);
   }
 }
 
 /** Adds a bias to a token wherever the tokens before it in one of the sequences end the text. */
-export class SequenceBiasLogitsProcessor extends RowProcessor {
+export class SequenceBiasLogitsProcessor extends TextProcessor {
   readonly sequence_bias: readonly (readonly [ids: readonly number[], bias: number])[];
 
   /** @param sequence_bias pairs of token ids and a bias */
@@ -119,19 +134,18 @@ export class SequenceBiasLogitsProcessor extends RowProcessor {
     this.sequence_bias = [...new Map(pairs.map((pair) => [pair[0].join(), pair])).values()];
   }
 
-  change(scores: Float32Array, ids: readonly number[]): void {
-    const added = new Map<number, number>();
+  [MARK](edits: Edits, ids: readonly number[]): void {
     for (const [sequence, bias] of this.sequence_bias) {
       const last = sequence.at(-1)!;
-      if (last >= scores.length) {
-        throw new OptionError(`sequence_bias: ${last} is not a token id below ${scores.length}`);
+      if (last >= edits.vocab) {
+        throw new OptionError(`sequence_bias: ${last} is not a token id below ${edits.vocab}`);
       }
-      const before = sequence.slice(0, -1);
-      const from = ids.length - before.length;
-      if (from < 0 || before.some((id, i) => ids[from + i] !== id)) continue;
-      added.set(last, (added.get(last) ?? 0) + bias);
+      const from = ids.length - (sequence.length - 1);
+      if (from < 0) continue;
+      let same = 0;
+      while (same < sequence.length - 1 && ids[from + same] === sequence[same]) same++;
+      if (same === sequence.length - 1) edits.add(last, bias);
     }
-    for (const [id, bias] of added) scores[id] = scores[id]! + bias;
   }
 }
 
@@ -145,7 +159,7 @@ export class NoBadWordsLogitsProcessor extends SequenceBiasLogitsProcessor {
 }
 
 /** A text has at least so many tokens, the prompt included. */
-export class MinLengthLogitsProcessor extends RowProcessor {
+export class MinLengthLogitsProcessor extends TextProcessor {
   readonly min_length: number;
   readonly eos_token_id: readonly number[];
 
@@ -155,13 +169,13 @@ export class MinLengthLogitsProcessor extends RowProcessor {
     this.eos_token_id = idsOf("eos_token_id", eos_token_id);
   }
 
-  change(scores: Float32Array, ids: readonly number[]): void {
-    if (ids.length < this.min_length) ban(scores, this.eos_token_id);
+  [MARK](edits: Edits, ids: readonly number[]): void {
+    if (ids.length < this.min_length) edits.ban(this.eos_token_id);
   }
 }
 
 /** At least so many tokens are generated. */
-export class MinNewTokensLengthLogitsProcessor extends RowProcessor {
+export class MinNewTokensLengthLogitsProcessor extends TextProcessor {
   readonly prompt_length_to_skip: number;
   readonly min_new_tokens: number;
   readonly eos_token_id: readonly number[];
@@ -173,8 +187,8 @@ export class MinNewTokensLengthLogitsProcessor extends RowProcessor {
     this.eos_token_id = idsOf("eos_token_id", eos_token_id);
   }
 
-  change(scores: Float32Array, ids: readonly number[]): void {
-    if (ids.length - this.prompt_length_to_skip < this.min_new_tokens) ban(scores, this.eos_token_id);
+  [MARK](edits: Edits, ids: readonly number[]): void {
+    if (ids.length - this.prompt_length_to_skip < this.min_new_tokens) edits.ban(this.eos_token_id);
   }
 }
 
@@ -183,8 +197,8 @@ function ban(scores: Float32Array, ids: Iterable<number>): void {
 }
 
 /** Only these tokens can come. */
-function allowOnly(scores: Float32Array, ids: readonly number[], value?: number): void {
-  const kept = ids.filter((id) => id < scores.length).map((id) => [id, value ?? scores[id]!] as const);
+function allowOnly(scores: Float32Array, ids: readonly number[]): void {
+  const kept = ids.filter((id) => id < scores.length).map((id) => [id, scores[id]!] as const);
   scores.fill(NEVER);
   for (const [id, score] of kept) scores[id] = score;
 }
@@ -216,7 +230,7 @@ export class PrefixConstrainedLogitsProcessor extends RowProcessor {
 }
 
 /** The first token. */
-export class ForcedBOSTokenLogitsProcessor extends RowProcessor {
+export class ForcedBOSTokenLogitsProcessor extends TextProcessor {
   readonly bos_token_id: number;
 
   constructor(bos_token_id: number) {
@@ -224,13 +238,13 @@ export class ForcedBOSTokenLogitsProcessor extends RowProcessor {
     this.bos_token_id = wholeOf("bos_token_id", bos_token_id, 0);
   }
 
-  change(scores: Float32Array, ids: readonly number[]): void {
-    if (ids.length === 1) allowOnly(scores, [this.bos_token_id], 0);
+  [MARK](edits: Edits, ids: readonly number[]): void {
+    if (ids.length === 1) edits.force([this.bos_token_id], 0);
   }
 }
 
 /** The last token of a text that gets as long as it may. */
-export class ForcedEOSTokenLogitsProcessor extends RowProcessor {
+export class ForcedEOSTokenLogitsProcessor extends TextProcessor {
   readonly max_length: number;
   readonly eos_token_id: readonly number[];
 
@@ -240,13 +254,13 @@ export class ForcedEOSTokenLogitsProcessor extends RowProcessor {
     this.eos_token_id = idsOf("eos_token_id", eos_token_id);
   }
 
-  change(scores: Float32Array, ids: readonly number[]): void {
-    if (ids.length === this.max_length - 1) allowOnly(scores, this.eos_token_id, 0);
+  [MARK](edits: Edits, ids: readonly number[]): void {
+    if (ids.length === this.max_length - 1) edits.force(this.eos_token_id, 0);
   }
 }
 
 /** The end of a text gets likelier by a factor for each token after `start`. */
-export class ExponentialDecayLengthPenalty extends RowProcessor {
+export class ExponentialDecayLengthPenalty extends TextProcessor {
   readonly start: number;
   readonly factor: number;
   readonly eos_token_id: readonly number[];
@@ -266,14 +280,9 @@ export class ExponentialDecayLengthPenalty extends RowProcessor {
     this.eos_token_id = [...new Set(idsOf("eos_token_id", eos_token_id))];
   }
 
-  change(scores: Float32Array, ids: readonly number[]): void {
+  [MARK](edits: Edits, ids: readonly number[]): void {
     const over = ids.length - this.start;
-    if (over <= 0) return;
-    for (const id of this.eos_token_id) {
-      // What another processor has forbidden stays so: minus infinity and its magnitude would give NaN.
-      if (!(id < scores.length) || scores[id] === Number.NEGATIVE_INFINITY) continue;
-      scores[id] = scores[id]! + Math.abs(scores[id]!) * (this.factor ** over - 1);
-    }
+    if (over > 0) for (const id of this.eos_token_id) edits.grow(id, this.factor ** over - 1);
   }
 }
 

@@ -7,7 +7,7 @@ import { OctavoError } from "../../../core/errors.js";
 import { choice, number, type Options, option, readOptions, whole } from "../../../core/options.js";
 import * as z from "../../../core/schema.js";
 import { largest, RowProcessor, wholeOf } from "./base.js";
-import { randperm } from "./randperm.js";
+import { isAmong, randperm } from "./randperm.js";
 import {
   SynthIDTextWatermarkingConfig,
   type SynthIDTextWatermarkingOptions,
@@ -84,6 +84,8 @@ export function problemWithWatermark(value: unknown): string | undefined {
 
 /** Candidates of "selfhash" in each step, as in the authors' code. */
 const CANDIDATES = 40;
+/** Seeds whose token is remembered: pairs of tokens come again and again. */
+const REMEMBERED = 65_536;
 /** Tokens are hashed by their places in a permutation of so many. */
 const TABLE = 1_000_003;
 
@@ -99,6 +101,8 @@ function tableOf(key: number): Int32Array {
 export class WatermarkLogitsProcessor extends RowProcessor {
   readonly vocab_size: number;
   readonly config: WatermarkingConfig;
+  /** Of "selfhash", which tokens were found green. */
+  readonly #known = new Map<bigint, { readonly id: number; readonly green: boolean }>();
 
   /** @throws OptionError */
   constructor(vocab_size: number, options: WatermarkingOptions = {}) {
@@ -124,7 +128,19 @@ export class WatermarkLogitsProcessor extends RowProcessor {
 
   /** Which of the likeliest tokens are green behind a text. */
   #likely(scores: Float32Array, ids: readonly number[]): number[] {
-    return largest(scores, CANDIDATES).filter((id) => this.greenlist([...ids, id]).includes(id));
+    return largest(scores, CANDIDATES).filter((id) => this.#isGreen([...ids, id], id));
+  }
+
+  /** True if a token is green behind a text that has it at its end. */
+  #isGreen(text: readonly number[], id: number): boolean {
+    const seed = this.#seed(text);
+    const known = this.#known.get(seed);
+    if (known?.id === id) return known.green;
+    const size = this.vocab_size;
+    const green = isAmong(size, seed, Math.floor(size * this.config.greenlist_ratio), id);
+    if (this.#known.size >= REMEMBERED) this.#known.clear();
+    this.#known.set(seed, { id, green });
+    return green;
   }
 
   #seed(ids: readonly number[]): bigint {

@@ -145,7 +145,8 @@ export function onHost(
   const device: GenerationConfig = {
     ...config,
     repetition_penalty: 1,
-    ...(counted ? { presence_penalty: 0, frequency_penalty: 0 } : {}),
+    presence_penalty: 0,
+    frequency_penalty: 0,
     suppress_tokens: [],
     begin_suppress_tokens: [],
     ...(warps ? { temperature: 1, top_k: 0, top_p: 1, min_p: 0 } : {}),
@@ -159,7 +160,7 @@ export function onHost(
     ...guided,
     ...contrast,
     at(text, allowed),
-    ...(counted ? [penaltiesOf(config)] : []),
+    penaltiesOf(config),
     ...logits_processor,
     ...masking,
     ...last,

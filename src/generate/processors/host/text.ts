@@ -24,7 +24,7 @@ export const MARK = Symbol("mark");
 export abstract class TextProcessor extends RowProcessor {
   abstract [MARK](edits: Edits, ids: readonly number[], row: number): void;
 
-  change(scores: Float32Array, ids: readonly number[], row: number): void {
+  change(scores: Float32Array, ids: readonly number[], row = 0): void {
     const edits = new Edits(scores.length);
     this[MARK](edits, ids, row);
     edits.apply(scores);

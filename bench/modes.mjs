@@ -1,8 +1,9 @@
 // What modes of decoding and processors of scores cost: time of a step on random weights of a shape in int8, beside the plain step.
 // node bench/modes.mjs [--shape M] [--vocab 32000] [--only PATTERN] [--tokens 32] [--runs 5] [--json]
 //
-// Beams stand beside a plain batch of as many rows; all else beside decoding of one text. Medians; ways take turns in each run. What a text
-// must be (a JSON Schema, a regular expression) is told by a tokenizer of as many random words as the vocabulary has.
+// Beams stand beside a plain batch of as many rows; all else beside decoding of one text, which is measured again right before each.
+// Medians; ways take turns in each run. What a text must be (a JSON Schema, a regular expression) is told by a tokenizer of as many random
+// words as the vocabulary has.
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -95,7 +96,13 @@ const ALL = {
       no_repeat_ngram_size: { no_repeat_ngram_size: 3 },
       encoder_no_repeat_ngram_size: { encoder_no_repeat_ngram_size: 3 },
       bad_words_ids: { bad_words_ids: [[5], [6, 7], [8, 9, 10]] },
-      sequence_bias: { sequence_bias: [[[5], -2], [[6, 7], 2], [[8, 9, 10], 1]] },
+      sequence_bias: {
+        sequence_bias: [
+          [[5], -2],
+          [[6, 7], 2],
+          [[8, 9, 10], 1],
+        ],
+      },
       min_length: { min_length: 60 },
       min_new_tokens: { min_new_tokens: 20 },
       forced_bos_token_id: { forced_bos_token_id: 5 },
@@ -120,6 +127,7 @@ const WAYS = Object.fromEntries(Object.entries(ALL).filter((way) => wanted(way) 
 
 const folder = mkdtempSync(join(tmpdir(), "octavo-modes-"));
 const times = Object.fromEntries(Object.keys(WAYS).map((name) => [name, []]));
+const ratios = Object.fromEntries(Object.keys(WAYS).map((name) => [name, []]));
 try {
   const { AutoModelForCausalLM, AutoTokenizer } = await library("index.js");
   const { writeRandomCheckpoint } = await library("eval/checkpoint.js");
@@ -140,11 +148,16 @@ try {
     if (rows[0].length !== 48 + max_new_tokens) throw new Error("a text ended early");
     return performance.now() - begin;
   };
+  // The difference is decoding alone: the prompt and the first step are in both.
+  const stepOf = async ([options]) => ((await seconds(options, tokens)) - (await seconds(options, 2))) / (tokens - 2);
   for (let run = -1; run < runs; run++) {
-    for (const [name, [options]] of Object.entries(WAYS)) {
-      // The difference is decoding alone: the prompt and the first step are in both.
-      const step = ((await seconds(options, tokens)) - (await seconds(options, 2))) / (tokens - 2);
-      if (run >= 0) times[name].push(step);
+    for (const [name, way] of Object.entries(WAYS)) {
+      // A machine that others use too gets slower and faster: only neighbours are compared.
+      const beside = way[1] === undefined || run < 0 ? Number.NaN : await stepOf(WAYS[way[1]]);
+      const step = await stepOf(way);
+      if (run < 0) continue;
+      times[name].push(step);
+      ratios[name].push(step / beside);
     }
   }
   await model[Symbol.asyncDispose]();
@@ -154,8 +167,7 @@ try {
 const results = Object.fromEntries(
   Object.entries(WAYS).map(([name, [, beside]]) => {
     const ms = median(times[name]);
-    // Of each run, so that what changes from run to run does not count.
-    const ratio = beside && median(times[name].map((one, run) => one / times[beside][run]));
+    const ratio = beside && median(ratios[name]);
     return [name, { ms, beside, ratio }];
   }),
 );
@@ -163,5 +175,5 @@ if (values.json) process.stdout.write(`${JSON.stringify(results)}\n`);
 else
   for (const [name, { ms, beside, ratio }] of Object.entries(results)) {
     const more = beside ? `  ${ratio.toFixed(3)} x ${beside}` : "";
-    process.stdout.write(`${name.padEnd(22)}${ms.toFixed(2).padStart(8)} ms a step${more}\n`);
+    process.stdout.write(`${name.padEnd(28)}${ms.toFixed(2).padStart(8)} ms a step${more}\n`);
   }

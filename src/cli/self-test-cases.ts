@@ -339,8 +339,16 @@ export function selfTestCases(): SelfTestCase[] {
   const penalties = { ...floats([3, 3]), values: Float32Array.of(1.3, 0, 0, 1.1, 0.5, 0.2, 1, 0, 0) };
   add("penalize", "rows with padding", FLOAT, [logits, { ...ints([3, 11], 203), values: seen }, lengths, penalties]);
   const named = { ...ints([3, 4], 203), values: Int32Array.of(5, 202, 0, -1, 7, 8, 9, 10, 3, -1, -1, -1) };
-  const changes = { ...floats([3, 4, 3]), values: new Float32Array(36).map((_, i) => [0.5, 1.3, i > 20 ? 0.25 : 0][i % 3]!) };
-  add("edit", "some, all, only one", FLOAT, [logits, named, changes, { ...ints([3], 1), values: Int32Array.of(0, 0, 1) }]);
+  const changes = {
+    ...floats([3, 4, 3]),
+    values: new Float32Array(36).map((_, i) => [0.5, 1.3, i > 20 ? 0.25 : 0][i % 3]!),
+  };
+  add("edit", "some, all, only one", FLOAT, [
+    logits,
+    named,
+    changes,
+    { ...ints([3], 1), values: Int32Array.of(0, 0, 1) },
+  ]);
   const params = { ...floats([3, 4]), values: Float32Array.of(0.8, 40, 0.9, 0.02, 1, 0, 1, 0, 0, 0, 1, 0) };
   const draws = { ...ints([3, 3], 9), values: Int32Array.of(7, 0, 5, -3, 12, 0, 1, 2, 3) };
   add("sample", "filters, none, greedy", 0, [logits, params, draws]);

@@ -1,4 +1,4 @@
-// Options of generate() whose processors run on the host, and those of beams: names, checks and neutral values are transformers'.
+// Options of generate() for logits processors beside the penalties, and those of beams: names, checks and neutral values are transformers'.
 
 import { isWhole, listOf } from "../core/checks.js";
 import { checkedLater, flag, number, option, such, whole } from "../core/options.js";
@@ -19,7 +19,7 @@ const areWords = (value: unknown): boolean => {
 };
 const orNone = (check: (value: unknown) => boolean) => (value: unknown) => value === null || check(value);
 
-/** Processors of the host. */
+/** Processors; where each runs, `processors/host/chain.ts` decides. */
 export const PROCESSORS = {
   /** Least tokens of a text, its prompt included. */
   min_length: whole(0),

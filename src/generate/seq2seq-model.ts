@@ -411,11 +411,26 @@ export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
 
   async *#steps(prepared: Prepared, kept?: Kept): AsyncGenerator<Step> {
     const { encoder, decoder, cache_dtype, ending, constraint, numbers, options, attention } = prepared;
-    const { config, processors, masks, edits } = onHost(prepared.config, { ...options, kept, constraint }, textsOf(encoder));
+    const { config, processors, masks, edits } = onHost(
+      prepared.config,
+      { ...options, kept, constraint },
+      textsOf(encoder),
+    );
     const { signal, logprobs: scores } = options;
     this.hold();
     try {
-      const loop = { config, cache_dtype, ends: ending(), processors, masks, edits, numbers, scores, signal, attention };
+      const loop = {
+        config,
+        cache_dtype,
+        ends: ending(),
+        processors,
+        masks,
+        edits,
+        numbers,
+        scores,
+        signal,
+        attention,
+      };
       for await (const step of seq2seqSteps(this.device, this.module, encoder, decoder, loop)) {
         this.checkUsable();
         yield step;

@@ -209,8 +209,7 @@ export class DecodeSession implements Disposable {
       await read;
       const running = live.filter(({ ended }) => !ended);
       if (this.#closed || running.length === 0) return [];
-      if (this.#masks) this.#mask(running, this.#masks);
-      if (this.#edits) for (const { row, ids, prompt } of running) this.#choice.change(row, this.#edits.of({ row, ids, prompt }));
+      for (const sequence of running) this.#tell(sequence);
       if (hosted) await this.#process(running, await (early ?? this.#seen()));
       if (this.#closed) return [];
       this.#recordings.choice.at(-1)!.replay();
@@ -223,13 +222,16 @@ export class DecodeSession implements Disposable {
     return step;
   }
 
-  /** Sets the masks of rows, from their texts. */
-  #mask(running: readonly Sequence[], masks: TokenMasks): void {
-    for (const { row, ids, prompt, config } of running) {
-      const bits = masks.of({ ids, prompt });
-      if (!leaves(bits, config, ids.length === prompt)) masks.nothingLeft(NOTHING_LEFT);
-      this.#choice.masked.set(row, bits);
-    }
+  /** Tells the device what a row's text changes and allows. */
+  #tell({ row, ids, prompt, config }: Sequence): void {
+    const changes = this.#edits?.of({ row, ids, prompt });
+    if (changes) this.#choice.change(row, changes);
+    if (!this.#masks) return;
+    const bits = this.#masks.of({ ids, prompt });
+    const edits = [changes?.early, changes?.late];
+    const bans = (id: number): boolean => edits.some((own) => own?.bans(id));
+    if (!leaves(bits, config, ids.length === prompt, bans)) this.#masks.nothingLeft(NOTHING_LEFT);
+    this.#choice.masked.set(row, bits);
   }
 
   /** The logits of all rows, behind the processors on the device. */

@@ -3,8 +3,8 @@
 
 import { describe, expect, test } from "vitest";
 import { WatermarkLogitsProcessor } from "../../src/anywhere.js";
-import type { GenerateOptions } from "../../src/generate/options.js";
 import type { PreTrainedModel } from "../../src/generate/model.js";
+import type { GenerateOptions } from "../../src/generate/options.js";
 import { Edits } from "../../src/generate/processors/host/edits.js";
 import { getLogitsProcessor } from "../../src/generate/processors/host/list.js";
 import { isAmong, randperm } from "../../src/generate/processors/host/randperm.js";
@@ -29,7 +29,14 @@ const PADDED = {
 };
 
 const OPTIONS: readonly Partial<GenerateOptions>[] = [
-  { sequence_bias: [[[5], -2], [[93, 19], 6], [[7], 0.3]], repetition_penalty: 1.7 },
+  {
+    sequence_bias: [
+      [[5], -2],
+      [[93, 19], 6],
+      [[7], 0.3],
+    ],
+    repetition_penalty: 1.7,
+  },
   { encoder_repetition_penalty: 1.6, repetition_penalty: 1.2, presence_penalty: 0.25 },
   { no_repeat_ngram_size: 2 },
   { no_repeat_ngram_size: 1, suppress_tokens: [4, 6] },
@@ -121,42 +128,44 @@ describe("how often tokens are drawn", () => {
   let model: PreTrainedModel;
   onModel("cpu", "llama", (_, loaded) => (model = loaded));
 
-  test.each([{ typical_p: 0.6 }, { epsilon_cutoff: 0.006 }, { eta_cutoff: 0.03 }, { watermarking_config: { bias: 2 } }])(
-    "%j",
-    async (options) => {
-      const prompt = [93, 19, 56, 136];
-      const { logits } = model.forward({ input_ids: [prompt] });
-      const all = await logits.readFloats();
-      const vocab = logits.shape[2]!;
-      logits.dispose();
-      const scores = all.slice(-vocab);
-      const config = { ...options, do_sample: true, temperature: 1.3, top_k: 0 };
-      getLogitsProcessor(config, { input_ids_seq_length: 4, vocab_size: vocab }).change(scores, prompt, 0);
-      const top = Math.max(...scores);
-      const weights = [...scores].map((score) => Math.exp(score - top));
-      const total = weights.reduce((sum, weight) => sum + weight, 0);
-      const N = 4000;
-      const counts = new Float64Array(vocab);
-      const call = { input_ids: [prompt], max_new_tokens: 1, num_return_sequences: 500, eos_token_id: null };
-      for (let seed = 0; seed < N / 500; seed++) {
-        for (const row of await model.generate({ ...call, ...config, seed })) counts[row.at(-1)!]!++;
-      }
-      // Tokens that are expected fewer than ten times are one class.
-      let [statistic, classes, rest, seen] = [0, 0, 0, 0];
-      const add = (want: number, got: number): void => {
-        statistic += (got - want) ** 2 / want;
-        classes++;
-      };
-      for (const [id, weight] of weights.entries()) {
-        const want = (N * weight) / total;
-        if (want === 0) expect(counts[id]).toBe(0);
-        else if (want < 10) [rest, seen] = [rest + want, seen + counts[id]!];
-        else add(want, counts[id]!);
-      }
-      if (rest > 0) add(rest, seen);
-      expect(classes).toBeGreaterThan(5);
-      // The mean of chi-squared is its degrees of freedom, the variance twice that: five deviations, of fixed seeds.
-      expect(statistic).toBeLessThan(classes - 1 + 5 * Math.sqrt(2 * (classes - 1)));
-    },
-  );
+  test.each([
+    { typical_p: 0.6 },
+    { epsilon_cutoff: 0.006 },
+    { eta_cutoff: 0.03 },
+    { watermarking_config: { bias: 2 } },
+  ])("%j", async (options) => {
+    const prompt = [93, 19, 56, 136];
+    const { logits } = model.forward({ input_ids: [prompt] });
+    const all = await logits.readFloats();
+    const vocab = logits.shape[2]!;
+    logits.dispose();
+    const scores = all.slice(-vocab);
+    const config = { ...options, do_sample: true, temperature: 1.3, top_k: 0 };
+    getLogitsProcessor(config, { input_ids_seq_length: 4, vocab_size: vocab }).change(scores, prompt, 0);
+    const top = Math.max(...scores);
+    const weights = [...scores].map((score) => Math.exp(score - top));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    const N = 4000;
+    const counts = new Float64Array(vocab);
+    const call = { input_ids: [prompt], max_new_tokens: 1, num_return_sequences: 500, eos_token_id: null };
+    for (let seed = 0; seed < N / 500; seed++) {
+      for (const row of await model.generate({ ...call, ...config, seed })) counts[row.at(-1)!]!++;
+    }
+    // Tokens that are expected fewer than ten times are one class.
+    let [statistic, classes, rest, seen] = [0, 0, 0, 0];
+    const add = (want: number, got: number): void => {
+      statistic += (got - want) ** 2 / want;
+      classes++;
+    };
+    for (const [id, weight] of weights.entries()) {
+      const want = (N * weight) / total;
+      if (want === 0) expect(counts[id]).toBe(0);
+      else if (want < 10) [rest, seen] = [rest + want, seen + counts[id]!];
+      else add(want, counts[id]!);
+    }
+    if (rest > 0) add(rest, seen);
+    expect(classes).toBeGreaterThan(5);
+    // The mean of chi-squared is its degrees of freedom, the variance twice that: five deviations, of fixed seeds.
+    expect(statistic).toBeLessThan(classes - 1 + 5 * Math.sqrt(2 * (classes - 1)));
+  });
 });

@@ -20,8 +20,8 @@ export interface HostState {
 }
 
 /**
- * Changes logits on the host: constraints, and the caller's own rules. It disables pipelining: each step waits for the logits
- * of all rows to be read from the device and written back, and starts only after the previous step was read.
+ * Changes logits on the host: constraints, and the caller's own rules. The choice of each step waits for the logits of all rows to be
+ * read from the device and written back, and for the tokens of the step before; its forward pass does not.
  */
 export interface HostProcessor {
   /** Changes the logits f32[V] of one row in place. Penalties have been applied, the temperature has not. */

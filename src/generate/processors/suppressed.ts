@@ -14,13 +14,19 @@ export function suppresses({ suppress_tokens = [], begin_suppress_tokens = [] }:
   return suppress_tokens.length > 0 || begin_suppress_tokens.length > 0;
 }
 
-/** True if a mask (bit i % 32 of word i / 32 is token i) has a token that a request does not suppress. @param first it begins the text */
+/**
+ * True if a mask (bit i % 32 of word i / 32 is token i) has a token that a request does not suppress.
+ * @param first it begins the text
+ * @param bans says what else must not come
+ */
 export function leaves(
   bits: Uint32Array,
   { suppress_tokens = [], begin_suppress_tokens = [] }: SamplingConfig,
   first: boolean,
+  bans: (id: number) => boolean,
 ): boolean {
-  const left = (id: number): boolean => !suppress_tokens.includes(id) && !(first && begin_suppress_tokens.includes(id));
+  const left = (id: number): boolean =>
+    !suppress_tokens.includes(id) && !(first && begin_suppress_tokens.includes(id)) && !bans(id);
   return bits.some((word, n) => {
     for (let bit = 0; bit < 32; bit++) if ((word >>> bit) & 1 && left(32 * n + bit)) return true;
     return false;

@@ -143,7 +143,10 @@ function editCase(kind: Kind, B: number, V: number, N: number, seed: number, wro
       operand([B, V], logitsOf(kind, B, V, seed)),
       operand([B, N], ids),
       operand([B, N, 3], edits),
-      operand([B], Int32Array.from({ length: B }, (_, b) => ((b + seed) % 3 === 2 ? 1 : 0))),
+      operand(
+        [B],
+        Int32Array.from({ length: B }, (_, b) => ((b + seed) % 3 === 2 ? 1 : 0)),
+      ),
     ],
     attrs: [],
     // Scores of at most some 25 after the penalty; on a GPU a division is within 2.5 ulp, and the growth is added in one rounding or two.
@@ -296,7 +299,15 @@ function warpCase(
   mix: readonly Warping[] = [o],
 ): Case {
   const params = Array.from({ length: B }, (_, r) => {
-    const { temperature = 1, top_k = 0, top_p = 1, min_p = 0, typical_p = 1, epsilon = 0, eta = 0 } = mix[r % mix.length]!;
+    const {
+      temperature = 1,
+      top_k = 0,
+      top_p = 1,
+      min_p = 0,
+      typical_p = 1,
+      epsilon = 0,
+      eta = 0,
+    } = mix[r % mix.length]!;
     return [temperature, top_k, top_p, min_p, typical_p, epsilon, eta];
   });
   return {

@@ -8,8 +8,8 @@ import { affineDequantize, affineQuantize, blockwiseDequantize, blockwiseQuantiz
 import { kvAppend } from "./cache.js";
 import { copy } from "./copy.js";
 import { crossEntropy, crossEntropyBack } from "./cross-entropy.js";
-import { activation, add, advance, advanceLanes, clampedGated, gated, scale } from "./elementwise.js";
 import { edit } from "./edit.js";
+import { activation, add, advance, advanceLanes, clampedGated, gated, scale } from "./elementwise.js";
 import { embedding, fourBitEmbedding, llmInt8Embedding } from "./embedding.js";
 import { expertLinear, fourBitExpertLinear, llmInt8ExpertLinear } from "./experts.js";
 import { expertLinearBack, expertOuter, fourBitExpertBack, llmInt8ExpertBack } from "./experts-back.js";

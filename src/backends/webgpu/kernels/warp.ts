@@ -103,11 +103,12 @@ const shader = family("warp", () => ({
   let own = P.params + 7u * group;
   let out = P.y + group * P.vocabulary;
   base = P.logits + group * P.vocabulary;
-  heat = params[own];
-  if (heat <= 0.0) {
+  let temperature = params[own];
+  if (temperature <= 0.0) {
     for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) { y[out + v] = logits[base + v]; }
     return;
   }
+  heat = temperature;
   let top_k = u32(params[own + 1u]);
   let keep = u32(clamp(round(params[own + 2u] * 16777216.0), 0.0, 16777216.0));
   let min_p = params[own + 3u];
@@ -120,7 +121,7 @@ const shader = family("warp", () => ({
   for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
     let bits = logits[base + v];
     if (${NAN}) { report(${FAILURE.nan}u, 0u, 0u, 0u); }
-    most = max(most, bitcast<f32>(bits) / heat);
+    most = max(most, bitcast<f32>(bits) / temperature);
   }
   top = highest(most, lid);
   ${TOP_K}

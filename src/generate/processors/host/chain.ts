@@ -15,7 +15,7 @@ import { hasPenalties } from "../penalties.js";
 import { suppresses } from "../suppressed.js";
 import { getLogitsProcessor, type LogitsProcessorList, type ProcessorConfig } from "./list.js";
 import { editsOf, type TextOptions } from "./text-edits.js";
-import { watermarkProcessor, WatermarkLogitsProcessor } from "./watermark.js";
+import { WatermarkLogitsProcessor, watermarkProcessor } from "./watermark.js";
 
 /** A call's options with the part that the host does taken out, and that part. */
 export interface HostPart {
@@ -75,7 +75,8 @@ export function onHost(
     }
   }
   const marks = host.watermarking_config ? watermarkProcessor(config.vocab_size, host.watermarking_config) : undefined;
-  const green = marks instanceof WatermarkLogitsProcessor && marks.config.seeding_scheme === "lefthash" ? marks : undefined;
+  const green =
+    marks instanceof WatermarkLogitsProcessor && marks.config.seeding_scheme === "lefthash" ? marks : undefined;
   // The first token that is suppressed is another one where one is forced before it.
   const begins = host.forced_bos_token_id !== undefined && config.begin_suppress_tokens.length > 0;
   const hostOnly = counted || kept || allowed || begins || host.remove_invalid_values || (marks && !green);
@@ -84,7 +85,12 @@ export function onHost(
     // Scores that are log-probabilities again are drawn from as they were.
     const device: GenerationConfig = {
       ...config,
-      ...{ host: undefined, typical_p: typical_p ?? 1, epsilon_cutoff: epsilon_cutoff ?? 0, eta_cutoff: eta_cutoff ?? 0 },
+      ...{
+        host: undefined,
+        typical_p: typical_p ?? 1,
+        epsilon_cutoff: epsilon_cutoff ?? 0,
+        eta_cutoff: eta_cutoff ?? 0,
+      },
       marked: green !== undefined,
     };
     const edits = editsOf(texts as TextOptions, config, encoder, green);

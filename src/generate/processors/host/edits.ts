@@ -35,6 +35,11 @@ export class Edits {
     return this.#only !== undefined;
   }
 
+  /** True for a token that must not come. */
+  bans(id: number): boolean {
+    return this.#only ? !this.#only.has(id) : this.#edits.get(id)?.add === NEVER;
+  }
+
   /** Ids outside the vocabulary change nothing. */
   add(id: number, bias: number): void {
     this.#change(id, (before) => ({ ...before, add: before.add + bias }));

@@ -170,7 +170,7 @@ export class SynthIDTextWatermarkLogitsProcessor extends RowProcessor {
       return found;
     }
     // The place in a table of 2^n bits is the low n bits of the hash, which only low bits decide.
-    const own = ((key % BITS) + BITS) % BITS | 0;
+    const own = (((key % BITS) + BITS) % BITS) | 0;
     for (let i = 0; i < ids.length; i++) {
       const hash = (Math.imul(context.low + ids[i]!, LOW) + 1) | 0;
       found[i] = table[(Math.imul(hash + own, LOW) + 1) & (table.length - 1)]!;

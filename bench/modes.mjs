@@ -127,7 +127,7 @@ const WAYS = Object.fromEntries(Object.entries(ALL).filter((way) => wanted(way) 
 
 const folder = mkdtempSync(join(tmpdir(), "octavo-modes-"));
 const times = Object.fromEntries(Object.keys(WAYS).map((name) => [name, []]));
-const ratios = Object.fromEntries(Object.keys(WAYS).map((name) => [name, []]));
+const pairs = Object.fromEntries(Object.keys(WAYS).map((name) => [name, []]));
 try {
   const { AutoModelForCausalLM, AutoTokenizer } = await library("index.js");
   const { writeRandomCheckpoint } = await library("eval/checkpoint.js");
@@ -157,7 +157,7 @@ try {
       const step = await stepOf(way);
       if (run < 0) continue;
       times[name].push(step);
-      ratios[name].push(step / beside);
+      pairs[name].push([step, beside]);
     }
   }
   await model[Symbol.asyncDispose]();
@@ -167,13 +167,15 @@ try {
 const results = Object.fromEntries(
   Object.entries(WAYS).map(([name, [, beside]]) => {
     const ms = median(times[name]);
-    const ratio = beside && median(ratios[name]);
-    return [name, { ms, beside, ratio }];
+    const ratio = beside && median(pairs[name].map(([own, plain]) => own / plain));
+    // What a processor costs is the same in a smaller model, where it is told better from noise.
+    const more = beside && median(pairs[name].map(([own, plain]) => own - plain));
+    return [name, { ms, beside, ratio, more }];
   }),
 );
 if (values.json) process.stdout.write(`${JSON.stringify(results)}\n`);
 else
-  for (const [name, { ms, beside, ratio }] of Object.entries(results)) {
-    const more = beside ? `  ${ratio.toFixed(3)} x ${beside}` : "";
-    process.stdout.write(`${name.padEnd(28)}${ms.toFixed(2).padStart(8)} ms a step${more}\n`);
+  for (const [name, { ms, beside, ratio, more }] of Object.entries(results)) {
+    const compared = beside ? `  ${more.toFixed(2).padStart(6)} ms more, ${ratio.toFixed(3)} x ${beside}` : "";
+    process.stdout.write(`${name.padEnd(28)}${ms.toFixed(2).padStart(8)} ms a step${compared}\n`);
   }

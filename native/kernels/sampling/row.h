@@ -174,12 +174,12 @@ struct Row {
     return total;
   }
 
-  // Walks candidates from the best down, with `mass` above the first; true if the cut of top_p is among them.
-  bool walk(const Candidate* from, int64_t n, double goal, double* mass, Candidate* last) const {
+  // Walks candidates from the best down, with `mass` above the first; true if the cut of top_p is among them. `weighed` by weigh_all.
+  bool walk(const Candidate* from, int64_t n, bool weighed, double goal, double* mass, Candidate* last) const {
     for (int64_t i = 0; i < n; i++) {
       if (*mass >= goal && last->id >= 0) return true;
       *last = from[i];
-      *mass += weight_of(from[i].score, top);
+      *mass += weighed ? weights[from[i].id] : weight_of(from[i].score, top);
     }
     return *mass >= goal;
   }
@@ -193,7 +193,7 @@ struct Row {
       const int64_t n = collect(least, sorted);
       if (n <= 8192) {
         std::sort(sorted, sorted + n, Above());
-        if (walk(sorted, n, goal, &mass, &last)) return last;
+        if (walk(sorted, n, true, goal, &mass, &last)) return last;
       }
     }
     std::memset(bins, 0, sizeof(double) * kBins);
@@ -220,7 +220,7 @@ struct Row {
       const int64_t stop = done + piece < n ? done + piece : n;
       if (stop < n) std::nth_element(sorted + done, sorted + stop, sorted + n, Above());
       std::sort(sorted + done, sorted + stop, Above());
-      if (walk(sorted + done, stop - done, goal, &mass, &last)) break;
+      if (walk(sorted + done, stop - done, true, goal, &mass, &last)) break;
       done = stop;
     }
     return last;
@@ -255,7 +255,7 @@ struct Row {
         for (int64_t i = 0; i < n; i++) all += weight_of(list[i].score, top);
         std::memcpy(sorted, list, sizeof(Candidate) * (size_t)n);
         std::sort(sorted, sorted + n, Above());
-        walk(sorted, n, (double)top_p * all, &mass, &last);
+        walk(sorted, n, false, (double)top_p * all, &mass, &last);
       }
       return keep(n, top_p < 1 ? &last : nullptr, min_p, false, total);
     }

@@ -11,10 +11,12 @@ import { copyRow, keptTogether, reorderRows, writeRow } from "./rows.js";
 /** A row whose scores stay as they are. */
 const UNCHANGED = -1;
 
-/** True if a request needs more than `sample` does. */
+/** True if a request needs more than `sample` does, or needs it before scores are marked. */
 export function warps(config: SamplingConfig): boolean {
-  const { do_sample, typical_p = 1, epsilon_cutoff = 0, eta_cutoff = 0, marked } = config;
-  return do_sample && (typical_p < 1 || epsilon_cutoff > 0 || eta_cutoff > 0 || marked === true);
+  const { do_sample, temperature, top_k, top_p, min_p, marked } = config;
+  const { typical_p = 1, epsilon_cutoff = 0, eta_cutoff = 0 } = config;
+  const early = temperature !== 1 || top_k > 0 || top_p < 1 || min_p > 0;
+  return do_sample && (typical_p < 1 || epsilon_cutoff > 0 || eta_cutoff > 0 || (marked === true && early));
 }
 
 export class Warped {

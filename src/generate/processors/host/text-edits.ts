@@ -7,11 +7,10 @@ import { Edits } from "./edits.js";
 import { getLogitsProcessor, type ProcessorConfig } from "./list.js";
 import {
   EncoderRepetitionPenaltyLogitsProcessor,
-  MARK,
   NoBadWordsLogitsProcessor,
   SequenceBiasLogitsProcessor,
-  TextProcessor,
 } from "./text.js";
+import { MARK, TextProcessor } from "./text-processor.js";
 import type { WatermarkLogitsProcessor } from "./watermark.js";
 
 /** Those that have such changes. */

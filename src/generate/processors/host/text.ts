@@ -5,7 +5,8 @@ import { OptionError } from "../../../core/errors.js";
 import { show } from "../../../core/show.js";
 import type { PrefixAllowedTokens } from "../host-processor.js";
 import { idsOf, listsOf, numberOf, RowProcessor, wholeOf } from "./base.js";
-import { Edits } from "./edits.js";
+import type { Edits } from "./edits.js";
+import { MARK, TextProcessor } from "./text-processor.js";
 
 const NEVER = Number.NEGATIVE_INFINITY;
 
@@ -14,20 +15,6 @@ function penalize(scores: Float32Array, ids: Iterable<number>, penalty: number):
     if (id >= scores.length) continue;
     const score = scores[id]!;
     scores[id] = score < 0 ? score * penalty : score / penalty;
-  }
-}
-
-/** Says what it changes: a function of a text alone, so that it can be told before there are scores. */
-export const MARK = Symbol("mark");
-
-/** Changes scores of single tokens that follow from the text. */
-export abstract class TextProcessor extends RowProcessor {
-  abstract [MARK](edits: Edits, ids: readonly number[], row: number): void;
-
-  change(scores: Float32Array, ids: readonly number[], row = 0): void {
-    const edits = new Edits(scores.length);
-    this[MARK](edits, ids, row);
-    edits.apply(scores);
   }
 }
 

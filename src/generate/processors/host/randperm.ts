@@ -40,8 +40,10 @@ class MersenneTwister {
   #twist(): void {
     const state = this.#state;
     for (let i = 0; i < WORDS; i++) {
-      const mixed = (state[i]! & 0x80000000) | (state[(i + 1) % WORDS]! & 0x7fffffff);
-      state[i] = state[(i + APART) % WORDS]! ^ (mixed >>> 1) ^ (mixed & 1 ? 0x9908b0df : 0);
+      const after = i + 1 < WORDS ? i + 1 : 0;
+      const apart = i < WORDS - APART ? i + APART : i + APART - WORDS;
+      const mixed = (state[i]! & 0x80000000) | (state[after]! & 0x7fffffff);
+      state[i] = state[apart]! ^ (mixed >>> 1) ^ (-(mixed & 1) & 0x9908b0df);
     }
     this.#at = 0;
   }

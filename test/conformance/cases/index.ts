@@ -18,6 +18,7 @@ import { O4 } from "./o4.js";
 import { OPTIMIZER } from "./optimizer.js";
 import { POOLING } from "./pooling.js";
 import { SAMPLING } from "./sampling.js";
+import { WARPING } from "./warping.js";
 
 export const FAMILIES: readonly Family[] = [
   ...MATRIX,
@@ -30,6 +31,7 @@ export const FAMILIES: readonly Family[] = [
   ...NORM_ROPE,
   ...ELEMENTWISE,
   ...SAMPLING,
+  ...WARPING,
   ...MATRIX_BACK,
   ...ATTENTION_BACK,
   ...GRADIENTS,

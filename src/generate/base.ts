@@ -113,7 +113,7 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
 
   /** True for a model itself, which a proxy of one is not. */
   static is(value: unknown): value is LoadedModel<Model> {
-    return typeof value === "object" && value !== null && #places in value;
+    return typeof value === "function" && #places in value;
   }
 
   /** How attention is computed, by transformers' name: what was asked for, else "sdpa". */
@@ -299,9 +299,6 @@ export abstract class LoadedModel<M extends Model> extends MovingMethods impleme
     }
     return { ...this.#origin, model: module, config, dtype, vocab_size: this.resized };
   }
-
-  /** Records a pass of the model: see its class. */
-  abstract forward(...given: never[]): object;
 
   /**
    * Runs a forward pass, and says where the first infinity or NaN arose: the module's path, the op, and a parameter of that module that is

@@ -42,6 +42,14 @@ interface Embedded {
   readonly attentions: Tensor[];
 }
 
+/** A call is a forward pass. */
+interface Call {
+  (options: ClipForwardOptions): ClipOutput;
+  (inputs: ClipForwardOptions, options?: Partial<ClipForwardOptions>): ClipOutput;
+}
+export interface PreTrainedClipModel extends Call {}
+
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: `Called` makes instances that can be called
 export class PreTrainedClipModel extends LoadedModel<DualModel> {
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
   constructor(loaded: Loaded<"clip">, device: Device, ownsDevice: boolean) {

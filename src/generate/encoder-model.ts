@@ -42,6 +42,14 @@ type Result<T extends EncoderTask> = EncoderResults[T] & {
   attentions?: Tensor[];
 };
 
+/** A call is a forward pass. */
+interface Call<T extends EncoderTask> {
+  (options: EncoderForwardOptions): Result<T>;
+  (inputs: Inputs<EncoderForwardOptions>, options?: After<EncoderForwardOptions>): Result<T>;
+}
+export interface PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends Call<T> {}
+
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: `Called` makes instances that can be called
 export class PreTrainedEncoder<T extends EncoderTask = "masked-lm"> extends LoadedModel<EncoderModel> {
   readonly #sentence: SentenceEmbedding | undefined;
 

@@ -32,6 +32,17 @@ type Result<O> = O & {
   attentions?: Tensor[];
 };
 
+/** A call is a forward pass. */
+interface Call<O> {
+  (options: FeatureForwardOptions): Result<O>;
+  (
+    inputs: FeatureValues | FeatureForwardOptions,
+    options?: Omit<FeatureForwardOptions, "pixel_values" | "input_values">,
+  ): Result<O>;
+}
+export interface PreTrainedFeatureModel<O extends Outputs = Outputs> extends Call<O> {}
+
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: `Called` makes instances that can be called
 export class PreTrainedFeatureModel<O extends Outputs = Outputs> extends LoadedModel<FeatureModel<O>> {
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
   constructor(

@@ -87,6 +87,15 @@ interface Started extends Prepared {
   readonly attention: AttentionChoice;
 }
 
+/** A call is a forward pass. */
+interface Call {
+  (options: ForwardOptions & { readonly skip_logits: true }): CausalLMLoss;
+  (options: ForwardOptions): CausalLMOutput;
+  (inputs: Inputs<ForwardOptions>, options?: After<ForwardOptions>): CausalLMOutput;
+}
+export interface PreTrainedModel extends Call {}
+
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: `Called` makes instances that can be called
 export class PreTrainedModel extends LoadedModel<CausalLM> {
   #caches = 0;
   /** Caches of the callers that hold texts of this model. */

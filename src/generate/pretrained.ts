@@ -75,6 +75,10 @@ function computeOf(dtype: FloatName | undefined): Compute | undefined {
 
 /** A model without a head: of text, images or sound. Its class says what its forward takes. */
 export interface PreTrainedBase extends LoadedModel<Model> {
+  /** A call is a forward pass. */
+  (
+    inputs: EncoderForwardOptions | FeatureForwardOptions | FeatureValues,
+  ): Features & Pick<EncoderResults["base"], "sentence_embedding"> & { hidden_states?: Tensor[] };
   /** The caller disposes all results. @throws what the forward of the model's class throws */
   forward(
     inputs: EncoderForwardOptions | FeatureForwardOptions | FeatureValues,

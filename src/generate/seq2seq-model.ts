@@ -95,6 +95,15 @@ interface Prepared {
   readonly attention: AttentionChoice;
 }
 
+/** A call is a forward pass. */
+interface Call {
+  (options: Seq2SeqForwardOptions & { readonly skip_logits: true }): Seq2SeqLoss;
+  (options: Seq2SeqForwardOptions): Seq2SeqOutput;
+  (inputs: Inputs<Seq2SeqForwardOptions>, options?: After<Seq2SeqForwardOptions>): Seq2SeqOutput;
+}
+export interface PreTrainedSeq2SeqLM extends Call {}
+
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: `Called` makes instances that can be called
 export class PreTrainedSeq2SeqLM extends LoadedModel<Seq2SeqLM> {
   /** For `from_pretrained`. @throws OptionError for anything but a model that was loaded */
   constructor(loaded: Loaded<"seq2seq-lm" | "speech-seq2seq">, device: Device, ownsDevice: boolean) {

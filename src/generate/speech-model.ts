@@ -23,6 +23,8 @@ type SpeechAfter = After<SpeechGenerateOptions, "input_features">;
 
 /** A `PreTrainedSeq2SeqLM` whose encoder reads sound: `input_features` [B,mels,frames], as a feature extractor makes them. */
 export interface PreTrainedSpeechSeq2Seq extends Omit<PreTrainedSeq2SeqLM, "forward" | "generate" | "stream"> {
+  /** A call is a forward pass. */
+  (options: SpeechForwardOptions): Seq2SeqOutput;
   /** @throws as that of PreTrainedSeq2SeqLM */
   forward(options: SpeechForwardOptions): Seq2SeqOutput;
   /**

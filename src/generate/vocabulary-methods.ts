@@ -7,6 +7,7 @@ import { resizeVocabulary } from "../load/resize.js";
 import type { ConfigJson } from "../nn/architecture.js";
 import type { Model } from "../nn/model.js";
 import type { Embedding } from "../nn/module.js";
+import { Called } from "./called.js";
 
 const RESIZE = {
   /** The number is raised to a multiple of this. */
@@ -21,7 +22,7 @@ const MOST = 2 ** 31 - 1;
 /** The deviation of new rows where the config names none, as in transformers. */
 const DEVIATION = 0.02;
 
-export abstract class VocabularyMethods {
+export abstract class VocabularyMethods extends Called {
   abstract readonly module: Model;
   abstract readonly config: ConfigJson;
   #resized: number | undefined;

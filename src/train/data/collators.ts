@@ -92,7 +92,10 @@ const SEQ2SEQ = {
   ...LABELLED,
   /** The model: it gets `decoder_input_ids`, the labels one place later behind its first token. */
   model: such<WithConfig>(
-    (value) => typeof value === "object" && value !== null && typeof (value as WithConfig).config === "object",
+    (value) =>
+      (typeof value === "object" || typeof value === "function") &&
+      value !== null &&
+      typeof (value as WithConfig).config === "object",
     "a model",
   ),
 };

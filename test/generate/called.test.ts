@@ -26,25 +26,29 @@ const input_ids = [
   [7, 3, 11],
 ];
 
+/** Disposes all outputs of a pass. */
+function drop(outputs: object): void {
+  for (const tensor of Object.values(outputs).flat()) (tensor as Tensor).dispose();
+}
+
 async function same(called: { logits: Tensor }, passed: { logits: Tensor }): Promise<void> {
   const [one, other] = [await called.logits.readFloats(), await passed.logits.readFloats()];
   expect(one.length).toBeGreaterThan(0);
   expect(one).toEqual(other);
-  called.logits.dispose();
-  passed.logits.dispose();
+  for (const outputs of [called, passed]) drop(outputs);
 }
 
 test("a decoder, with options in one object or behind the inputs", async () => {
   const model = await AutoModelForCausalLM.from_pretrained(folder("llama"), { device });
   await same(model({ input_ids }), model.forward({ input_ids }));
   await same(model({ input_ids }, { logits_to_keep: 1 }), model.forward({ input_ids, logits_to_keep: 1 }));
-  expect(() => model({ input_ids: [[1_000_000]] })).toThrow("outside the vocabulary");
+  expect(() => model({ input_ids: [[1_000_000]] })).toThrow("the vocabulary has ids 0 to 159");
   expect(() => model({ input_ids, positions: 3 } as never)).toThrow("unknown option `positions`");
   expect(LoadedModel.is(model)).toBe(true);
   expect(LoadedModel.is(() => {})).toBe(false);
   expect(inspect(model)).toContain("embed_tokens");
   model.dispose();
-  expect(() => model({ input_ids })).toThrow("disposed");
+  expect(() => model({ input_ids })).toThrow("used after dispose()");
 });
 
 test("an encoder", async () => {
@@ -68,6 +72,6 @@ test("an encoder of images", async () => {
   const called = model({ pixel_values: { data, shape } });
   const passed = model.forward({ pixel_values: { data, shape } });
   expect(await called.last_hidden_state.readFloats()).toEqual(await passed.last_hidden_state.readFloats());
-  for (const tensor of [...Object.values(called), ...Object.values(passed)].flat()) (tensor as Tensor).dispose();
+  for (const outputs of [called, passed]) drop(outputs);
   model.dispose();
 });

@@ -67,14 +67,14 @@ test("both entries give the same names, but for what one platform lacks", () => 
   expect(missing(browser, node).sort()).toEqual(["WorkerHost", "cacheSize", "clearCache"]);
 });
 
-test("page and Worker of the example are under 124 kB after gzip, and what the first text needs besides is under 125 kB", async () => {
+test("page and Worker of the example are under 124 kB after gzip, and what the first text needs besides is under 127 kB", async () => {
   const built = await build(temporary("example"));
   console.log(describeBuilt(built));
   const sum = Object.values(built.gzipped).reduce((a, b) => a + b, 0);
   // What looks at a model before anything of it is downloaded: its sizes, the devices, the cache.
   expect(sum).toBeLessThan(124_000);
   // Loading, tokenizing, generating on WebAssembly. Not templates, grammars, adapters, training, other tasks, PyTorch's and packed files.
-  expect(built.writing).toBeLessThan(125_000);
+  expect(built.writing).toBeLessThan(127_000);
   expect(built.later).toBeLessThan(440_000); // with some sixty architectures and the shaders
   // What is there before the Worker has been asked for anything.
   expect(built.gzipped["main.js"]).toBeLessThan(20_000);

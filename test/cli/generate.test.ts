@@ -292,7 +292,7 @@ describe("refusals", () => {
       "an option's value",
       ["generate", STORYTELLER, "x", "--temperature", "-1"],
       2,
-      /error: temperature must be 0 \(the likeliest token\) or a number of at least/,
+      /error: temperature must be 0 \(the likeliest token\) or a number from 1e-30 to 3e38/,
     ],
     [
       "an unknown dtype",

@@ -61,7 +61,7 @@ describe.each(["cpu", "reference"] as const)("%s", (backend) => {
 test("the decoder of an encoder-decoder, too", async () => {
   const model = await AutoModelForSeq2SeqLM.from_pretrained(folder("bart"), { device: "cpu" });
   const generate = (max_new_tokens: number) =>
-    model.generate({ input_ids: [[0, 5, 6, 7, 2]], max_new_tokens, eos_token_id: [], forced_eos_token_id: undefined });
+    model.generate({ input_ids: [[0, 5, 6, 7, 2]], max_new_tokens, eos_token_id: [], forced_eos_token_id: null });
   const [row] = await generate(64);
   expect(row!.slice(-4)).toEqual([8, 48, 48, 48]);
   await expect(generate(65)).rejects.toThrow(/65 tokens are more than the 64 positions of this model's decoder/);

@@ -29,17 +29,14 @@ export function chooseTemplate(templates: Templates, given: string | undefined, 
     if (tools && has("tool_use")) return templates.tool_use!;
     if (has("default")) return templates.default!;
     throw new OptionError(
-      "This model has multiple chat templates with no default specified! Please either pass a chat template or the name of " +
-        `the template you wish to use to the \`chat_template\` argument. Available template names are ${listed(Object.keys(templates).sort())}.`,
+      `the tokenizer has several chat templates and none named "default": name one of ${listed(Object.keys(templates).sort())}`,
       { details: { option: "chat_template" } },
     );
   }
   const template = given ?? templates;
   if (template !== null) return template;
-  throw new OptionError(
-    "Cannot use chat template functions because tokenizer.chat_template is not set and no template argument was passed! For " +
-      "information about writing templates and setting the tokenizer.chat_template attribute, please see the documentation at " +
-      "https://huggingface.co/docs/transformers/main/en/chat_templating",
-    { details: { option: "chat_template" } },
-  );
+  throw new OptionError("there is no chat template: tokenizer.chat_template is not set, and none was given", {
+    details: { option: "chat_template" },
+    hint: 'pass one: apply_chat_template(messages, { chat_template: "..." })',
+  });
 }

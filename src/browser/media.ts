@@ -6,7 +6,7 @@ import type { MediaReader } from "../media/reader.js";
 import { WEB } from "./web.js";
 
 export const BROWSER_MEDIA: MediaReader = {
-  bytes: fetched,
+  bytes: (where) => fetched(where, { page: true }),
   async image(bytes) {
     const { createImageBitmap, OffscreenCanvas } = WEB;
     if (!createImageBitmap || !OffscreenCanvas) {

@@ -1,49 +1,47 @@
-// Files of images, sound and examples on a server. What a server says is a claim, and one that falls silent is not waited for.
+// Files of images, sound and examples on a server, whole. Requests, patience and limits are those of model files (sources/http-client.ts),
+// whose hints are about models, and whose callers give no addresses with secrets.
 
-import { FormatError, NetworkError } from "../core/errors.js";
-import { quoteAddress } from "../sources/address.js";
+import { FormatError, NetworkError, NotFoundError, OctavoError } from "../core/errors.js";
+import { quoteAddress, scrub } from "../sources/address.js";
+import { HttpClient } from "../sources/http-client.js";
+import { wholeAnswer } from "../sources/whole.js";
 
-/** How long a server may say nothing, and how much is read of one file. */
-const LIMITS = { milliseconds: 30_000, bytes: 2 ** 30 };
+/** Most bytes of a file. */
+const MOST = 2 ** 30;
+
+export interface FetchedOptions {
+  /** Seconds for which the server may send nothing, or next to nothing. */
+  readonly timeout?: number;
+  /** Most bytes. */
+  readonly most?: number;
+  /** True in a browser. */
+  readonly page?: boolean;
+}
 
 /**
  * The bytes at an address.
- * @throws NetworkError for a server that cannot be reached, refuses, breaks off or says nothing for 30 seconds; FormatError for
- * a file of more than a gibibyte
+ * @throws NotFoundError; NetworkError for a server that cannot be reached, refuses, breaks off or stands still; FormatError for a page in
+ * place of a file, and for a file of more than a gibibyte
  */
-export async function fetched(where: string, limits: typeof LIMITS = LIMITS): Promise<Uint8Array> {
-  const shown = quoteAddress(where);
-  const silent = new AbortController();
-  const wait = (): ReturnType<typeof setTimeout> => setTimeout(() => silent.abort(), limits.milliseconds);
-  let timer = wait();
+export async function fetched(where: string, options: FetchedOptions = {}): Promise<Uint8Array> {
+  const { timeout, most = MOST, page } = options;
+  const client = new HttpClient({ timeout, page });
   try {
-    const answer = await fetch(where, { signal: silent.signal });
-    if (!answer.ok) throw new NetworkError(`${shown}: the server answered ${answer.status}`);
-    const pieces: Uint8Array[] = [];
-    let length = 0;
-    const reader = answer.body?.getReader();
-    for (let piece = await reader?.read(); piece?.value; piece = await reader?.read()) {
-      length += piece.value.length;
-      if (length > limits.bytes) {
-        silent.abort();
-        throw new FormatError(`${shown}: more than ${limits.bytes} bytes, which is the most that is read`);
-      }
-      pieces.push(piece.value);
-      clearTimeout(timer);
-      timer = wait();
-    }
-    const bytes = new Uint8Array(length);
-    let at = 0;
-    for (const piece of pieces) {
-      bytes.set(piece, at);
-      at += piece.length;
-    }
-    return bytes;
-  } catch (cause) {
-    if (cause instanceof NetworkError || cause instanceof FormatError) throw cause;
-    const why = silent.signal.aborted ? `: the server said nothing for ${limits.milliseconds / 1000} s` : "";
-    throw new NetworkError(`${shown} cannot be fetched${why}`, { cause });
+    return (await wholeAnswer(client, where, "file", most)).bytes;
+  } catch (error) {
+    throw error instanceof OctavoError ? told(error, where) : error;
   } finally {
-    clearTimeout(timer);
+    client.close();
   }
+}
+
+/** The error without the address' secrets. */
+function told(error: OctavoError, where: string): OctavoError {
+  const Class = [NotFoundError, FormatError].find((one) => error instanceof one) ?? NetworkError;
+  const { status, timeout } = error.details;
+  // An address that does not end in the message may be any part of it.
+  const [before, after] = error.message.split(where, 2);
+  const message =
+    after === undefined ? `${quoteAddress(where)} cannot be fetched` : before + quoteAddress(where) + after;
+  return new Class(scrub(message), { details: { status, timeout } });
 }

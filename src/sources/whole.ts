@@ -35,7 +35,6 @@ async function joined(body: AsyncIterable<Uint8Array>, url: string, what: string
     if (total > most) {
       throw new FormatError(`${url}: expected a ${what} of at most ${most} bytes, got more`, {
         details: { file: url, expected: `at most ${most} bytes` },
-        hint: "is this the address of a hub?",
       });
     }
     parts.push(part);

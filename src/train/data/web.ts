@@ -6,7 +6,7 @@ import type { DataReader } from "./files.js";
 import { type LoadDataset, loaderOf } from "./load.js";
 
 const WEB_DATA: DataReader = {
-  find: async (where) => [{ name: where, open: async () => inMemory(where, await fetched(where)) }],
+  find: async (where) => [{ name: where, open: async () => inMemory(where, await fetched(where, { page: true })) }],
 };
 
 export const load_dataset: LoadDataset = /* @__PURE__ */ loaderOf(WEB_DATA);

@@ -150,9 +150,9 @@ export class Green {
 
   /** Takes the place of what the row had. */
   set(row: number, { ids, bias }: NonNullable<TextChanges["green"]>): void {
-    const zeros = (): Float32Array => new Float32Array(this.#rows * this.#vocab);
     if (!this.#bias) {
-      [this.#bias] = keptTogether(() => Tensor.from(this.#device, zeros(), [this.#rows, this.#vocab], "f32", "green"));
+      const none = new Float32Array(this.#rows * this.#vocab);
+      [this.#bias] = keptTogether(() => Tensor.from(this.#device, none, [this.#rows, this.#vocab], "f32", "green"));
     }
     this.#row.fill(0);
     for (const id of ids) this.#row[id] = bias;

@@ -110,6 +110,47 @@ export const TOP_K = `
     limit = max(limit, prefix);
   }`;
 
+/**
+ * Sums masses in ascending order of keys until `reached`, digit by digit, highest digit first: `prefix` is the key at which they are, or
+ * the largest key if they never are, and `below` the mass of the keys before it.
+ * @param each runs what it is given for tokens with their `score` and `key`
+ * @param reached of `sum`
+ */
+export const byMass = (each: (count: string) => string, reached: string): string => `
+    var prefix = 0u;
+    var below = Wide(0u, 0u);
+    for (var shift = 24i; shift >= 0; shift -= 8) {
+      clear(lid);
+      ${each(`if (shift == 24 || (key >> u32(shift + 8)) == prefix) {
+        let digit = (key >> u32(shift)) & 255u;
+        let mass = mass_of(score);
+        let before = atomicAdd(&counts[digit], mass);
+        if (before + mass < before) { atomicAdd(&highs[digit], 1u); }
+        atomicMax(&met[digit], 1u);
+      }`)}
+      workgroupBarrier();
+      if (lid == 0u) {
+        var sum = below;
+        var last = below;
+        var held = 0u;
+        for (var i = 0u; i < 256u; i++) {
+          if (atomicLoad(&met[i]) == 0u) { continue; }
+          held = i;
+          last = sum;
+          sum = add_wide(sum, Wide(atomicLoad(&highs[i]), atomicLoad(&counts[i])));
+          if (${reached}) { break; }
+        }
+        chosen[0] = held;
+        chosen[1] = last.high;
+        chosen[2] = last.low;
+      }
+      workgroupBarrier();
+      prefix = (prefix << 8u) | chosen[0];
+      below = Wide(chosen[1], chosen[2]);
+      atomicStore(&met[lid], 0u);
+      workgroupBarrier();
+    }`;
+
 /** Finds the smallest key that top-p keeps, and how many scores of that key it drops: the lowest scores, up to 1 - p. */
 export const TOP_P = `
   var gone = 0u;
@@ -120,47 +161,14 @@ export const TOP_P = `
       if (score >= lowest && key_of(score) >= limit) { total = add_wide(total, Wide(0u, mass_of(score))); }
     }
     let budget = part_of(whole(total, lid), 16777216u - keep);
-    var prefix = 0u;
-    var below = Wide(0u, 0u);
-    for (var shift = 24i; shift >= 0; shift -= 8) {
-      clear(lid);
-
-      for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
+    ${byMass(
+      (count) => `for (var v = lid; v < P.vocabulary; v += ${WIDTH}u) {
         let score = score_at(v);
         let key = key_of(score);
-        if (score >= lowest && key >= limit && (shift == 24 || (key >> u32(shift + 8)) == prefix)) {
-          let digit = (key >> u32(shift)) & 255u;
-          let mass = mass_of(score);
-          let before = atomicAdd(&counts[digit], mass);
-          if (before + mass < before) { atomicAdd(&highs[digit], 1u); }
-          if (mass == 0u) { atomicMax(&met[digit], 1u); } else { atomicMax(&met[digit], 2u); }
-        }
-      }
-      workgroupBarrier();
-      if (lid == 0u) {
-        // The first digit whose scores do not all go; the largest digit that holds any stays in every case.
-        var sum = below;
-        var last = below;
-        var digit = 0u;
-        var held = 0u;
-        for (var i = 0u; i < 256u; i++) {
-          if (atomicLoad(&met[i]) == 0u) { continue; }
-          held = i;
-          last = sum;
-          sum = add_wide(sum, Wide(atomicLoad(&highs[i]), atomicLoad(&counts[i])));
-          if (above(sum, budget)) { break; }
-        }
-        digit = held;
-        chosen[0] = digit;
-        chosen[1] = last.high;
-        chosen[2] = last.low;
-      }
-      workgroupBarrier();
-      prefix = (prefix << 8u) | chosen[0];
-      below = Wide(chosen[1], chosen[2]);
-      atomicStore(&met[lid], 0u);
-      workgroupBarrier();
-    }
+        if (score >= lowest && key >= limit) { ${count} }
+      }`,
+      "above(sum, budget)",
+    )}
     limit = max(limit, prefix);
     // Of several scores with that very key, those with the lowest ids go first, as long as the budget lasts.
     if (lid == 0u) {

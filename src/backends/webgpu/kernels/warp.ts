@@ -10,7 +10,7 @@ import type { Kernel } from "../kernel.js";
 import { along } from "../schedule/split.js";
 import { family, reads, writes } from "../shader.js";
 import { fold, LOWEST } from "../wgsl.js";
-import { NAN, SHARED, TOP_K, TOP_P, WIDTH } from "./sample.js";
+import { byMass, NAN, SHARED, TOP_K, TOP_P, WIDTH } from "./sample.js";
 
 const DROPPED = "0xff800000u";
 
@@ -47,41 +47,7 @@ const TYPICAL = `
   if (typical < 16777216u) {
     ${MEAN}
     let goal = part_of(all, typical);
-    var prefix = 0u;
-    var below = Wide(0u, 0u);
-    for (var shift = 24i; shift >= 0; shift -= 8) {
-      clear(lid);
-      ${each(`let key = bitcast<u32>(abs(depth_of(score) - mean));
-      if (shift == 24 || (key >> u32(shift + 8)) == prefix) {
-        let digit = (key >> u32(shift)) & 255u;
-        let own = mass_of(score);
-        let before = atomicAdd(&counts[digit], own);
-        if (before + own < before) { atomicAdd(&highs[digit], 1u); }
-        atomicMax(&met[digit], 1u);
-      }`)}
-      workgroupBarrier();
-      if (lid == 0u) {
-        // The first digit that reaches the goal; the last that holds any, if sums fall short of it.
-        var sum = below;
-        var last = below;
-        var held = 0u;
-        for (var i = 0u; i < 256u; i++) {
-          if (atomicLoad(&met[i]) == 0u) { continue; }
-          held = i;
-          last = sum;
-          sum = add_wide(sum, Wide(atomicLoad(&highs[i]), atomicLoad(&counts[i])));
-          if (!above(goal, sum)) { break; }
-        }
-        chosen[0] = held;
-        chosen[1] = last.high;
-        chosen[2] = last.low;
-      }
-      workgroupBarrier();
-      prefix = (prefix << 8u) | chosen[0];
-      below = Wide(chosen[1], chosen[2]);
-      atomicStore(&met[lid], 0u);
-      workgroupBarrier();
-    }
+    ${byMass((count) => each(`let key = bitcast<u32>(abs(depth_of(score) - mean)); ${count}`), "!above(goal, sum)")}
     ${each(`if (bitcast<u32>(abs(depth_of(score) - mean)) > prefix) { y[at] = ${DROPPED}; }`)}
   }`;
 
